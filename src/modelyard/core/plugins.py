@@ -1,0 +1,128 @@
+"""The table of named adapters, tests, metrics and strategies. Listing imports nothing; loading imports one module."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from modelyard.core.errors import MissingExtra, NotFound, nearest
+
+AREAS = {
+    "registry": "modelyard.registry.service:ModelRegistry",
+    "artifacts": "modelyard.artifacts.service:ArtifactStore",
+    "audit": "modelyard.audit.service:AuditLogger",
+    "features": "modelyard.features.service:FeatureStore",
+    "pipeline": "modelyard.pipeline.service:Pipelines",
+    "serving": "modelyard.serving.service:ModelServer",
+    "deployment": "modelyard.deployment.service:DeploymentManager",
+    "ab_testing": "modelyard.ab_testing.service:ABTestManager",
+    "monitoring": "modelyard.monitoring.service:Monitors",
+    "governance": "modelyard.governance.service:GovernanceManager",
+    "ci_templates": "modelyard.ci_templates.service:CITemplateGenerator",
+}
+
+TABLE: dict[str, dict[str, str]] = {
+    "area": AREAS,
+    "database": {
+        "sqlite": "modelyard.storage.sqlite:SqliteDatabase",
+        "postgresql": "modelyard.storage.postgres:PostgresDatabase",
+    },
+    "blobs": {
+        "file": "modelyard.storage.files:FileBlobs",
+        "s3": "modelyard.storage.objects:ObjectBlobs",
+        "gs": "modelyard.storage.objects:ObjectBlobs",
+        "az": "modelyard.storage.objects:ObjectBlobs",
+    },
+    "online_store": {
+        "sqlite": "modelyard.storage.online:SqliteOnlineStore",
+        "redis": "modelyard.storage.redis:RedisOnlineStore",
+        "rediss": "modelyard.storage.redis:RedisOnlineStore",
+    },
+    "offline_store": {"duckdb": "modelyard.storage.duckdb:DuckOfflineStore"},
+    "tables": {"pandas": "modelyard.engines.frames:PandasTables"},
+    "runtime": {
+        "onnx": "modelyard.engines.onnx:OnnxRuntime",
+        "sklearn": "modelyard.engines.sklearn:SklearnRuntime",
+        "lightgbm": "modelyard.engines.lightgbm:LightgbmRuntime",
+        "xgboost": "modelyard.engines.xgboost:XgboostRuntime",
+        "torch": "modelyard.engines.torch:TorchRuntime",
+        "tensorflow": "modelyard.engines.tensorflow:TensorflowRuntime",
+    },
+    "trainer": {
+        "sklearn": "modelyard.engines.sklearn:SklearnTrainer",
+        "lightgbm": "modelyard.engines.lightgbm:LightgbmTrainer",
+        "xgboost": "modelyard.engines.xgboost:XgboostTrainer",
+    },
+    "tuner": {"optuna": "modelyard.engines.optuna:OptunaTuner"},
+    "runner": {
+        "processes": "modelyard.engines.processes:ProcessRunner",
+        "ray": "modelyard.engines.ray:RayRunner",
+    },
+    "explainer": {
+        "shap": "modelyard.engines.shap:ShapExplainer",
+        "lime": "modelyard.engines.lime:LimeExplainer",
+    },
+    "loader": {"path": "modelyard.engines.loading:load_model"},
+    "drift": {},
+    "performance": {},
+    "fairness": {},
+    "strategy": {},
+}
+
+EXTRA_OF = {
+    "psycopg": "postgres",
+    "redis": "redis",
+    "shap": "explain",
+    "lime": "explain",
+    "xgboost": "xgboost",
+    "fairlearn": "fairness",
+    "openlineage": "lineage",
+    "model_signing": "sign",
+    "pyarrow": "arrow",
+    "torch": "torch",
+    "tensorflow": "tensorflow",
+    "ray": "ray",
+}
+
+
+@cache
+def names(kind: str) -> dict[str, str]:
+    """Every known name of a kind and where it is, entry points of other packages (group `modelyard.KIND`) included."""
+    found = dict(TABLE[kind])
+    for point in entry_points(group=f"modelyard.{kind}"):
+        found.setdefault(point.name, point.value)
+    return found
+
+
+def load(kind: str, name: str) -> Any:
+    """The object behind a name; a misspelt name is answered with the nearest known one.
+
+    >>> load("database", "sqlit")
+    Traceback (most recent call last):
+    modelyard.core.errors.NotFound: There is no database 'sqlit'. Did you mean sqlite? Known: postgresql, sqlite.
+    """
+    known = names(kind)
+    if name not in known:
+        raise NotFound(f"There is no {kind.replace('_', ' ')} {name!r}. {nearest(name, list(known))}")
+    module, _, attribute = known[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise missing(error, f"{kind.replace('_', ' ')} {name!r}") from error
+
+
+def missing(error: ModuleNotFoundError, purpose: str) -> Exception:
+    """The error that says which extra to install; an unknown module's own error comes back unchanged.
+
+    >>> print(missing(ModuleNotFoundError(name="psycopg"), "database 'postgresql'"))
+    database 'postgresql' needs the package psycopg, which is not installed. Install it: pip install 'modelyard[postgres]'
+    """
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRA_OF.get(package)
+    if extra is None:
+        return error
+    return MissingExtra(
+        f"{purpose} needs the package {package}, which is not installed. Install it: pip install 'modelyard[{extra}]'"
+    )

@@ -1,0 +1,168 @@
+"""Ports: what the areas need from the outside, five methods or fewer each. Adapters live in storage/ and engines/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
+
+from modelyard.core.instants import Instant
+from modelyard.core.models import Artifact, Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Row = Mapping[str, Any]
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def now(self) -> Instant:
+        """The current moment in UTC."""
+        ...
+
+
+class Connection(Protocol):
+    """One open transaction. SQL is text with `:name` parameters, the same for every database."""
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        """Every row of the answer."""
+        ...
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        """The first row, or None."""
+        ...
+
+    def run(self, sql: str, **values: Any) -> int:
+        """Change rows; returns how many."""
+        ...
+
+    def many(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The same change for many rows."""
+        ...
+
+
+@runtime_checkable
+class Database(Protocol):
+    """A transactional store, migrated to this version's schema when it is opened."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets."""
+        ...
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that no other writer shares: commits at the end, undone by any exception."""
+        ...
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A consistent view for reading; waits for no writer."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back. Not closing loses nothing."""
+        ...
+
+
+class Blobs(Protocol):
+    """Named bytes. A key is a relative path of plain segments; a blob appears whole or not at all."""
+
+    def put(self, key: str, source: BinaryIO) -> bool:
+        """Store the stream under the key unless it is taken; True if this call stored it."""
+        ...
+
+    def open(self, key: str) -> BinaryIO:
+        """The bytes as a binary stream; NotFound for an unknown key."""
+        ...
+
+    def path(self, key: str) -> Path:
+        """A local file with the bytes (a read-only cached copy where the store is remote)."""
+        ...
+
+    def delete(self, key: str) -> bool:
+        """Remove the blob; True if it was there."""
+        ...
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """The keys that start with the prefix, in order."""
+        ...
+
+
+class Artifacts(Protocol):
+    """Admits model files by their content and keeps them by digest."""
+
+    def admit(self, source: Path, *, by: str = "system") -> Artifact:
+        """Inspect and store a file or a folder; Invalid if its content is refused."""
+        ...
+
+    def fetch(self, digest: str) -> Path:
+        """A local path with exactly the admitted bytes, verified."""
+        ...
+
+
+class OnlineStore(Protocol):
+    """The newest feature values of each entity, for reading in microseconds."""
+
+    def write(self, view: str, rows: Sequence[tuple[str, int, bytes]]) -> int:
+        """Store (entity key, event time in microseconds, packed values), each only if it is newer; returns how many were."""
+        ...
+
+    def read(self, view: str, keys: Sequence[str]) -> list[tuple[int, bytes] | None]:
+        """(event time, packed values) for each key in order, None where there is none."""
+        ...
+
+    def delete(self, view: str, keys: Sequence[str]) -> int:
+        """Forget entities; returns how many were there."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A model's answer to a batch of n rows: predictions (n,) and, for a classifier, probabilities (n, classes)."""
+
+    predictions: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+class Runtime(Protocol):
+    """One loaded model. A batch is a 2-D array in the signature's column order: float64 where every input is
+    numeric (missing = NaN), else object (missing = None)."""
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes and gives."""
+        ...
+
+    def predict(self, batch: np.ndarray) -> Output:
+        """The answer to a batch of shape (n, inputs)."""
+        ...
+
+    def contributions(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """SHAP values (n, inputs) on the model's own scale and the base value (n,), for the last class of a classifier.
+
+        Raises Invalid where the model has no own contributions.
+        """
+        ...
+
+    def unload(self) -> None:
+        """Free what the model holds."""
+        ...
+
+
+class Runner(Protocol):
+    """Runs independent calls, in processes or on a cluster."""
+
+    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """(index, result) of each call as it finishes."""
+        ...
+
+    def close(self) -> None:
+        """Stop the workers."""
+        ...

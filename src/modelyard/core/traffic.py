@@ -1,0 +1,104 @@
+"""Traffic: how an endpoint's requests are split between versions, what guards the split, and what was counted.
+
+Deployment and experiments decide a `Traffic`; serving carries it out and counts. Neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+BASELINE, CANARY = "baseline", "canary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One version that may answer an endpoint's requests, with its share of them (0 to 1)."""
+
+    name: str
+    model: str
+    version: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What the serving processes watch by themselves while a canary runs, and roll back on.
+
+    A bad event is an error, or an answer slower than a frozen baseline quantile. Under 'no worse than the baseline'
+    it falls on the canary with probability `share`, so the e-values of stats.eprocess hold at any look.
+    `carried` holds the log e-value of earlier steps by metric; `latency_ms` the frozen baseline quantiles.
+    """
+
+    rollout_id: str
+    step: int
+    share: float
+    alpha: float = 0.001
+    warmup: int = 0
+    latency_ms: Mapping[str, float] = field(default_factory=dict)  # for example {"p50": 2.1, "p95": 4.0, "p99": 9.2}
+    carried: Mapping[str, float] = field(default_factory=dict)  # metric -> log e, for example {"errors": 0.2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """The whole routing of one endpoint. A new one has a higher `generation` and replaces the old at once.
+
+    `shadow` gets a copy of `shadow_share` of the requests; its answers are compared and never returned.
+    Requests with a unit (a user, say) go where the hash of `salt` and unit says; others at random.
+    """
+
+    endpoint: str
+    generation: int
+    arms: tuple[Arm, ...]
+    shadow: Arm | None = None
+    shadow_share: float = 0.0
+    guard: Guard | None = None
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCounts:
+    """What one arm did in one generation. `slower` counts answers above each frozen quantile of the guard;
+    `latency` is a log-bucket histogram in microseconds (stats.sketch)."""
+
+    requests: int = 0
+    errors: int = 0
+    slower: Mapping[str, int] = field(default_factory=dict)
+    latency: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowCounts:
+    """How a shadow's answers compare with the primary's."""
+
+    compared: int = 0
+    agreed: int = 0
+    errors: int = 0
+    dropped: int = 0
+    latency: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficCounts:
+    """Counts of one endpoint in one generation, merged over its serving processes."""
+
+    endpoint: str
+    generation: int
+    arms: Mapping[str, ArmCounts] = field(default_factory=dict)
+    shadow: ShadowCounts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardTrip:
+    """A serving process's own decision to send everything back to the baseline, with the numbers it rests on."""
+
+    endpoint: str
+    generation: int
+    rollout_id: str
+    step: int
+    metric: str  # what weighed most: "errors" or "latency"
+    e_value: float
+    threshold: float
+    counts: TrafficCounts
+    reason: str
+    at: float  # seconds since 1970, the deciding process's clock

@@ -1,0 +1,158 @@
+"""Store and Work: one place for every area's rows, and one transaction in which rows and events commit together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modelyard.core import plugins
+from modelyard.core.canonical import dumps
+from modelyard.core.errors import Invalid
+from modelyard.core.events import Event, EventSeverity, EventType
+from modelyard.core.ids import new_id
+from modelyard.core.instants import SYSTEM_CLOCK, from_micros, micros
+from modelyard.core.ports import Artifacts, Blobs, Clock, Connection, Database, Row
+from modelyard.core.refs import Resource
+
+INSERT_EVENT = """
+INSERT INTO events (event_id, event_type, severity, actor, resource_type, resource_id, occurred_at, details)
+VALUES (:event_id, :event_type, :severity, :actor, :resource_type, :resource_id, :occurred_at, :details)
+RETURNING position
+"""
+
+Handler = Callable[["Work", Event], None]
+
+
+@dataclass(slots=True)
+class Wires:
+    """Who hears of events: `inside` handlers in the transaction, `after` once it has committed. Set by a Yard."""
+
+    inside: dict[EventType, list[Handler]] = field(default_factory=dict)
+    after: Callable[[], None] | None = None
+
+
+class Store:
+    """One database, one place for bytes and one clock, shared by the areas that are opened on it."""
+
+    def __init__(self, database: Database, folder: Path, *, blobs_url: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
+        self.database = database
+        self.folder = folder
+        self.clock = clock
+        self.wires = Wires()
+        self._blobs_url = blobs_url
+
+    @classmethod
+    def at(cls, place: str | Path | Store, *, files: str | Path | None = None, clock: Clock = SYSTEM_CLOCK) -> Store:
+        """The store on a folder or a database URL; a Store is returned as it is.
+
+        `files` is where bytes live: a folder or an object-store URL. For a folder it is the folder itself;
+        for a database URL it is ./yard unless it is given.
+        """
+        if isinstance(place, Store):
+            return place
+        text = str(place)
+        scheme, colon, _ = text.partition("://")
+        blobs_url = str(files) if files and "://" in str(files) else ""
+        if colon:
+            folder = Path(files or "yard") if not blobs_url else Path("yard")
+            kind = "postgresql" if scheme in ("postgres", "postgresql") else scheme
+            return cls(plugins.load("database", kind)(text), folder.absolute(), blobs_url=blobs_url, clock=clock)
+        if not text.strip():
+            raise Invalid(
+                "The storage path is empty. Pass a folder such as ./yard or a URL such as postgresql://host/db."
+            )
+        folder = Path(text).absolute()
+        return cls(plugins.load("database", "sqlite")(folder), folder, blobs_url=blobs_url, clock=clock)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        """Where bytes live: files under the folder, or an object store."""
+        if self._blobs_url:
+            blobs: Blobs = plugins.load("blobs", self._blobs_url.partition("://")[0])(self._blobs_url)
+        else:
+            blobs = plugins.load("blobs", "file")(self.folder / "blobs")
+        return blobs
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """The artifact store on the same database and bytes."""
+        found: Artifacts = plugins.load("area", "artifacts")(self)
+        return found
+
+    @contextmanager
+    def work(self, actor: str = "system") -> Iterator[Work]:
+        """A transaction: rows and events commit together, or not at all."""
+        with self.database.write() as connection:
+            work = Work(self, connection, actor)
+            yield work
+        if work.events and self.wires.after is not None:
+            self.wires.after()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A consistent view for reading."""
+        with self.database.read() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give connections back. Not closing loses nothing."""
+        self.database.close()
+
+
+class Work:
+    """One open transaction: `rows` to change things, `emit` to tell of it."""
+
+    def __init__(self, store: Store, rows: Connection, actor: str) -> None:
+        self.store = store
+        self.rows = rows
+        self.actor = actor
+        self.now = store.clock.now()
+        self.events: list[Event] = []
+
+    def emit(
+        self,
+        event_type: EventType,
+        resource: Resource,
+        details: Mapping[str, Any] | None = None,
+        *,
+        severity: EventSeverity = EventSeverity.INFO,
+        actor: str | None = None,
+    ) -> Event:
+        """Write an event into this transaction and call the handlers that keep projections."""
+        values = {
+            "event_id": new_id("evt"),
+            "event_type": event_type.value,
+            "severity": severity.value,
+            "actor": actor or self.actor,
+            "resource_type": resource.kind,
+            "resource_id": resource.id,
+            "occurred_at": micros(self.now),
+            "details": dumps(details or {}),
+        }
+        row = self.rows.one(INSERT_EVENT, **values)
+        assert row is not None  # RETURNING always answers
+        event = event_from_row({**values, **row})
+        self.events.append(event)
+        for handler in self.store.wires.inside.get(event_type, ()):
+            handler(self, event)
+        return event
+
+
+def event_from_row(row: Row) -> Event:
+    """The event that a row of the events table holds."""
+    return Event(
+        event_id=row["event_id"],
+        event_type=EventType(row["event_type"]),
+        severity=EventSeverity(row["severity"]),
+        actor=row["actor"],
+        resource_type=row["resource_type"],
+        resource_id=row["resource_id"],
+        occurred_at=from_micros(row["occurred_at"]),
+        details=json.loads(row["details"]),
+        position=row["position"],
+    )

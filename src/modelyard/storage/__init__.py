@@ -1,0 +1,1 @@
+"""Adapters for databases, bytes, and online and offline features: one port a file."""

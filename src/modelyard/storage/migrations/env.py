@@ -1,0 +1,7 @@
+"""Alembic's entry point: uses the connection it is given."""
+
+from alembic import context
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, transactional_ddl=False)
+context.run_migrations()

@@ -1,0 +1,41 @@
+"""Runs Alembic on a connection that the caller owns."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine
+from sqlalchemy.engine import Connection
+from sqlalchemy.pool import StaticPool
+
+
+def upgrade_sqlite(raw: sqlite3.Connection) -> None:
+    """Upgrade within one transaction of the given connection."""
+    rows, raw.row_factory = raw.row_factory, None  # Alembic reads rows by position
+    engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+    try:
+        with engine.connect() as connection:
+            raw.execute("BEGIN IMMEDIATE")
+            upgrade(connection)
+            connection.commit()
+            if raw.in_transaction:
+                raw.execute("COMMIT")
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+    finally:
+        raw.row_factory = rows
+
+
+def upgrade(connection: Connection) -> None:
+    """Upgrade through an SQLAlchemy connection; the caller commits."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    attributes: dict[str, Any] = config.attributes
+    attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,188 @@
+"""The default database: one SQLite file in a folder, in WAL mode, with a fair lock for writers of all processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modelyard.core.errors import Damaged, Unavailable, YardError
+from modelyard.core.ports import Row
+from modelyard.storage import schema
+
+FILE_NAME = "modelyard.db"
+
+
+class SqliteConnection:
+    """A transaction on one SQLite connection."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self.raw = raw
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        """Every row of the answer."""
+        return self.raw.execute(sql, values).fetchall()
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        """The first row, or None."""
+        rows = self.raw.execute(sql, values).fetchall()  # fetched whole, so that RETURNING finishes
+        return rows[0] if rows else None
+
+    def run(self, sql: str, **values: Any) -> int:
+        """Change rows; returns how many."""
+        return self.raw.execute(sql, values).rowcount
+
+    def many(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The same change for many rows."""
+        self.raw.executemany(sql, rows)
+
+
+class SqliteDatabase:
+    """`Database` on `FOLDER/modelyard.db`.
+
+    Readers never wait. Writers of all processes queue on a lock file, which the kernel serves in order; SQLite's own
+    busy handler polls instead and starves the unlucky.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.file = self.folder / FILE_NAME
+        self._local = threading.local()
+        self._mutex = threading.Lock()
+        self._open: list[sqlite3.Connection] = []
+        self._finalizer = weakref.finalize(self, _close_all, self._open)
+        self._prepare()
+
+    @property
+    def url(self) -> str:
+        """The database file's path."""
+        return str(self.file)
+
+    @contextmanager
+    def write(self) -> Iterator[SqliteConnection]:
+        """A transaction that no other writer shares."""
+        if getattr(self._local, "writing", False):
+            raise YardError(
+                "A transaction is open in this thread already. Pass its Work on instead of opening another."
+            )
+        with self._mutex, self._queue(), self._errors():
+            raw = self._connection()
+            self._local.writing = True
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+                yield SqliteConnection(raw)
+                raw.execute("COMMIT")
+            except BaseException:
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+                raise
+            finally:
+                self._local.writing = False
+
+    @contextmanager
+    def read(self) -> Iterator[SqliteConnection]:
+        """A consistent view for reading; inside this thread's own transaction it sees that transaction's rows."""
+        with self._errors():
+            raw = self._connection()
+            if raw.in_transaction:
+                yield SqliteConnection(raw)
+                return
+            raw.execute("BEGIN")
+            try:
+                yield SqliteConnection(raw)
+            finally:
+                raw.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        _close_all(self._open)
+        self._local = threading.local()
+
+    def _prepare(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"The folder {self.folder} cannot be made: {error.strerror}. Choose a folder you may write to."
+            ) from error
+        with self._errors():
+            found = schema.version_in(self._one_value)
+            if found != schema.HEAD:
+                with self._mutex, self._queue():
+                    schema.migrate_sqlite(self._connection(), self.url)
+
+    def _one_value(self, sql: str) -> Any:
+        """The first value of a query, or None where its table does not exist yet."""
+        try:
+            row = self._connection().execute(sql).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None
+            raise
+        return next(iter(row.values())) if row else None
+
+    def _connection(self) -> sqlite3.Connection:
+        raw: sqlite3.Connection | None = getattr(self._local, "raw", None)
+        if raw is None or getattr(self._local, "process", None) != os.getpid():
+            raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
+            raw.row_factory = _as_dict
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                raw.execute(f"PRAGMA {pragma}")
+            self._open.append(raw)
+            self._local.raw, self._local.process = raw, os.getpid()
+        return raw
+
+    @contextmanager
+    def _queue(self) -> Iterator[None]:
+        try:
+            handle = os.open(self.folder / "modelyard.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Unavailable(f"{self.folder} cannot be written: {error.strerror}. Check its permissions.") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            told = _told(error, self.file)
+            if told is None:
+                raise
+            raise told from error
+
+
+def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+
+
+def _close_all(connections: list[sqlite3.Connection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
+def _told(error: sqlite3.DatabaseError, file: Path) -> YardError | None:
+    """What an error of the file itself means; None for a fault of a statement, which is ours."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return Damaged(
+            f"{file} is damaged ({error}). Restore it from a backup, or move it away to start with an empty yard."
+        )
+    if name.startswith("SQLITE_FULL"):
+        return Unavailable(f"The disk that holds {file} is full. Nothing was written. Free some space and try again.")
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return Unavailable(f"{file} cannot be opened for writing ({error}). Check the permissions of its folder.")
+    if name.startswith("SQLITE_IOERR"):
+        return Unavailable(f"The disk that holds {file} failed ({error}). Nothing was written. Check the disk.")
+    if name.startswith("SQLITE_BUSY"):
+        return Unavailable(f"{file} is locked by a program that is not modelyard. Close it and try again.")
+    return None
