@@ -41,6 +41,10 @@ TABLE: dict[str, dict[str, str]] = {
         "rediss": "modelyard.storage.redis:RedisOnlineStore",
     },
     "offline_store": {"duckdb": "modelyard.storage.duckdb:DuckOfflineStore"},
+    "parquet": {
+        "read": "modelyard.storage.duckdb:read_parquet",
+        "write": "modelyard.storage.duckdb:write_parquet",
+    },
     "tables": {"pandas": "modelyard.engines.frames:PandasTables"},
     "runtime": {
         "onnx": "modelyard.engines.onnx:OnnxRuntime",
