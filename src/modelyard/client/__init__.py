@@ -1,1 +1,1 @@
-
+"""The remote client: the same operations as a Yard's areas, over HTTP."""

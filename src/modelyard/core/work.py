@@ -33,7 +33,7 @@ class Wires:
     """Who hears of events: `inside` handlers in the transaction, `after` once it has committed. Set by a Yard."""
 
     inside: dict[EventType, list[Handler]] = field(default_factory=dict)
-    after: Callable[[], None] | None = None
+    after: Callable[[list[Event]], None] | None = None
 
 
 class Store:
@@ -91,7 +91,7 @@ class Store:
             work = Work(self, connection, actor)
             yield work
         if work.events and self.wires.after is not None:
-            self.wires.after()
+            self.wires.after(work.events)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -1,0 +1,30 @@
+"""`modelyard config show`: every setting, its value and where it came from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from modelyard.cli.output import show
+from modelyard.settings import settings
+
+app = App(help="Show the settings and where each came from.", help_format="plaintext")
+
+
+@app.command(name="show")
+def show_settings(
+    *,
+    origin: Annotated[bool, Parameter(help="Say where each value came from.")] = False,
+    format: Annotated[str | None, Parameter(help="table, json or csv.")] = None,
+) -> None:
+    """Show the settings in force: flag, environment, project file, user file, default, in that order."""
+    found = settings({"format": format})
+    rows = []
+    for setting in found.values():
+        secret = setting.name == "token" and setting.value and not setting.value.startswith("@")
+        row = {"setting": setting.name, "value": "(hidden)" if secret else setting.value}
+        if origin:
+            row["origin"] = setting.origin
+        rows.append({**row, "meaning": setting.meaning})
+    show(rows, found["format"].value)

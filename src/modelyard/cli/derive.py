@@ -1,0 +1,109 @@
+"""Commands of an area, derived from its operations' signatures and docstrings."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Group, Parameter
+
+from modelyard.cli.output import show
+from modelyard.core.operations import Operation, operations
+from modelyard.settings import settings
+
+COMMON = Group("Common options", sort_key=100)
+YARD = Annotated[str | None, Parameter(name="--yard", group=COMMON, help="Folder or database URL of the yard.")]
+FORMAT = Annotated[str | None, Parameter(name="--format", group=COMMON, help="table, json or csv.")]
+
+
+def area_app(area: str, name: str, help_text: str) -> App:
+    """The app of one area with a command for each of its operations."""
+    app = App(name=name, help=help_text, help_format="plaintext")
+    for entry in operations(area):
+        app.command(command_of(entry), name=entry.verb.replace("_", "-"))
+    return app
+
+
+def command_of(entry: Operation) -> Callable[..., None]:
+    """A function with the operation's own signature that opens the yard, calls it and prints the answer."""
+    hints = typing.get_type_hints(entry.function)
+    parameters = [p for p in inspect.signature(entry.function).parameters.values() if p.name != "self"]
+
+    def command(*positional: Any, yard: str | None = None, format: str | None = None, **named: Any) -> None:
+        found = settings({"yard": yard, "format": format})
+        names = [p.name for p in parameters]
+        values = {**dict(zip(names, positional, strict=False)), **named}
+        values = {key: value for key, value in values.items() if value is not None}
+        for actor in entry.acting:
+            values.setdefault(actor, found["user"].value)
+        show(call(entry, values, found["yard"].value, found["files"].value), found["format"].value)
+
+    shown = [_parameter(p, hints.get(p.name, str), entry, order) for order, p in enumerate(parameters)]
+    extra = [
+        inspect.Parameter("yard", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=YARD),
+        inspect.Parameter("format", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FORMAT),
+    ]
+    shown.sort(key=lambda p: (p.kind, p.default is not inspect.Parameter.empty))
+    command.__signature__ = inspect.Signature([*shown, *extra])  # type: ignore[attr-defined]  # functions take attributes
+    command.__annotations__ = {p.name: p.annotation for p in [*shown, *extra]}
+    command.__doc__ = help_of(entry.function)
+    command.__name__ = entry.verb
+    return command
+
+
+def call(entry: Operation, values: Mapping[str, Any], place: str, files: str) -> Any:
+    """Open the yard, run the operation there, and close it."""
+    from modelyard.yard import Yard
+
+    with Yard(place, files=files or None) as yard:
+        method = getattr(yard.area(entry.area), entry.verb)
+        result = method(**values)
+        return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+
+def help_of(function: Callable[..., Any]) -> str:
+    """The docstring up to its example."""
+    text = inspect.getdoc(function) or ""
+    kept = []
+    for line in text.splitlines():
+        if line.lstrip().startswith(">>>"):
+            break
+        kept.append(line)
+    return "\n".join(kept).strip()
+
+
+def _parameter(parameter: inspect.Parameter, hint: Any, entry: Operation, order: int) -> inspect.Parameter:
+    required = parameter.default is inspect.Parameter.empty and parameter.name not in entry.acting
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if required and order < 3 else inspect.Parameter.KEYWORD_ONLY
+    annotation = plain_type(hint)
+    if parameter.name in entry.acting:
+        annotation = Annotated[str | None, Parameter(help="Who is acting; the setting `user` unless given.")]
+    default = inspect.Parameter.empty if required else (None if parameter.name in entry.acting else parameter.default)
+    return inspect.Parameter(parameter.name, kind, default=default, annotation=annotation)
+
+
+def plain_type(hint: Any) -> Any:
+    """The annotation with abstract containers made concrete, so that a command line can fill it.
+
+    >>> plain_type(Mapping[str, float])
+    dict[str, float]
+    """
+    origin, arguments = typing.get_origin(hint), tuple(plain_type(a) for a in typing.get_args(hint))
+    if origin is None:
+        return hint
+    name = getattr(origin, "__name__", "")
+    if name == "Mapping":
+        return dict[arguments]  # type: ignore[valid-type]  # built from values
+    if name in ("Sequence", "Iterable", "Collection"):
+        return list[arguments]  # type: ignore[valid-type]  # built from values
+    if set(arguments) == {str, Path}:
+        return Path
+    if len(arguments) == 3 and {str, Path, type(None)} == set(arguments):
+        return Path | None
+    if origin is typing.Union or name == "UnionType":
+        return typing.Union[arguments]  # noqa: UP007  # built from values
+    return hint

@@ -1,0 +1,115 @@
+"""The entry point: builds only the commands of the area that was asked for, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from modelyard import __version__
+from modelyard.core.errors import YardError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+AREA_HELP = {
+    "registry": "Versions, stages, approvals and comparison of models.",
+    "artifacts": "Stored bytes: list, verify, clean up.",
+    "audit": "The tamper-evident log: query, verify, prove, export.",
+    "features": "The feature store: definitions, values, history, statistics.",
+    "pipeline": "Train models in ten stages.",
+    "serving": "Endpoints that answer predictions.",
+    "deployment": "Roll versions out: direct, shadow, canary, blue-green, rolling.",
+    "ab_testing": "Experiments with sound statistics.",
+    "monitoring": "Drift, performance and explanations.",
+    "governance": "Bias, compliance controls and lineage.",
+    "ci_templates": "Pipelines for GitHub, GitLab, Jenkins and Azure.",
+}
+
+OWN = {  # command -> "module:function"
+    "demo": "modelyard.cli.demo:demo",
+    "serve": "modelyard.cli.serve:serve",
+    "doctor": "modelyard.cli.doctor:doctor",
+    "config": "modelyard.cli.config:app",
+    "token": "modelyard.cli.token:app",
+}
+
+OWN_HELP = {
+    "demo": "Take a real model through its whole life, on this machine, in about a minute.",
+    "serve": "Start the control plane and the serving processes of a yard.",
+    "doctor": "Check this machine and this yard, with a fix for each fault.",
+    "config": "Show the settings and where each came from.",
+    "token": "Create, list and revoke access tokens.",
+}
+
+
+def build(argv: Sequence[str]) -> App:
+    """The app with the subcommands that `argv` needs; the others are there by name, so that a misspelt one is told."""
+    from cyclopts import App
+
+    app = App(name="modelyard", help=overview(), version=__version__, help_format="plaintext")
+    wanted = argv[0].replace("-", "_") if argv else ""
+    for area, text in AREA_HELP.items():
+        name = area.replace("_", "-")
+        if area == wanted:
+            app.command(importlib.import_module("modelyard.cli.derive").area_app(area, name, text))
+        else:
+            app.command(App(name=name, help=text))
+    for name, text in OWN_HELP.items():
+        if name == wanted:
+            module, _, attribute = OWN[name].partition(":")
+            app.command(getattr(importlib.import_module(module), attribute), name=name)
+        else:
+            app.command(App(name=name, help=text))
+    return app
+
+
+def overview() -> str:
+    """The text of `modelyard --help`, written without loading the command-line library."""
+    lines = [
+        "Usage: modelyard COMMAND [ARGUMENTS]",
+        "",
+        "One package for the whole life of a machine-learning model.",
+        "",
+    ]
+    lines += ["Start here:", *(f"  {name:<14}{text}" for name, text in OWN_HELP.items())]
+    lines += ["", "Areas (each has its own --help):"]
+    lines += [f"  {name.replace('_', '-'):<14}{text}" for name, text in AREA_HELP.items()]
+    lines += [
+        "",
+        "Every command takes --yard FOLDER_OR_URL and --format table|json|csv.",
+        "modelyard --version shows the version.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 done, 1 refused or failed, 2 misused."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("--help", "-h"):
+        sys.stdout.write(overview())
+        return 0
+    if arguments[0] == "--version":
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    try:
+        result = build(arguments)(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return 2
+    except YardError as error:
+        sys.stderr.write(f"modelyard: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("modelyard: interrupted\n")
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0

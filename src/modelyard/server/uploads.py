@@ -1,0 +1,94 @@
+"""Files sent to the server: a request body becomes a file that operations can name, and never a path of the server's own."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path, PurePosixPath
+
+from modelyard.core.errors import Damaged, Invalid, NotFound
+from modelyard.core.ids import checked_name, new_id
+
+LARGEST = 8 * 1024**3  # bytes of one upload
+MOST_FILES = 10_000
+RATIO = 200  # of unpacked to packed bytes
+
+
+class Uploads:
+    """A folder with one subfolder an upload."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def receive(self, name: str, body: AsyncIterator[bytes], *, unpack: bool) -> str:
+        """Store a body under a new id; with `unpack` it is a ZIP archive that becomes a folder."""
+        upload = new_id("upl")
+        target = self.folder / upload
+        target.mkdir(parents=True)
+        file = target / PurePosixPath(checked_name(name, "file")).name
+        size = 0
+        try:
+            with file.open("xb") as out:
+                async for chunk in body:
+                    size += len(chunk)
+                    if size > LARGEST:
+                        raise Invalid(
+                            f"{name} is larger than {LARGEST // 1024**3} GiB. Store it in an object store instead."
+                        )
+                    out.write(chunk)
+            if unpack:
+                unzip(file, target / "folder")
+                file.unlink()
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        return upload
+
+    def path(self, upload: str) -> Path:
+        """The file or folder of an upload."""
+        target = self.folder / upload
+        if not upload.startswith("upl_") or "/" in upload or not target.is_dir():
+            raise NotFound(f"There is no upload {upload!r}. Send the file first: POST /api/v1/uploads?name=FILE")
+        return next(target.iterdir())
+
+    def drop(self, upload: str) -> None:
+        """Forget an upload once it has been used."""
+        shutil.rmtree(self.folder / upload, ignore_errors=True)
+
+
+def unzip(archive: Path, target: Path) -> None:
+    """Unpack plain files and folders only, within limits; anything else is refused before a byte is written."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = packed.infolist()
+            _check(members, archive.stat().st_size)
+            for member in members:
+                if not member.is_dir():
+                    place = target / member.filename
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    with packed.open(member) as source, place.open("xb") as out:
+                        shutil.copyfileobj(source, out)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise Damaged(f"{archive.name} is no usable ZIP archive: {error}") from error
+
+
+def _check(members: list[zipfile.ZipInfo], packed: int) -> None:
+    names = [member.filename for member in members]
+    total = sum(member.file_size for member in members)
+    if len(members) > MOST_FILES or len(set(names)) != len(names):
+        raise Invalid(
+            f"The archive has {len(members)} members, or one of them twice. Send at most {MOST_FILES}, each once."
+        )
+    if total > LARGEST or total > max(packed, 1024) * RATIO:
+        raise Invalid(f"The archive unpacks to {total} bytes, too many for its {packed}. Send it less compressed.")
+    for member in members:
+        parts = PurePosixPath(member.filename).parts
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if not parts or member.filename.startswith("/") or "\\" in member.filename or ".." in parts:
+            raise Invalid(
+                f"The archive's member {member.filename!r} leads out of its folder. Pack relative paths only."
+            )
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise Invalid(f"The archive's member {member.filename!r} is a link or a device. Pack plain files only.")
