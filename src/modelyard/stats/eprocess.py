@@ -9,7 +9,8 @@ inequality). Sources: Robbins 1970; Lindon & Malek 2022 (arXiv 2011.03567).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 
@@ -58,3 +59,64 @@ def combined(logs: Mapping[str, float]) -> tuple[float, str]:
 
 def _canary_probability(share: float, ratio: float) -> float:
     return share * ratio / (share * ratio + 1 - share)
+
+
+def rollback_evidence(
+    share: float,
+    errors: tuple[int, int],
+    slower: Iterable[tuple[int, int]] = (),
+    *,
+    carried: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """The log e-values of one guarded step by metric, each multiplied with what its earlier steps carried.
+
+    `errors` are (canary, baseline) counts; `slower` the same above each frozen baseline quantile, averaged into one
+    e-value called latency. `combined` of the answer is what is held against log(1/alpha), and the answer of a step that
+    has ended is the `carried` of the next, whose share may differ: a product of e-values of disjoint steps is one.
+
+    >>> sorted(rollback_evidence(0.05, (4, 0), [(3, 2), (1, 1)]))
+    ['errors', 'latency']
+    """
+    before = carried or {}
+    logs = {"errors": before.get("errors", 0.0) + log_e_value(*errors, share)}
+    steps = [log_e_value(*pair, share) for pair in slower]
+    if steps or "latency" in before:
+        logs["latency"] = before.get("latency", 0.0) + (log_mean_exp(steps) if steps else 0.0)
+    return logs
+
+
+@dataclass(frozen=True, slots=True)
+class LateFault:
+    """An e-detector beside the e-process, for a fault that starts after a long clean time (Shiryaev-Roberts form).
+
+    A plain e-process must first win back what a clean history took from it. Here every look starts one more e-process
+    at 1, and `logs` holds the log of their sum for each rate ratio. The mean over ratios exceeds c within n looks with
+    probability at most n / c (Doob: it less n is a martingale), so its run length to a false alarm is c looks or more
+    (Shin, Ramdas, Rinaldo 2023, arXiv 2203.03532).
+
+    >>> clean = LateFault()
+    >>> for _ in range(500): clean = clean.after(0, 1, 0.05)
+    >>> broken = clean.after(8, 1, 0.05)
+    >>> broken.log_value > math.log(1e4) > clean.log_value
+    True
+    """
+
+    logs: tuple[float, ...] = (-math.inf,) * len(RATIOS)
+
+    def after(self, canary: int, baseline: int, share: float) -> LateFault:
+        """The detector after one more look that brought these bad events."""
+        if not 0 < share < 1:
+            return self
+        steps = (log_e_value(canary, baseline, share, ratios=(ratio,)) for ratio in RATIOS)
+        return LateFault(tuple(_log_add(0.0, log) + step for log, step in zip(self.logs, steps, strict=True)))
+
+    @property
+    def log_value(self) -> float:
+        """The log of the detector, to hold against the log of the wanted run length in looks."""
+        return log_mean_exp(list(self.logs)) if max(self.logs) > -math.inf else -math.inf
+
+
+def _log_add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b))."""
+    top = max(a, b)
+    return top + math.log1p(math.exp(min(a, b) - top))
