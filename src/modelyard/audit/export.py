@@ -1,0 +1,144 @@
+"""Writes events to one file, whole or not at all: JSON, YAML or CSV, a page at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import yaml
+
+from modelyard.audit.rules import csv_cell
+from modelyard.core.canonical import dumps, plain
+from modelyard.core.errors import Invalid, Unavailable, YardError, nearest
+from modelyard.core.events import Event
+
+Format = Literal["json", "yaml", "csv"]
+COLUMNS = (
+    "position",
+    "event_id",
+    "event_type",
+    "severity",
+    "actor",
+    "resource_type",
+    "resource_id",
+    "occurred_at",
+    "details",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A written export: where it is, how many events it holds, and the SHA-256 of its bytes."""
+
+    path: str
+    format: str
+    events: int
+    sha256: str
+
+
+def _json(head: Mapping[str, Any], events: Iterable[Event]) -> Iterator[str]:
+    yield "{\n"
+    for name, value in head.items():
+        yield f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)},\n"
+    yield '  "events": ['
+    for number, event in enumerate(events):
+        yield (",\n    " if number else "\n    ") + dumps(event)
+    yield "\n  ]\n}\n"
+
+
+def _yaml(head: Mapping[str, Any], events: Iterable[Event]) -> Iterator[str]:
+    yield yaml.safe_dump(dict(head), sort_keys=False, allow_unicode=True)
+    empty = True
+    for event in events:
+        if empty:
+            yield "events:\n"
+            empty = False
+        yield yaml.safe_dump([plain(event)], sort_keys=False, allow_unicode=True)
+    if empty:
+        yield "events: []\n"
+
+
+def _csv(head: Mapping[str, Any], events: Iterable[Event]) -> Iterator[str]:  # noqa: ARG001 - CSV has columns only
+    yield ",".join(COLUMNS) + "\n"
+    for event in events:
+        line, values = io.StringIO(), plain(event)
+        cells = [dumps(values[name]) if name == "details" else csv_cell(values[name]) for name in COLUMNS]
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        yield line.getvalue()
+
+
+WRITERS: dict[str, Callable[[Mapping[str, Any], Iterable[Event]], Iterator[str]]] = {
+    "json": _json,
+    "yaml": _yaml,
+    "csv": _csv,
+}
+
+
+def checked_format(name: str) -> str:
+    """The format itself if there is a writer for it.
+
+    >>> checked_format("xml")
+    Traceback (most recent call last):
+    modelyard.core.errors.Invalid: There is no export format 'xml'. ...
+    """
+    if name not in get_args(Format):
+        raise Invalid(f"There is no export format {name!r}. {nearest(str(name), list(get_args(Format)))}")
+    return name
+
+
+@contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """A name beside the path to write under; what is left there at the end is removed."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+    except OSError as error:
+        if isinstance(error, YardError):
+            raise
+        raise Unavailable(
+            f"{path} cannot be written: {error.strerror}. Choose a folder you may write to, with room in it."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write(part: Path, path: Path, form: str, head: Mapping[str, Any], events: Iterable[Event]) -> Export:
+    """Write the events under the draft's name and flush them to the disk."""
+    with part.open("wb") as file:
+        count, digest = _write(file, WRITERS[form], head, events)
+    return Export(path=str(path), format=form, events=count, sha256=digest)
+
+
+def _write(
+    file: BinaryIO,
+    writer: Callable[[Mapping[str, Any], Iterable[Event]], Iterator[str]],
+    head: Mapping[str, Any],
+    events: Iterable[Event],
+) -> tuple[int, str]:
+    count, digest = 0, hashlib.sha256()
+
+    def counted() -> Iterator[Event]:
+        nonlocal count
+        for event in events:
+            count += 1
+            yield event
+
+    for piece in writer(head, counted()):
+        data = piece.encode()
+        digest.update(data)
+        file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+    return count, digest.hexdigest()
