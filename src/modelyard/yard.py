@@ -123,7 +123,7 @@ class Yard:
     def step(self, deployment_id: str) -> Decision:
         """One look at a running rollout: its counts are read from the serving processes and the decision is carried out."""
         endpoint = self.deployments.get_deployment(deployment_id).endpoint
-        decision = self.deployments.advance(deployment_id, self.serving.counts(endpoint))
+        decision: Decision = self.deployments.advance(deployment_id, self.serving.counts(endpoint))
         self.dispatch()
         return decision
 

@@ -138,11 +138,15 @@ def _row(token: Token) -> dict[str, Any]:
 
 
 def _token(row: Mapping[str, Any]) -> Token:
-    times = {name: row[name] for name in ("created_at", "expires_at", "revoked_at")}
+    def moment(name: str) -> Instant | None:
+        return None if row[name] is None else from_micros(row[name])
+
     return Token(
         token_id=row["token_id"],
         subject=row["subject"],
         role=row["role"],
         created_by=row["created_by"],
-        **{name: None if at is None else from_micros(at) for name, at in times.items()},
+        created_at=from_micros(row["created_at"]),
+        expires_at=moment("expires_at"),
+        revoked_at=moment("revoked_at"),
     )

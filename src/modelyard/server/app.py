@@ -175,7 +175,7 @@ def _answers(entry: Operation) -> dict[int | str, dict[str, Any]]:
     """The answer's schema where its type has one, and the error envelope."""
     error = {"description": "Refused: the error says what happened and what to do.", "model": dict[str, dict[str, str]]}
     found: dict[int | str, dict[str, Any]] = {"4XX": error}
-    hint = typing.get_type_hints(entry.function).get("return")
+    hint: Any = typing.get_type_hints(entry.function).get("return")
     try:
         TypeAdapter(hint).json_schema()
     except (PydanticSchemaGenerationError, PydanticUserError, TypeError, NameError):

@@ -169,8 +169,9 @@ def heat(
         for column, value in enumerate(values):
             share = 0.0 if value is None else min(value / top, 1.0)
             ring = "cell marked" if (name, column) in marked else "cell"
-            box = {"x": left + column * cell + 1, "y": y, "width": cell - 2, "height": cell_height - 2, "rx": 3}
-            parts.append(element("rect", **box, class_=ring, fill_opacity=round(0.06 + 0.74 * share, 3)))
+            start, opacity = left + column * cell + 1, round(0.06 + 0.74 * share, 3)
+            size = {"width": cell - 2, "height": cell_height - 2}
+            parts.append(element("rect", "", x=start, y=y, **size, rx=3, class_=ring, fill_opacity=opacity))
             text = "–" if value is None else f"{value:.3f}"
             weight = "note strong" if (name, column) in marked else "note"
             parts.append(

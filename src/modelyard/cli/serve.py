@@ -1,0 +1,50 @@
+"""`modelyard serve`: the control plane and the serving processes of a yard."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from modelyard.cli.derive import YARD
+from modelyard.core.errors import Invalid
+from modelyard.server.run import Listening
+from modelyard.server.run import serve as run
+from modelyard.settings import settings
+
+
+def serve(
+    *,
+    host: Annotated[str | None, Parameter(help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, Parameter(help="Port of the control plane; predictions are answered on the next one.")
+    ] = None,
+    workers: Annotated[int | None, Parameter(help="Serving processes.")] = None,
+    tls_cert: Annotated[Path | None, Parameter(help="Certificate file, needed to listen beyond this machine.")] = None,
+    tls_key: Annotated[Path | None, Parameter(help="Its private key.")] = None,
+    yard: YARD = None,
+) -> None:
+    """Start the control plane and the serving processes, and control running rollouts, until interrupted."""
+    numbers = {name: None if value is None else str(value) for name, value in (("port", port), ("workers", workers))}
+    flags = {"host": host, "yard": yard, **numbers}
+    found = {name: setting.value for name, setting in settings(flags).items()}
+    try:
+        listening = Listening(
+            host=found["host"],
+            port=int(found["port"]),
+            workers=int(found["workers"]),
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+        )
+    except ValueError as error:
+        raise Invalid(f"The settings port and workers are numbers: {error}") from error
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    scheme = "https" if tls_cert else "http"
+    sys.stderr.write(
+        f"modelyard: {scheme}://{listening.host}:{listening.port} (API), port {listening.port + 1} (predictions)\n"
+    )
+    run(found["yard"], found["files"] or None, listening, user=found["user"])

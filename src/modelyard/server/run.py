@@ -1,0 +1,116 @@
+"""Runs a yard's server: the control plane in this process, the serving processes beside it, and the rollouts' controller."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from modelyard.core.errors import Forbidden, Unavailable, YardError
+from modelyard.server.access import Access
+from modelyard.server.app import LOOPBACK, create_app
+from modelyard.yard import Yard
+
+log = logging.getLogger("modelyard.server")
+
+LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where a server listens, and with which certificate."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 2
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """True if only this machine can reach it."""
+        return self.host in LOOPBACK or self.host.startswith("127.") or self.host == "::1"
+
+
+class Controller:
+    """Looks at the running rollouts twice a second and carries their decisions out, in a thread and with a yard of its own."""
+
+    def __init__(self, place: str, files: str | None) -> None:
+        self._place, self._files = place, files
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="modelyard-controller", daemon=True)
+
+    def start(self) -> None:
+        """Begin looking."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the look that is under way."""
+        self._stop.set()
+        self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        with Yard(self._place, files=self._files) as yard:
+            yard.audit.start_sequencer()
+            while not self._stop.wait(LOOK_EVERY):
+                try:
+                    yard.dispatch()
+                    for deployment in yard.deployments.running():
+                        yard.step(deployment.deployment_id)
+                except YardError as error:  # told, and tried again at the next look
+                    log.warning("controller: %s", error)
+
+
+def serve(place: str, files: str | None, listening: Listening, *, user: str) -> None:
+    """Serve until interrupted. A bind that other machines can reach needs access tokens and TLS."""
+    with Yard(place, files=files) as yard:
+        _refuse_open_doors(yard, listening)
+        _refuse_taken_port(listening.host, listening.port)
+        app = create_app(yard, local_user=user if listening.loopback else "", hosts=LOOPBACK | {listening.host})
+        plane = yard.serving.start(
+            host=listening.host, port=listening.port + 1, workers=listening.workers, report="modelyard.yard:record_trip"
+        )
+        controller = Controller(place, files)
+        controller.start()
+        log.info("control plane on %s:%s, predictions on %s", listening.host, listening.port, plane.url)
+        try:
+            uvicorn.run(
+                app,
+                host=listening.host,
+                port=listening.port,
+                log_level="warning",
+                access_log=False,
+                ssl_certfile=listening.tls_cert,
+                ssl_keyfile=listening.tls_key,
+            )
+        finally:
+            controller.stop()
+            plane.stop()
+
+
+def _refuse_open_doors(yard: Yard, listening: Listening) -> None:
+    if listening.loopback:
+        return
+    if not Access(yard.store).any_tokens():
+        raise Forbidden(
+            f"Other machines could reach {listening.host} without a token. Create one first: modelyard token create NAME admin"
+        )
+    if listening.tls_cert is None or listening.tls_key is None:
+        raise Forbidden(
+            f"Tokens would cross the network in the clear on {listening.host}. Pass --tls-cert and --tls-key."
+        )
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Unavailable(
+                f"{host}:{port} cannot be used: {error.strerror}. Choose another port: modelyard serve --port N"
+            ) from error
