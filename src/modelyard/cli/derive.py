@@ -97,9 +97,9 @@ def plain_type(hint: Any) -> Any:
         return hint
     name = getattr(origin, "__name__", "")
     if name == "Mapping":
-        return dict[arguments]  # type: ignore[valid-type,misc]  # built from values
+        return dict[arguments]  # type: ignore[valid-type]  # built from values
     if name in ("Sequence", "Iterable", "Collection"):
-        return list[arguments]  # type: ignore[valid-type,misc]  # built from values
+        return list[arguments]  # type: ignore[valid-type]  # built from values
     if set(arguments) == {str, Path}:
         return Path
     if len(arguments) == 3 and {str, Path, type(None)} == set(arguments):
