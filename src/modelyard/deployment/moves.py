@@ -1,0 +1,141 @@
+"""The one state machine: how a deployment's row changes, with its history and its event, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from modelyard.core.canonical import plain
+from modelyard.core.decisions import Decision, Verdict
+from modelyard.core.errors import Conflict, NotFound, nearest
+from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.instants import micros
+from modelyard.core.ports import Connection, Row
+from modelyard.core.refs import Resource
+from modelyard.core.work import Work
+from modelyard.deployment import rules, store
+from modelyard.deployment.rollouts import Deployment, DeploymentStatus, Progress, Rollout
+
+ENDS = {
+    DeploymentStatus.COMPLETED: EventType.DEPLOYMENT_COMPLETED,
+    DeploymentStatus.ROLLED_BACK: EventType.DEPLOYMENT_ROLLED_BACK,
+    DeploymentStatus.ABORTED: EventType.DEPLOYMENT_ABORTED,
+}
+
+
+def known(rows: Connection, deployment_id: str) -> Row:
+    """The deployment's row; NotFound with the nearest ids otherwise."""
+    row = store.deployment_row(rows, deployment_id)
+    if row is None:
+        hint = nearest(deployment_id, store.ids(rows, "deployments", "deployment_id"))
+        raise NotFound(f"There is no deployment {deployment_id!r}. {hint}")
+    return row
+
+
+def known_active(rows: Connection, deployment_id: str, verb: str) -> Row:
+    """The row of a deployment that is still under way; Conflict for one that has ended."""
+    row = known(rows, deployment_id)
+    if not DeploymentStatus(row["status"]).active:
+        ended = row["status"].replace("_", " ")
+        raise Conflict(f"{deployment_id} cannot be {verb}: it is {ended}. Start a new deployment.")
+    return row
+
+
+def view(row: Row) -> Deployment:
+    """The deployment as it is shown, with the traffic it asks for."""
+    live = row["source"] == store.LIVE
+    return store.deployment_from(row, rules.traffic_of(store.rollout_from(row)) if live else None)
+
+
+def to_step(work: Work, row: Row, step: int, *, progress: Progress, decision: Decision, what: str) -> Row:
+    """Enter a step: a new generation of traffic. A last step that takes or leaves everything ends the rollout."""
+    rollout = store.rollout_from(row)
+    if (
+        step == len(rollout.steps) - 1
+        and rollout.steps[step].share in (0.0, 1.0)
+        and rollout.steps[step].shadow_share == 0
+    ):
+        return end(work, {**row, "step": step}, DeploymentStatus.COMPLETED, decision=decision, progress=progress)
+    started = micros(work.now) if step != row["step"] or what == "started" else row["step_started_at"]
+    changed = {
+        **row,
+        "step": step,
+        "status": DeploymentStatus.RUNNING.value,
+        "generation": store.next_generation(work.rows, row["endpoint"], row["generation"]),
+        "step_started_at": started,
+        "state": store.state_text(replace(progress, held="")),
+    }
+    event = EventType.DEPLOYMENT_STARTED if what == "started" else EventType.DEPLOYMENT_ADVANCED
+    return record(work, changed, what=what, decision=decision, event=event)
+
+
+def end(work: Work, row: Row, status: DeploymentStatus, *, decision: Decision, progress: Progress | None = None) -> Row:
+    """Complete, roll back or abort: everything goes to one version."""
+    changed = {**row, "status": status.value}
+    if row["source"] == store.LIVE:
+        changed["generation"] = store.next_generation(work.rows, row["endpoint"], row["generation"])
+        changed["state"] = store.state_text(progress) if progress else row["state"]
+    rolled = status is DeploymentStatus.ROLLED_BACK
+    severity = EventSeverity.ERROR if rolled else EventSeverity.INFO
+    ended = record(work, changed, what=status.value, decision=decision, event=ENDS[status], severity=severity)
+    if status is DeploymentStatus.COMPLETED and store.rollout_from(ended).steps[-1].share == 1:
+        model = f"{row['model_name']}:{row['model_version']}"
+        details = {"deployment_id": row["deployment_id"], "endpoint": row["endpoint"], "strategy": row["strategy"]}
+        work.emit(EventType.MODEL_DEPLOYED, Resource("model", model), details)
+    return ended
+
+
+def hold(work: Work, row: Row, rollout: Rollout, *, progress: Progress, decision: Decision) -> Row:
+    """Remember the look. Tell of a hold when its kind changes, so that a controller that looks each second floods nobody."""
+    kind = decision.reasons[0].partition(":")[0]
+    waiting = kind == "gate" and rollout.status is DeploymentStatus.RUNNING
+    status = DeploymentStatus.WAITING if waiting else rollout.status
+    after = replace(progress, held=kind)
+    if after == rollout.progress and status is rollout.status:
+        return row
+    changed = {**row, "status": status.value, "state": store.state_text(after)}
+    if kind != rollout.progress.held:
+        severity = EventSeverity.WARNING if kind.startswith("sample ratio") else EventSeverity.INFO
+        event = EventType.DEPLOYMENT_HELD
+        return record(work, changed, what="held", decision=decision, event=event, severity=severity)
+    store.save_deployment(work.rows, changed)
+    return changed
+
+
+def record(
+    work: Work,
+    row: Mapping[str, Any],
+    *,
+    what: str,
+    decision: Decision,
+    event: EventType,
+    severity: EventSeverity = EventSeverity.INFO,
+) -> Row:
+    """Write the row, its history entry and its event."""
+    row = {**row, "updated_at": micros(work.now), "reason": "; ".join(decision.reasons)}
+    store.save_deployment(work.rows, row)
+    seen = view(row)
+    store.add_history(work, row, what, seen.share, decision)
+    details = {
+        "deployment_id": row["deployment_id"],
+        "endpoint": row["endpoint"],
+        "model": f"{row['model_name']}:{row['model_version']}",
+        "baseline": row["baseline"],
+        "strategy": row["strategy"],
+        "status": row["status"],
+        "what": what,
+        "step": row["step"],
+        "share": seen.share,
+        "generation": row["generation"],
+        "reasons": list(decision.reasons),
+        "measurements": plain(decision.measurements),
+        "traffic": plain(seen.traffic),
+    }
+    work.emit(event, Resource("deployment", row["deployment_id"]), details, severity=severity)
+    return row
+
+
+def person(verdict: Verdict, reason: str, otherwise: str) -> Decision:
+    """A decision that a person took."""
+    return Decision(verdict=verdict, reasons=(reason.strip() or otherwise,))

@@ -1,0 +1,240 @@
+"""Rollouts as values: strategies, steps, limits, and what a deployment looks like from outside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from modelyard.core.errors import Invalid
+from modelyard.core.instants import Instant
+from modelyard.core.measures import Measurement
+from modelyard.core.refs import ModelRef
+from modelyard.core.traffic import Traffic
+from modelyard.stats.eprocess import LateFault
+
+
+class DeploymentStrategy(Enum):
+    """How a new version takes over."""
+
+    DIRECT = "direct"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    BLUE_GREEN = "blue_green"
+    ROLLING = "rolling"
+
+
+class DeploymentStatus(Enum):
+    """Where a deployment stands. WAITING is at a manual gate; the guard goes on watching while it waits or is paused."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled_back"
+    ABORTED = "aborted"
+
+    @property
+    def active(self) -> bool:
+        """Whether the new version may still take traffic or be taken back."""
+        return self in (DeploymentStatus.RUNNING, DeploymentStatus.WAITING, DeploymentStatus.PAUSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformanceMetrics:
+    """Metrics that somebody measured and reports by hand: latencies in seconds, rates between 0 and 1."""
+
+    latency_p95: float | None = None
+    error_rate: float | None = None
+    latency_p50: float | None = None
+    latency_p99: float | None = None
+    throughput: float | None = None
+    accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise Invalid(f"{name} is {value}; it must be a number of 0 or more.")
+        for name in ("error_rate", "accuracy"):
+            value = getattr(self, name)
+            if value is not None and value > 1:
+                raise Invalid(f"{name} is {value}; it is a part of 1, for example 0.01 for one in a hundred.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackConfig:
+    """Hard limits for metrics reported by hand.
+
+    Rolled back when the error rate is above `error_rate_threshold`, a latency above `latency_threshold_multiplier` times
+    the baseline's, or the accuracy more than `accuracy_drop_threshold` below the baseline's; never before
+    `min_requests_before_check` requests.
+    """
+
+    error_rate_threshold: float = 0.05
+    latency_threshold_multiplier: float = 2.0
+    min_requests_before_check: int = 100
+    accuracy_drop_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.error_rate_threshold <= 1:
+            raise Invalid(f"error_rate_threshold is {self.error_rate_threshold}; it must lie between 0 and 1.")
+        if not self.latency_threshold_multiplier > 0:
+            raise Invalid(f"latency_threshold_multiplier is {self.latency_threshold_multiplier}; it must be above 0.")
+        if self.min_requests_before_check < 0:
+            raise Invalid(f"min_requests_before_check is {self.min_requests_before_check}; it must not be negative.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a plan: the new version's share, its shadow copy's share, and what it takes to leave the step."""
+
+    share: float
+    shadow_share: float = 0.0
+    gate: bool = False  # a person has to let it pass
+
+    def __post_init__(self) -> None:
+        for name in ("share", "shadow_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise Invalid(f"A step's {name} is {getattr(self, name)}; it must lie between 0 and 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a step needs before it is left, and when it is taken back.
+
+    `minimum_units` and `warmup` count the new version's requests; `margin` is an absolute error rate, `latency_margin`
+    a part of the baseline's p95; `alpha` bounds the chance that a version as good as the baseline is ever rolled back.
+    """
+
+    minimum_units: int = 500
+    minimum_seconds: float = 0.0
+    margin: float = 0.005
+    latency_margin: float = 0.10
+    alpha: float = 0.001
+    warmup: int = 0
+    minimum_agreement: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.minimum_units < 1:
+            raise Invalid(
+                f"minimum_units is {self.minimum_units}: a step without evidence decides nothing. Give 1 or more."
+            )
+        if self.warmup < 0 or not self.minimum_seconds >= 0:
+            raise Invalid("warmup and minimum_seconds must not be negative.")
+        if not 0 < self.margin < 1 or not 0 < self.latency_margin < 100:
+            raise Invalid(
+                f"margin {self.margin} must lie between 0 and 1 and latency_margin {self.latency_margin} above 0."
+            )
+        if not 0 < self.alpha <= 0.5:
+            raise Invalid(f"alpha is {self.alpha}; it must be above 0 and at most 0.5, for example 0.001.")
+        if not 0 <= self.minimum_agreement < 1:
+            raise Invalid(f"minimum_agreement is {self.minimum_agreement}; it must be at least 0 and below 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What is carried from look to look and step to step: enough for another controller to go on exactly here."""
+
+    latency_ms: Mapping[str, float] = field(default_factory=dict)  # frozen baseline quantiles of this step
+    carried: Mapping[str, float] = field(default_factory=dict)  # metric -> log e of the steps before this one
+    canary_requests: int = 0  # in the steps before this one
+    late: LateFault = field(default_factory=LateFault)
+    looks: int = 0  # at which the detector was fed
+    looked: tuple[int, int] = (0, 0)  # errors of canary and baseline at the last look of this step
+    held: str = ""  # the kind of the last hold that was told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A live rollout: the plan, the terms and where it stands. Everything `rules.advance` decides from."""
+
+    deployment_id: str
+    endpoint: str
+    candidate: ModelRef
+    baseline: ModelRef | None
+    strategy: DeploymentStrategy
+    status: DeploymentStatus
+    steps: tuple[Step, ...]
+    terms: Terms
+    step: int
+    generation: int
+    step_started_at: Instant
+    progress: Progress
+
+    @property
+    def now_at(self) -> Step:
+        """The step it is in."""
+        return self.steps[self.step]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One deployment as it stands. `traffic` is what the endpoint should carry out now; None for a reported one."""
+
+    deployment_id: str
+    endpoint: str
+    model_name: str
+    model_version: str
+    baseline: str
+    strategy: DeploymentStrategy
+    status: DeploymentStatus
+    created_by: str
+    created_at: Instant
+    updated_at: Instant
+    step: int
+    steps: tuple[Step, ...]
+    generation: int
+    reason: str = ""
+    traffic: Traffic | None = None
+    metrics: PerformanceMetrics | None = None
+    baseline_metrics: PerformanceMetrics | None = None
+    rollback_config: RollbackConfig | None = None
+    terms: Terms | None = None
+
+    @property
+    def share(self) -> float:
+        """The new version's share of the answers, 0 to 1."""
+        if self.status is DeploymentStatus.COMPLETED:
+            return self.steps[-1].share
+        return self.steps[self.step].share if self.status.active else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One thing that was decided about a deployment, by whom, with the numbers it was decided from."""
+
+    at: Instant
+    actor: str
+    what: str
+    step: int
+    share: float
+    generation: int
+    reasons: tuple[str, ...]
+    measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowDeployment:
+    """A version that gets a copy of the traffic and answers nobody."""
+
+    shadow_id: str
+    primary_model: str
+    shadow_model: str
+    traffic_percentage: float
+    created_by: str
+    created_at: Instant
+
+
+def parsed_reference(text: str, model: str, what: str) -> ModelRef:
+    """The version that `v2.0.0` (of `model`) or `name:v2.0.0` names."""
+    if not isinstance(text, str) or not text.strip():
+        raise Invalid(f"The {what} version is empty. Write it as v1.2.3, or as name:v1.2.3.")
+    return ModelRef.parse(text if ":" in text else f"{model}:{text}")
+
+
+def as_numbers(metrics: PerformanceMetrics) -> dict[str, Any]:
+    """The metrics that were given."""
+    return {name: value for name in metrics.__slots__ if (value := getattr(metrics, name)) is not None}

@@ -1,0 +1,389 @@
+"""DeploymentManager: rollouts of new versions, decided from counts, kept in the store at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from modelyard.core import plugins
+from modelyard.core.decisions import Decision, Verdict
+from modelyard.core.errors import Conflict, Invalid, nearest
+from modelyard.core.events import EventType
+from modelyard.core.ids import checked_name
+from modelyard.core.measures import Measurement
+from modelyard.core.operations import operation
+from modelyard.core.ports import Connection, Row
+from modelyard.core.refs import ModelRef
+from modelyard.core.traffic import GuardTrip, TrafficCounts
+from modelyard.core.work import Work
+from modelyard.deployment import moves, rules, store
+from modelyard.deployment.reported import ReportedDeployments
+from modelyard.deployment.rollouts import (
+    Deployment,
+    DeploymentStatus,
+    DeploymentStrategy,
+    HistoryEntry,
+    Progress,
+    Step,
+    Terms,
+    parsed_reference,
+)
+
+
+class DeploymentManager(ReportedDeployments):
+    """Rolls versions out: live ones from the counts of serving, others from metrics reported by hand.
+
+    All that a controller needs stands in the store, so a killed one is resumed by any other, and of two that look at the
+    same counts one acts: the other finds a newer generation.
+    """
+
+    @operation("POST", "/deployments", needs="deployment.write")
+    def start(
+        self,
+        endpoint: str,
+        version: str,
+        *,
+        strategy: DeploymentStrategy = DeploymentStrategy.CANARY,
+        baseline: str = "",
+        steps: list[float] | None = None,
+        gates: list[int] | None = None,
+        minimum_units: int = 500,
+        minimum_seconds: float = 0.0,
+        minimum_agreement: float = 0.0,
+        margin: float = 0.005,
+        latency_margin: float = 0.10,
+        alpha: float = 0.001,
+        warmup: int = 0,
+        latency_ms: dict[str, float] | None = None,
+        after_generation: int = 0,
+        created_by: str = "system",
+    ) -> Deployment:
+        """A live rollout of `version` on an endpoint, in its first step.
+
+        `version` and `baseline` are v2.0.0 (of the model named like the endpoint) or name:v2.0.0; without `baseline` it
+        is the version that the last deployment left there. `steps` are the strategy's shares, `gates` the positions
+        (from 0) of steps that a person has to let pass. A step is left when, always-valid at 95 %, the new version's
+        error rate is at most `margin` above the live baseline's and its p95 at most `latency_margin` above; with no
+        errors at all that takes 960 canary units for a margin of 0.005, 480 for 0.01 and 240 for 0.02, at an error rate
+        of 1 % in both versions and a share of 5 % 8,700, 2,400 and 750. `alpha` bounds the chance that a version as
+        good as the baseline is ever rolled back. `latency_ms` are the baseline's quantiles (p50, p95, p99) if they are
+        known; else they are frozen from its first 200 answers. `after_generation` is the generation that the endpoint's
+        traffic has now. Invalid for impossible terms, Conflict while another rollout is under way there.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0", steps=[0.1, 1.0])
+        >>> [(arm.name, arm.version, arm.weight) for arm in rollout.traffic.arms]
+        [('baseline', 'v1.0.0', 0.9), ('canary', 'v2.0.0', 0.1)]
+        """
+        checked_name(endpoint, "endpoint")
+        candidate = parsed_reference(version, endpoint, "new")
+        strategy = DeploymentStrategy(strategy)
+        planned = _gated(plugins.load("strategy", strategy.value)(steps), gates or [])
+        terms = Terms(
+            minimum_units=minimum_units,
+            minimum_seconds=minimum_seconds,
+            minimum_agreement=minimum_agreement,
+            margin=margin,
+            latency_margin=latency_margin,
+            alpha=alpha,
+            warmup=warmup,
+        )
+        progress = Progress(latency_ms=_checked_latency(latency_ms or {}))
+        with self.store.work(created_by) as work:
+            old = _baseline(work.rows, endpoint, baseline, candidate, planned)
+            row = self._new_row(work, candidate, strategy) | {
+                "source": store.LIVE,
+                "endpoint": endpoint,
+                "baseline": str(old) if old else "",
+                "generation": after_generation,
+                "plan": store.plan_text(planned, terms),
+                "state": store.state_text(progress),
+            }
+            store.insert_deployment(work.rows, row)
+            decision = Decision(verdict=Verdict.ALLOW, reasons=(f"{strategy.value} of {candidate} from {old}",))
+            return moves.view(moves.to_step(work, row, 0, progress=progress, decision=decision, what="started"))
+
+    @operation("POST", "/deployments/apply", needs="deployment.write")
+    def apply(self, path: str | Path, *, created_by: str = "system") -> Deployment:
+        """The live rollout that a YAML or JSON file describes: the arguments of `start`, one key a line.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> text = "endpoint: fraud\\nversion: v2.0.0\\nbaseline: v1.0.0\\nsteps: [0.1, 1.0]\\n"
+        >>> _ = (folder / "rollout.yaml").write_text(text)
+        >>> DeploymentManager(folder).apply(folder / "rollout.yaml").share
+        0.1
+        """
+        from modelyard.deployment.files import read_rollout
+
+        return self.start(**read_rollout(path, self.start), created_by=created_by)
+
+    def advance(self, deployment_id: str, seen: TrafficCounts, *, user: str = "system") -> Decision:
+        """What the merged counts of the rollout's generation decide, carried out in the same transaction.
+
+        PROMOTE has moved it to its next step (or completed it), ROLL_BACK has sent everything back; HOLD says in its
+        first reason what is missing. Counts of another generation decide nothing, so two controllers never both act.
+
+        >>> from modelyard.core.traffic import ArmCounts, TrafficCounts
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0", steps=[0.1, 1.0], margin=0.02)
+        >>> arms = {"baseline": ArmCounts(requests=5400, errors=5), "canary": ArmCounts(requests=600)}
+        >>> counts = TrafficCounts(endpoint="fraud", generation=rollout.generation, arms=arms)
+        >>> manager.advance(rollout.deployment_id, counts).verdict.value
+        'promote'
+        >>> manager.get_deployment(rollout.deployment_id).status.value
+        'completed'
+        """
+        with self.store.work(user) as work:
+            row = moves.known(work.rows, deployment_id)
+            rollout = store.rollout_from(row)
+            decision = rules.advance(rollout, seen, work.now)
+            if decision.verdict is Verdict.ROLL_BACK:
+                progress = rules.left_step(rollout, seen)
+                moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision, progress=progress)
+            elif decision.verdict is Verdict.PROMOTE:
+                progress = rules.left_step(rollout, seen)
+                moves.to_step(work, row, row["step"] + 1, progress=progress, decision=decision, what="promoted")
+            elif rules.must_freeze(rollout, seen):
+                progress = rules.left_step(rollout, seen)
+                moves.to_step(work, row, row["step"], progress=progress, decision=_frozen(progress), what="frozen")
+            elif rollout.status.active and seen.generation == rollout.generation:
+                moves.hold(work, row, rollout, progress=rules.looked(rollout, seen), decision=decision)
+            return decision
+
+    def record_trip(self, trip: GuardTrip) -> Deployment:
+        """The deployment after a serving process's own rollback; telling it again changes nothing.
+
+        A trip that arrives after the rollout completed still takes it back, unless a newer one has started there: the
+        evidence is against the version, not against the step.
+
+        >>> from modelyard.core.traffic import GuardTrip, TrafficCounts
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> counts = TrafficCounts(endpoint="fraud", generation=rollout.generation)
+        >>> where = {"endpoint": "fraud", "generation": rollout.generation, "rollout_id": rollout.deployment_id, "step": 0}
+        >>> found = {"metric": "errors", "e_value": 1300.0, "threshold": 1250.0, "reason": "8 of 100 failed", "at": 0.0}
+        >>> manager.record_trip(GuardTrip(**where, **found, counts=counts)).status.value
+        'rolled_back'
+        """
+        with self.store.work("guard") as work:
+            row = moves.known(work.rows, trip.rollout_id)
+            status = DeploymentStatus(row["status"])
+            newest = store.newest_on(work.rows, row["endpoint"])
+            last = newest is not None and newest["deployment_id"] == row["deployment_id"]
+            if status.active or (status is DeploymentStatus.COMPLETED and last):
+                rollout = store.rollout_from(row)
+                same = trip.counts.generation == rollout.generation
+                progress = rules.left_step(rollout, trip.counts) if same else rollout.progress
+                decision = Decision(
+                    verdict=Verdict.ROLL_BACK,
+                    reasons=(trip.reason or f"a serving process rolled back on {trip.metric}",),
+                    measurements=(_tripped(trip, progress),),
+                )
+                row = moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision, progress=progress)
+            return moves.view(row)
+
+    @operation("POST", "/deployments/{deployment_id}/promote", needs="deployment.write")
+    def promote(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
+        """The deployment in its next step because a person says so: through a gate, or without waiting for evidence.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0", steps=[0.1, 1.0])
+        >>> manager.promote(rollout.deployment_id, user="lead@company.com").status.value
+        'completed'
+        """
+        with self.store.work(user) as work:
+            row = moves.known_active(work.rows, deployment_id, "promoted")
+            decision = moves.person(Verdict.PROMOTE, reason, f"promoted by {user}")
+            if row["source"] == store.REPORTED:
+                return moves.view(moves.end(work, row, DeploymentStatus.COMPLETED, decision=decision))
+            progress = replace(store.rollout_from(row).progress, looked=(0, 0))
+            step = row["step"] + 1
+            return moves.view(moves.to_step(work, row, step, progress=progress, decision=decision, what="promoted"))
+
+    @operation("POST", "/deployments/{deployment_id}/pause", needs="deployment.write")
+    def pause(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
+        """The deployment, kept at its step until it is resumed. The guard goes on watching and may roll it back.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> manager.pause(rollout.deployment_id).status.value, manager.resume(rollout.deployment_id).status.value
+        ('paused', 'running')
+        """
+        return self._set(deployment_id, DeploymentStatus.PAUSED, "paused", reason=reason, user=user)
+
+    @operation("POST", "/deployments/{deployment_id}/resume", needs="deployment.write")
+    def resume(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
+        """The deployment, judged again from where it was paused.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> manager.resume(rollout.deployment_id).status.value
+        'running'
+        """
+        return self._set(deployment_id, DeploymentStatus.RUNNING, "resumed", reason=reason, user=user)
+
+    @operation("POST", "/deployments/{deployment_id}/abort", needs="deployment.write")
+    def abort(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
+        """The deployment, ended by a person without blame on the version; all traffic is the baseline's again.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> manager.abort(rollout.deployment_id, reason="wrong day").traffic.arms[0].version
+        'v1.0.0'
+        """
+        with self.store.work(user) as work:
+            row = moves.known(work.rows, deployment_id)
+            if row["status"] != DeploymentStatus.ABORTED.value:
+                moves.known_active(work.rows, deployment_id, "aborted")
+                decision = moves.person(Verdict.ROLL_BACK, reason, f"aborted by {user}")
+                row = moves.end(work, row, DeploymentStatus.ABORTED, decision=decision)
+            return moves.view(row)
+
+    @operation("POST", "/deployments/{deployment_id}/rollback", needs="deployment.write")
+    def rollback(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
+        """The deployment, taken back at once, also after it completed; doing it again changes nothing.
+
+        Conflict where there is no baseline to go back to, or a newer deployment has started on the endpoint.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", strategy="direct", baseline="v1.0.0")
+        >>> manager.rollback(rollout.deployment_id, reason="customers complain").traffic.arms[0].version
+        'v1.0.0'
+        """
+        with self.store.work(user) as work:
+            row = moves.known(work.rows, deployment_id)
+            if row["status"] != DeploymentStatus.ROLLED_BACK.value:
+                _check_way_back(work, row)
+                decision = moves.person(Verdict.ROLL_BACK, reason, f"rolled back by {user}")
+                row = moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision)
+            return moves.view(row)
+
+    @operation("GET", "/deployments/{deployment_id}", needs="deployment.read")
+    def get_deployment(self, deployment_id: str) -> Deployment:
+        """One deployment as it stands.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> manager.get_deployment(rollout.deployment_id) == rollout
+        True
+        """
+        with self.store.reading() as rows:
+            return moves.view(moves.known(rows, deployment_id))
+
+    @operation("GET", "/deployments", needs="deployment.read")
+    def list_deployments(self, *, endpoint: str = "", status: DeploymentStatus | None = None) -> list[Deployment]:
+        """The deployments on an endpoint (of all endpoints without one), oldest first.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> DeploymentManager(folder).list_deployments(endpoint="fraud")
+        []
+        """
+        wanted = DeploymentStatus(status).value if status else ""
+        with self.store.reading() as rows:
+            return [moves.view(row) for row in store.deployment_rows(rows, endpoint, wanted)]
+
+    @operation("GET", "/deployments/{deployment_id}/history", needs="deployment.read")
+    def history(self, deployment_id: str) -> list[HistoryEntry]:
+        """What was decided about a deployment, by whom and from which numbers, oldest first.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> [(entry.what, entry.share) for entry in manager.history(rollout.deployment_id)]
+        [('started', 0.05)]
+        """
+        with self.store.reading() as rows:
+            moves.known(rows, deployment_id)
+            return [store.entry_from(row) for row in store.history_rows(rows, deployment_id)]
+
+    def _set(self, deployment_id: str, status: DeploymentStatus, what: str, *, reason: str, user: str) -> Deployment:
+        with self.store.work(user) as work:
+            row = moves.known_active(work.rows, deployment_id, what)
+            if row["status"] != status.value:
+                decision = moves.person(Verdict.HOLD, reason, f"{what} by {user}")
+                changed = {**row, "status": status.value}
+                row = moves.record(work, changed, what=what, decision=decision, event=EventType.DEPLOYMENT_HELD)
+            return moves.view(row)
+
+
+def _baseline(
+    rows: Connection, endpoint: str, baseline: str, candidate: ModelRef, steps: tuple[Step, ...]
+) -> ModelRef | None:
+    """The version to compare with and to go back to; Conflict or Invalid where a rollout cannot start."""
+    active = store.active_on(rows, endpoint)
+    if active is not None:
+        raise Conflict(
+            f"{endpoint} is already being rolled out by {active['deployment_id']} ({active['status']}). "
+            "Promote, abort or roll it back first."
+        )
+    before = store.newest_on(rows, endpoint)
+    traffic = moves.view(before).traffic if before else None
+    arm = traffic.arms[0] if traffic else None
+    left = ModelRef(arm.model, arm.version) if arm else None
+    old = parsed_reference(baseline, endpoint, "baseline") if baseline else left
+    if old is None and len(steps) > 1:
+        raise Invalid(f"{endpoint} has no version to compare {candidate} with. Pass baseline, or the strategy direct.")
+    if old == candidate:
+        raise Conflict(f"{candidate} already answers {endpoint}. Nothing to roll out.")
+    return old
+
+
+def _gated(steps: tuple[Step, ...], gates: list[int]) -> tuple[Step, ...]:
+    for gate in gates:
+        if not 0 <= gate < len(steps) - 1:
+            raise Invalid(f"There is no step {gate} to gate; steps that are left count from 0 to {len(steps) - 2}.")
+    return tuple(replace(step, gate=place in gates) for place, step in enumerate(steps))
+
+
+def _checked_latency(latency_ms: Mapping[str, float]) -> dict[str, float]:
+    for name, value in latency_ms.items():
+        if name not in rules.QUANTILES:
+            raise Invalid(f"latency_ms has an unknown quantile {name!r}. {nearest(name, list(rules.QUANTILES))}")
+        if not 0 < value < float("inf"):
+            raise Invalid(f"latency_ms {name} is {value}; it must be a number of milliseconds above 0.")
+    return dict(latency_ms)
+
+
+def _frozen(progress: Progress) -> Decision:
+    values = ", ".join(f"{name} {value:.4g} ms" for name, value in progress.latency_ms.items())
+    return Decision(verdict=Verdict.HOLD, reasons=(f"baseline latency frozen: {values}",))
+
+
+def _tripped(trip: GuardTrip, progress: Progress) -> Measurement:
+    arms = {
+        name: {"requests": arm.requests, "errors": arm.errors, "slower": dict(arm.slower)}
+        for name, arm in trip.counts.arms.items()
+    }
+    return Measurement(
+        name="rollback_e_value",
+        value=trip.e_value,
+        n=progress.canary_requests,
+        method="e-process in the serving process",
+        details={"metric": trip.metric, "threshold": trip.threshold, "step": trip.step, "arms": arms, "at": trip.at},
+    )
+
+
+def _check_way_back(work: Work, row: Row) -> None:
+    """Conflict unless the deployment can be taken back now."""
+    status = DeploymentStatus(row["status"])
+    newest = store.newest_on(work.rows, row["endpoint"])
+    if row["source"] == store.REPORTED:
+        return
+    if status is DeploymentStatus.ABORTED:
+        raise Conflict(f"{row['deployment_id']} was aborted: the baseline answers already.")
+    if not row["baseline"]:
+        raise Conflict(
+            f"{row['deployment_id']} has no baseline to go back to. Start a deployment of an earlier version."
+        )
+    if newest is not None and newest["deployment_id"] != row["deployment_id"]:
+        raise Conflict(f"{row['endpoint']} has a newer deployment {newest['deployment_id']}. Roll that one back.")
