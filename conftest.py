@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["modelyard.testing.fixtures"]
 MODEL_TEXT_SEED = 0
 
 

@@ -40,3 +40,12 @@ def migrate_sqlite(raw: sqlite3.Connection, place: str) -> None:
     refuse_newer(found, place)
     if found != HEAD:
         importlib.import_module("modelyard.storage.migrations.upgrade").upgrade_sqlite(raw)
+
+
+def migrate_postgres(raw: Any, place: str) -> None:
+    """Bring a PostgreSQL database to HEAD within the given psycopg transaction, which holds the writers' lock."""
+    upgrade = importlib.import_module("modelyard.storage.migrations.upgrade")
+    found = upgrade.postgres_version(raw)
+    refuse_newer(found, place)
+    if found != HEAD:
+        upgrade.upgrade_postgres(raw)

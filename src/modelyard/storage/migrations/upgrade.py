@@ -39,3 +39,18 @@ def upgrade(connection: Connection) -> None:
     attributes: dict[str, Any] = config.attributes
     attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def postgres_version(raw: Any) -> str | None:
+    """The schema version of a database as its open transaction sees it, None for an empty one."""
+    row = raw.execute("SELECT to_regclass('alembic_version')").fetchone()
+    found = raw.execute("SELECT version_num FROM alembic_version").fetchone() if row[0] else None
+    return None if found is None else str(found[0])
+
+
+def upgrade_postgres(raw: Any) -> None:
+    """Upgrade within the open transaction of the given psycopg connection and commit it."""
+    engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=StaticPool)
+    with engine.connect() as connection:
+        upgrade(connection)
+        connection.commit()

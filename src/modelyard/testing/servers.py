@@ -1,0 +1,68 @@
+"""What the private servers share: finding a program, a free port, waiting until it answers, ending it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from modelyard.core.errors import Unavailable
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+
+class NotInstalled(Unavailable):
+    """A server's program is not on this machine; the message says what to install."""
+
+
+def program(name: str, folders: Iterable[Path], install: str) -> str:
+    """The path of a program in PATH or one of the folders; NotInstalled says how to get it."""
+    found = shutil.which(name) or next((str(f / name) for f in folders if (f / name).exists()), None)
+    if found is None:
+        raise NotInstalled(f"{name} is not installed. Install it: {install}")
+    return found
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the server is ready; Unavailable with the end of its log if it ends or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else ""
+            end(process)
+            raise Unavailable(f"{process.args!r} did not start.\n{tail}")
+        time.sleep(0.01)
+
+
+def end(process: subprocess.Popen[bytes], sign: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the process to end; make it, if it does not."""
+    if process.poll() is None:
+        process.send_signal(sign)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def someone_else() -> str | None:
+    """A user without privileges to run a server as, None where we have no privileges ourselves."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next((name for name in ("postgres", "nobody") if name in known), None)
