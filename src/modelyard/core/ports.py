@@ -107,7 +107,10 @@ class OnlineStore(Protocol):
     """The newest feature values of each entity, for reading in microseconds."""
 
     def write(self, view: str, rows: Sequence[tuple[str, int, bytes]]) -> int:
-        """Store (entity key, event time in microseconds, packed values), each only if it is newer; returns how many were."""
+        """Store (entity key, event time in microseconds, packed values), each only if it is newer; returns how many were.
+
+        Newer: a later event time; at the same event time, the first 16 packed bytes sort no lower than those that are there.
+        """
         ...
 
     def read(self, view: str, keys: Sequence[str]) -> list[tuple[int, bytes] | None]:
@@ -120,6 +123,43 @@ class OnlineStore(Protocol):
 
     def close(self) -> None:
         """Give connections back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """Some columns of Parquet segments, given in writing order. Each segment has the columns __entity (text), __event and
+    __created (microseconds since 1970). `ttl` is each column's time to live in microseconds, None for ever."""
+
+    segments: Sequence[Path]
+    ttl: Mapping[str, int | None]
+
+
+class OfflineStore(Protocol):
+    """Feature values of all times in Parquet segments: what was true, and known, at any moment."""
+
+    def write(self, path: Path, columns: Mapping[str, np.ndarray], types: Mapping[str, str]) -> None:
+        """Write a segment; types are float, int, bool or string by column. Masked entries are null."""
+        ...
+
+    def at(self, entities: np.ndarray, moments: np.ndarray, history: History, *, created: bool) -> Mapping[str, Any]:
+        """Each column's value at (entity, moment in microseconds), in that order, as masked arrays.
+
+        The newest by (event time, created time, writing order) of an event time up to the moment; with `created`, of
+        those created up to the moment too. Null past the ttl, where there is none, and for a null entity or moment.
+        """
+        ...
+
+    def newest(self, history: History, *, up_to: int | None) -> Mapping[str, Any]:
+        """The newest row of each entity, with its __entity, __event, __created and __segment (an index), as masked arrays."""
+        ...
+
+    def summary(self, history: Sequence[Path], column: str) -> Mapping[str, Any]:
+        """Counts, moments, quantiles and frequent values of one column, each (entity, event time) counted once."""
+        ...
+
+    def merge(self, history: Sequence[Path], path: Path) -> None:
+        """Write one segment with all rows of several, in writing order."""
         ...
 
 

@@ -64,6 +64,75 @@ class PandasTables:
         frame = PandasTables.frame(table)
         return {str(name): _plain_array(frame[name]) for name in frame.columns}
 
+    @staticmethod
+    def masked(table: Any, name: str) -> np.ma.MaskedArray[Any, Any]:
+        """One column without any loss: integers and bools keep their type beside nulls; everything else is objects."""
+        column = PandasTables.frame(table)[name]
+        missing = column.isna().to_numpy(dtype=bool)
+        kind, dtype = pd.api.types, column.dtype
+        if kind.is_bool_dtype(dtype) or kind.is_numeric_dtype(dtype):
+            bare = column.astype(dtype).array
+            data = (
+                bare.to_numpy(dtype=_width(dtype), na_value=0)
+                if kind.is_extension_array_dtype(dtype)
+                else bare.to_numpy()
+            )
+            return np.ma.MaskedArray(data, mask=missing)
+        values = column.astype(object).to_numpy(dtype=object, copy=True)
+        values[missing] = None
+        return np.ma.MaskedArray(values, mask=missing)
+
+    @staticmethod
+    def instants(table: Any, name: str) -> np.ma.MaskedArray[Any, Any]:
+        """A column of times as whole microseconds since 1970 UTC, rounded down; times without a zone are UTC.
+
+        Takes datetimes of any unit and zone (mixed too) and ISO 8601 text. Invalid for plain numbers, whose unit is unknown.
+        """
+        column = PandasTables.frame(table)[name]
+        if pd.api.types.is_numeric_dtype(column.dtype) and not column.isna().all():
+            raise Invalid(
+                f"Column {name!r} holds numbers, not times. Convert it: pandas.to_datetime(column, unit='s')."
+            )
+        try:
+            if isinstance(column.dtype, pd.DatetimeTZDtype):
+                times = column.dt.tz_convert("UTC")
+            else:
+                times = pd.to_datetime(column, utc=True, format=None if column.dtype.kind == "M" else "ISO8601")
+        except (ValueError, TypeError) as error:
+            raise Invalid(
+                f"Column {name!r} holds something that is no time: {error}. Use ISO 8601 or datetimes."
+            ) from error
+        missing = times.isna().to_numpy(dtype=bool)
+        bare = times.dt.tz_localize(None).to_numpy()
+        return np.ma.MaskedArray(bare.astype("datetime64[us]").astype(np.int64), mask=missing)
+
+    @staticmethod
+    def joined(table: Any, columns: Mapping[str, np.ma.MaskedArray[Any, Any]]) -> pd.DataFrame:
+        """The table with further columns: floats with NaN for null; integers and bools as Int64 and boolean; text with None."""
+        return PandasTables.frame(table).assign(**{name: _series_values(column) for name, column in columns.items()})
+
+
+def _width(dtype: Any) -> Any:
+    """The NumPy type that holds an extension type's values exactly."""
+    if pd.api.types.is_bool_dtype(dtype):
+        return np.bool_
+    if pd.api.types.is_integer_dtype(dtype):
+        return np.uint64 if pd.api.types.is_unsigned_integer_dtype(dtype) else np.int64
+    return np.float64
+
+
+def _series_values(column: np.ma.MaskedArray[Any, Any]) -> Any:
+    data, missing = np.ma.getdata(column), np.ma.getmaskarray(column)
+    if data.dtype.kind == "b":
+        return pd.arrays.BooleanArray(data, missing)
+    if data.dtype.kind in "iu":
+        return pd.arrays.IntegerArray(data, missing)
+    if data.dtype.kind == "f":
+        return np.where(missing, np.nan, data)
+    values = data.astype(object)
+    values[missing] = None
+    return values
+
 
 def _plain_array(column: pd.Series[Any]) -> np.ndarray:
     if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):

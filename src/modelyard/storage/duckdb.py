@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
-from modelyard.core.errors import Damaged
+from modelyard.core.errors import Damaged, NotFound
+from modelyard.core.ports import History
+
+SQL_TYPES = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "string": "VARCHAR"}
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+BINS = 20
+MOST_FREQUENT = 20
 
 
 def read_parquet(path: Path) -> Any:
@@ -24,6 +33,170 @@ def write_parquet(frame: Any, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with duckdb.connect() as connection:
         connection.register("rows_to_write", frame)
-        target = str(part).replace("'", "''")
-        connection.execute(f"COPY rows_to_write TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
+        connection.execute(f"COPY rows_to_write TO {_text(str(part))} (FORMAT parquet, COMPRESSION zstd)")
     part.replace(path)
+
+
+class DuckOfflineStore:
+    """`OfflineStore` by DuckDB. "Newest" orders by event time, created time, segment and position in the segment."""
+
+    def write(self, path: Path, columns: Mapping[str, np.ndarray], types: Mapping[str, str]) -> None:
+        """Write a segment; types are float, int, bool or string by column. Masked entries are null."""
+        casts = ", ".join(f"CAST({_name(name)} AS {SQL_TYPES[types[name]]}) AS {_name(name)}" for name in columns)
+        with _session() as session:
+            session.register("rows_to_write", dict(columns))
+            session.execute(
+                f"COPY (SELECT {casts} FROM rows_to_write) TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+            )
+
+    def at(self, entities: np.ndarray, moments: np.ndarray, history: History, *, created: bool) -> Mapping[str, Any]:
+        """Each column's value at (entity, moment), in that order, as masked arrays; see `OfflineStore.at`.
+
+        One ASOF join: a row is visible from the later of its event and created times; in visible order only those rows
+        count whose event time is the greatest so far, and one a moment. Without `created` a row is visible from its event time.
+        """
+        spine = {"n": np.arange(len(entities)), "entity": entities, "moment": moments}
+        with _session() as session:
+            session.register("labels", spine)
+            session.execute(
+                "CREATE TEMP TABLE spine AS SELECT n, CAST(entity AS VARCHAR) AS entity, CAST(moment AS BIGINT) AS moment FROM labels"
+            )
+            return _columns(session, _at(history, "greatest(__event, __created)" if created else "__event"))
+
+    def newest(self, history: History, *, up_to: int | None) -> Mapping[str, Any]:
+        """The newest row of each entity, with its __entity, __event, __created and __segment (an index), as masked arrays."""
+        columns = "".join(f", {_name(name)}" for name in history.ttl)
+        until = "" if up_to is None else f"WHERE __event <= {int(up_to)}"
+        with _session() as session:
+            return _columns(
+                session,
+                f"SELECT __entity, __event, __created, file_index AS __segment{columns} FROM {_scan(history.segments)} {until} "
+                f"QUALIFY row_number() OVER (PARTITION BY __entity ORDER BY {NEWEST}) = 1",
+            )
+
+    def summary(self, history: Sequence[Path], column: str) -> Mapping[str, Any]:
+        """Counts, moments, quantiles and frequent values of one column, each (entity, event time) counted once."""
+        with _session() as session:
+            session.execute(
+                f"CREATE TEMP TABLE told AS SELECT __entity, __event, {_name(column)} AS value FROM {_scan(history)} "
+                f"QUALIFY row_number() OVER (PARTITION BY __entity, __event ORDER BY {NEWEST}) = 1"
+            )
+            found = _record(session, COUNTS)
+            kind = session.execute("SELECT typeof(value) FROM told LIMIT 1").fetchall()
+            if kind and kind[0][0] == SQL_TYPES["string"]:
+                return {**found, "top": session.execute(TOP).fetchall()}
+            return {**found, **_numbers(session)}
+
+    def merge(self, history: Sequence[Path], path: Path) -> None:
+        """Write one segment with all rows of several, in writing order."""
+        with _session() as session:
+            session.execute(
+                f"COPY (SELECT * FROM {_scan(history)} ORDER BY file_index, file_row_number) "
+                f"TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+            )
+
+
+NEWEST = "__event DESC, __created DESC, file_index DESC, file_row_number DESC"
+COUNTS = """
+SELECT count(value) AS count, count(*) - count(value) AS nulls, count(DISTINCT value) AS distinct_values,
+       count(DISTINCT __entity) AS entities, min(__event) AS first_event, max(__event) AS last_event
+FROM told
+"""
+TOP = f"""
+SELECT value, count(*) AS n FROM told WHERE value IS NOT NULL GROUP BY value ORDER BY n DESC, value LIMIT {MOST_FREQUENT}
+"""
+MOMENTS = f"""
+SELECT count(*) AS finite, avg(value) AS mean, CASE WHEN count(*) > 1 THEN stddev_samp(value) END AS std,
+       min(value) AS min, max(value) AS max, quantile_cont(value, {list(QUANTILES)}) AS quantiles
+FROM numbers
+"""
+HISTOGRAM = """
+SELECT least(CAST(floor((value / $width) - ($low / $width)) AS INTEGER), $bins - 1) AS bin, count(*) AS n
+FROM numbers GROUP BY bin
+"""
+
+
+def _at(history: History, visible: str) -> str:
+    columns = "".join(f", {_name(name)}" for name in history.ttl)
+    answers = "".join(
+        f", {_name(name)}"
+        if ttl is None
+        else f", CASE WHEN spine.moment - seen.__event <= {int(ttl)} THEN {_name(name)} END AS {_name(name)}"
+        for name, ttl in history.ttl.items()
+    )
+    return f"""
+        WITH asked AS (SELECT entity, max(moment) AS last FROM spine GROUP BY entity),
+        told AS (
+            SELECT __entity, __event, {visible} AS visible{columns}
+            FROM {_scan(history.segments)} JOIN asked ON __entity = asked.entity
+            WHERE {visible} <= asked.last
+            QUALIFY row_number() OVER (PARTITION BY __entity, visible ORDER BY {NEWEST}) = 1
+        ),
+        seen AS (
+            SELECT * FROM told
+            QUALIFY __event >= max(__event) OVER (PARTITION BY __entity ORDER BY visible ROWS UNBOUNDED PRECEDING)
+        )
+        SELECT spine.n{answers} FROM spine ASOF LEFT JOIN seen
+        ON spine.entity = seen.__entity AND spine.moment >= seen.visible
+        ORDER BY spine.n
+    """
+
+
+def _numbers(session: Any) -> dict[str, Any]:
+    session.execute(
+        "CREATE TEMP TABLE numbers AS SELECT CAST(value AS DOUBLE) AS value FROM told "
+        "WHERE value IS NOT NULL AND isfinite(CAST(value AS DOUBLE))"
+    )
+    found = _record(session, MOMENTS)
+    if not found["finite"]:
+        return {**found, "quantiles": {}, "edges": (), "counts": ()}
+    low, high = found["min"], found["max"]
+    edges = np.linspace(low, high, BINS + 1) if high > low else np.array([low, high])
+    bins = len(edges) - 1
+    width = (high - low) / bins if high > low else 1.0
+    counts = [0] * bins
+    for position, n in session.execute(HISTOGRAM, {"low": low, "width": width, "bins": bins}).fetchall():
+        counts[max(position, 0)] += n
+    quantiles = {f"p{round(q * 100)}": value for q, value in zip(QUANTILES, found["quantiles"], strict=True)}
+    return {**found, "quantiles": quantiles, "edges": tuple(edges.tolist()), "counts": tuple(counts)}
+
+
+def _columns(session: Any, sql: str) -> dict[str, Any]:
+    found: dict[str, Any] = session.execute(sql).fetchnumpy()
+    return found
+
+
+def _record(session: Any, sql: str) -> dict[str, Any]:
+    answer = session.execute(sql)
+    return dict(zip([column[0] for column in answer.description], answer.fetchall()[0], strict=True))
+
+
+def _scan(segments: Sequence[Path]) -> str:
+    """The segments as one table. file_index follows the list's order, which is the writing order."""
+    files = ", ".join(_text(str(path)) for path in segments)
+    return f"read_parquet([{files}], union_by_name = true)"
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+@contextmanager
+def _session() -> Iterator[Any]:
+    try:
+        with duckdb.connect() as session:
+            yield session
+    except duckdb.IOException as error:
+        if "No files found" in str(error):
+            raise NotFound(f"A feature segment is gone: {_line(error)}. Restore it from a backup.") from error
+        raise Damaged(f"A feature segment cannot be read: {_line(error)}. Restore it from a backup.") from error
+    except duckdb.InvalidInputException as error:
+        raise Damaged(f"A feature segment cannot be read: {_line(error)}. Restore it from a backup.") from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]

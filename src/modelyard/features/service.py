@@ -1,0 +1,575 @@
+"""FeatureStore: definitions, values online and at any moment of the past, and how they are distributed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modelyard.core import plugins
+from modelyard.core.area import Area
+from modelyard.core.errors import Invalid
+from modelyard.core.events import EventType
+from modelyard.core.instants import SYSTEM_CLOCK, micros
+from modelyard.core.operations import operation
+from modelyard.core.ports import Clock
+from modelyard.core.refs import Resource
+from modelyard.core.work import Store, Work
+from modelyard.features import online as packing
+from modelyard.features import rules
+from modelyard.features import store as sql
+from modelyard.features.columns import entity_key, entity_keys, instant
+from modelyard.features.online import Online, Plan
+from modelyard.features.rules import Catalogue, Layout
+from modelyard.features.segments import Batch, Segments
+from modelyard.features.store import Segment
+from modelyard.features.tables import batch_of_frame, batches_of_values
+from modelyard.features.values import (
+    Compacted,
+    Feature,
+    FeatureGroup,
+    FeatureStatistics,
+    FeatureType,
+    FeatureValue,
+    OnlineFeatures,
+    Written,
+)
+
+LARGEST = 5_000_000  # rows of one merged segment
+
+
+class FeatureStore(Area):
+    """Features of entities: defined once, written once, read as they are now or as they were known at any moment.
+
+    Values live in Parquet segments, the one source of truth; the newest of each entity are also held for reading in
+    microseconds: in a file beside the database, in the database itself where that is a server, or in the Redis
+    that `online` names (redis://host:port/0). Times without a zone are UTC, and are kept to the microsecond.
+    """
+
+    def __init__(self, storage_path: str | Path | Store, *, online: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(storage_path, clock=clock)
+        self.segments = Segments(self.store)
+        self._online_url = online
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._cleaned = False
+
+    # Definitions
+
+    def register_feature(self, feature: Feature, *, created_by: str = "system") -> Feature:
+        """The definition as stored, version 1; the same one again if exactly it stands already.
+
+        Raises Conflict if the entity type has the name with another definition: use update_feature.
+        """
+
+        return self._define(lambda _, catalogue: rules.admitted(feature, catalogue), created_by) or self.get_feature(
+            feature.reference
+        )
+
+    @operation("POST", "/features", needs="features.write")
+    def define_feature(
+        self,
+        name: str,
+        entity_type: str,
+        feature_type: FeatureType,
+        *,
+        description: str = "",
+        source: str = "",
+        owner: str = "",
+        ttl: float | None = None,
+        tags: dict[str, str] | None = None,
+        created_by: str = "system",
+    ) -> Feature:
+        """The definition of a new feature; `register_feature` with plain values. `ttl` is in seconds.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> store.define_feature("amount", "card", FeatureType.FLOAT, ttl=86400).reference
+        'card:amount'
+        """
+        feature = Feature(
+            name=name,
+            entity_type=entity_type,
+            feature_type=feature_type,
+            description=description,
+            source=source,
+            owner=owner,
+            ttl=ttl,
+            tags=tags or {},
+        )
+        return self.register_feature(feature, created_by=created_by)
+
+    @operation("PATCH", "/features/{name}", needs="features.write")
+    def update_feature(
+        self,
+        name: str,
+        *,
+        entity_type: str | None = None,
+        feature_type: FeatureType | None = None,
+        description: str | None = None,
+        source: str | None = None,
+        owner: str | None = None,
+        ttl: float | None = None,
+        tags: dict[str, str] | None = None,
+        created_by: str = "system",
+    ) -> Feature:
+        """The definition's next version, with the given fields changed; the present one if nothing differs.
+
+        A `ttl` below zero takes the limit away. Raises Conflict for another type once values are stored.
+        A reader that asked for `name@version` is refused from now on if the type, the source or the ttl changed.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> store.update_feature("amount", owner="fraud-team").version
+        2
+        """
+        given = {
+            "feature_type": feature_type,
+            "description": description,
+            "source": source,
+            "owner": owner,
+            "ttl": ttl,
+            "tags": tags,
+        }
+        fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        if ttl is not None and ttl < 0:
+            fields["ttl"] = None
+
+        def change(work: Work, catalogue: Catalogue) -> Feature | None:
+            if "@" in name:
+                raise Invalid(f"{name!r} names one version, and only the newest can be changed. Leave out the @.")
+            old = catalogue.feature(name, entity_type)
+            return rules.updated(old, replace(old, **fields), has_values=bool(self.segments.holding(work.rows, old)))
+
+        return self._define(change, created_by) or self.get_feature(name, entity_type=entity_type)
+
+    @operation("GET", "/features/{name}", needs="features.read")
+    def get_feature(self, name: str, *, entity_type: str | None = None) -> Feature:
+        """The definition that `name`, `entity_type:name` or either with `@version` means.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> store.get_feature("card:amount@1").feature_type
+        <FeatureType.FLOAT: 'float'>
+        """
+        return self._fresh().feature(name, entity_type)
+
+    @operation("GET", "/features", needs="features.read")
+    def list_features(self, *, entity_type: str | None = None) -> list[Feature]:
+        """The present definition of every feature, ordered by entity type and name.
+
+        >>> from modelyard.features import FeatureStore
+        >>> FeatureStore(folder).list_features()
+        []
+        """
+        held = self._fresh().features
+        return [versions[-1] for (kind, _), versions in sorted(held.items()) if entity_type in (None, kind)]
+
+    @operation("POST", "/feature-groups", needs="features.write")
+    def register_group(
+        self, name: str, entity_type: str, features: list[str], *, description: str = "", created_by: str = "system"
+    ) -> FeatureGroup:
+        """The group as stored: a name for features of one kind of entity, to ask for together. Again with other features: its next version.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> store.register_group("fraud_inputs", "card", ["amount"]).version
+        1
+        """
+        asked = FeatureGroup(name=name, entity_type=entity_type, features=tuple(features), description=description)
+        with self.store.work(created_by) as work:
+            catalogue = sql.catalogue(work.rows)
+            group = rules.next_group(asked, catalogue)
+            if group is None:
+                return catalogue.groups[name][-1]
+            sql.insert_group(work.rows, group, at=micros(work.now), by=created_by)
+            sql.next_generation(work.rows)
+            details = {"group": name, "features": group.features, "version": group.version}
+            work.emit(EventType.FEATURE_REGISTERED, Resource("feature_group", name), details)
+        self._changed([entity_type])
+        return group
+
+    @operation("GET", "/feature-groups", needs="features.read")
+    def list_groups(self) -> list[FeatureGroup]:
+        """The present version of every group, ordered by name.
+
+        >>> from modelyard.features import FeatureStore
+        >>> FeatureStore(folder).list_groups()
+        []
+        """
+        return [versions[-1] for _, versions in sorted(self._fresh().groups.items())]
+
+    # Writing
+
+    def write_online_features(self, values: Iterable[FeatureValue], *, user: str = "system") -> Written:
+        """Store values: in the history, and online where they are the newest. All of them, or none if one is refused.
+
+        Of values with the same feature, entity and times the last one stands.
+        """
+        items = list(values)
+        return self._append(lambda catalogue: batches_of_values(items, catalogue), user)
+
+    def write_features(
+        self,
+        frame: Any,
+        *,
+        features: Sequence[str] | None = None,
+        entity_type: str | None = None,
+        entity_column: str | None = None,
+        timestamp_column: str = rules.TIME,
+        created_column: str | None = None,
+        user: str = "system",
+    ) -> Written:
+        """Store a whole table: one row an entity and event time, one column a feature. Hundreds of thousands of rows a second or two.
+
+        `frame` is a DataFrame, a mapping of columns or a list of records; `entity_column` is the entity type's name unless
+        given; `features` are all other columns unless given. A null is a value: it hides the older one. Where
+        `created_column` is absent or null, a row arrived at its event time. Raises Invalid for a null entity or event time.
+        """
+
+        def prepare(catalogue: Catalogue) -> list[Batch]:
+            return batch_of_frame(
+                frame,
+                catalogue,
+                features=features,
+                entity_type=entity_type,
+                entity_column=entity_column,
+                timestamp_column=timestamp_column,
+                created_column=created_column,
+            )
+
+        return self._append(prepare, user)
+
+    @operation("POST", "/features/{entity_type}/values", needs="features.write")
+    def write_rows(
+        self,
+        entity_type: str,
+        rows: list[dict[str, Any]],
+        *,
+        timestamp_column: str = rules.TIME,
+        created_column: str | None = None,
+        user: str = "system",
+    ) -> Written:
+        """Store records, each with the entity (under the entity type's name), the event time (ISO 8601) and features.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> store.write_rows("card", [{"card": "c1", "event_timestamp": "2026-01-01T00:00:00Z", "amount": 9.5}]).rows
+        1
+        """
+        return self.write_features(
+            rows, entity_type=entity_type, timestamp_column=timestamp_column, created_column=created_column, user=user
+        )
+
+    @operation("POST", "/features/{entity_type}/ingest", needs="features.write")
+    def ingest(
+        self,
+        path: str | Path,
+        entity_type: str,
+        *,
+        entity_column: str | None = None,
+        timestamp_column: str = rules.TIME,
+        created_column: str | None = None,
+        features: list[str] | None = None,
+        user: str = "system",
+    ) -> Written:
+        """Store the table in a .csv, .parquet, .json or .jsonl file; as `write_features`.
+
+        A CSV file has no types: an id written 007 is read as the number 7. Use Parquet for such ids.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> _ = (folder / "rows.csv").write_text("card,event_timestamp,amount\\nc1,2026-01-01,9.5\\n")
+        >>> store.ingest(folder / "rows.csv", "card").online
+        1
+        """
+        return self.write_features(
+            plugins.load("tables", "pandas").read(path),
+            features=features,
+            entity_type=entity_type,
+            entity_column=entity_column,
+            timestamp_column=timestamp_column,
+            created_column=created_column,
+            user=user,
+        )
+
+    # Reading
+
+    @operation("POST", "/features/online", needs="features.read")
+    def get_online_features(
+        self, entity_ids: list[str], features: list[str], *, entity_type: str | None = None
+    ) -> OnlineFeatures:
+        """The newest value of each feature for each entity, None where there is none or it is older than the ttl.
+
+        Newest by event time, then created time, then writing order. `features` are names, `entity_type:name`, group names,
+        or names with `@version`, which are refused with Conflict once the definition has changed its meaning.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> _ = store.write_rows("card", [{"card": "c1", "event_timestamp": "2026-01-01", "amount": 9.5}])
+        >>> store.get_online_features(["c1", "nobody"], ["amount"]).to_dict()
+        {'card': ['c1', 'nobody'], 'amount': [9.5, None]}
+        """
+        if isinstance(entity_ids, str):
+            raise Invalid(f"Entities are a list of ids. Pass [{entity_ids!r}].")
+        keys = [x if type(x) is str else entity_key(x) for x in entity_ids]
+        plan = self._plan(features, entity_type)
+        now = micros(self.store.clock.now())
+        generation, found = self._online.read(plan, keys, now)
+        if generation > plan.generation:  # another process has changed the catalogue
+            self._forget()
+            plan = self._plan(features, entity_type)
+            found = self._online.read(plan, keys, now)[1]
+        names = [name for name, _, _ in plan.columns]
+        return OnlineFeatures(
+            entity_type=plan.entity_type,
+            entity_ids=tuple(entity_ids),
+            values=dict(zip(names, found, strict=True)),
+            versions=plan.versions,
+        )
+
+    def get_offline_features(
+        self, spine: Any, features: Sequence[str], *, as_known: bool = True, user: str = "system"
+    ) -> Any:
+        """The spine as a DataFrame, row for row, with each feature's value as it was at the row's `event_timestamp`.
+
+        The spine (DataFrame, mapping of columns or records) has a column named as the entity type of each feature. A value
+        counts if its event time is not after the row's, its age is within the ttl, and, `as_known`, if it had arrived by
+        then too (its created time is not after the row's). Unknown entities, null keys and null times give nulls.
+        Integers come as Int64, bools as boolean, so that nulls leave them exact.
+        """
+        tables = plugins.load("tables", "pandas")
+        frame = tables.frame(spine)
+        with self.store.reading() as rows:
+            columns = sql.catalogue(rows).columns(features)
+            groups = self.segments.together(rows, columns)
+            newest = sql.newest_segment(rows)
+        rules.check_spine([str(name) for name in frame.columns], columns)
+        moments = tables.instants(frame, rules.TIME)
+        kinds = {column.feature.entity_type for column in columns}
+        entities = {kind: entity_keys(tables.masked(frame, kind)) for kind in kinds}
+        found = self.segments.at(groups, entities, moments, created=as_known)
+        with self.store.work(user) as work:
+            details = {
+                "features": {column.output: column.feature.version for column in columns},
+                "rows": len(frame),
+                "up_to_segment": newest,
+                "as_known": as_known,
+            }
+            work.emit(EventType.FEATURES_READ, Resource("feature_history", ",".join(sorted(kinds))), details)
+        return tables.joined(frame, {column.output: found[column.output] for column in columns})
+
+    @operation("POST", "/features/history", needs="features.read")
+    def export_history(
+        self,
+        spine_path: str | Path,
+        features: list[str],
+        output_path: str | Path,
+        *,
+        as_known: bool = True,
+        user: str = "system",
+    ) -> int:
+        """How many rows were written to `output_path`: the spine file's rows with each feature as it was then; as `get_offline_features`.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> _ = (folder / "spine.csv").write_text("card,event_timestamp\\nc1,2026-01-01\\n")
+        >>> store.export_history(folder / "spine.csv", ["amount"], folder / "training.parquet")
+        1
+        """
+        tables = plugins.load("tables", "pandas")
+        frame = self.get_offline_features(tables.read(spine_path), features, as_known=as_known, user=user)
+        tables.write(frame, output_path)
+        return len(frame)
+
+    @operation("GET", "/features/{name}/statistics", needs="features.read")
+    def compute_feature_statistics(self, name: str, *, entity_type: str | None = None) -> FeatureStatistics:
+        """How a feature's stored values are distributed.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> _ = store.write_rows("card", [{"card": f"c{n}", "event_timestamp": "2026-01-01", "amount": n} for n in (1, 2, 6)])
+        >>> store.compute_feature_statistics("amount").mean
+        3.0
+        """
+        with self.store.reading() as rows:
+            feature = sql.catalogue(rows).feature(name, entity_type)
+            segments = self.segments.holding(rows, feature)
+        return self.segments.statistics(feature, segments)
+
+    # Upkeep
+
+    @operation("POST", "/features/materialize", needs="features.write")
+    def materialize(self, features: list[str] | None = None, *, up_to: datetime | None = None) -> int:
+        """How many online rows changed: the newest stored values of the features (all of them unless given) put online.
+
+        Needed after the online store was lost while a program ran; a program that starts does it by itself. Only values
+        with an event time of `up_to` or before are looked at; nothing newer is overwritten, so it may be repeated.
+
+        >>> from modelyard.features import FeatureStore
+        >>> FeatureStore(folder).materialize()
+        0
+        """
+        with self.store.reading() as rows:
+            catalogue, segments = sql.catalogue(rows), sql.segments(rows)
+        layouts = set(catalogue.layouts)
+        if features is not None:
+            layouts = {x for column in catalogue.columns(features) for x in catalogue.layouts_with(column.feature)}
+        limit = None if up_to is None else instant(up_to)
+        return self._put_online(self._online, catalogue, [x for x in segments if x.layout in layouts], limit)
+
+    @operation("POST", "/features/compact", needs="features.write")
+    def compact(self, *, user: str = "system") -> Compacted:
+        """What was merged and removed: many small segments become few, and files that nothing needs go.
+
+        >>> from modelyard.features import FeatureStore
+        >>> FeatureStore(folder).compact()
+        Compacted(merged=0, into=0, removed=0)
+        """
+        with self.store.work(user) as work:
+            segments = sql.segments(work.rows)
+            told = [(x.rows, x.layout.layout_id, frozenset(x.layout.features)) for x in segments]
+            runs = [[segments[at] for at in run] for run in rules.runs(told, LARGEST)]
+            merged = [self.segments.merge(work, run) for run in runs]
+            removed = self.segments.clean(work)
+            identity = sql.catalogue(work.rows).identity
+        if merged:
+            self._online.mark(identity, merged)
+        return Compacted(merged=sum(map(len, runs)), into=len(merged), removed=removed)
+
+    def close(self) -> None:
+        """Give connections back. Not closing loses nothing."""
+        if "_online" in self.__dict__:
+            self._online.port.close()
+        super().close()
+
+    # Inside
+
+    @cached_property
+    def _online(self) -> Online:
+        """The online store, with everything in it that is in the segments."""
+        online = Online(self._port())
+        with self.store.reading() as rows:
+            catalogue = sql.catalogue(rows)
+            segments = sql.segments(rows, after=online.floor(catalogue.identity))
+        missing = online.missing(catalogue.identity, segments)
+        if missing:
+            self._put_online(online, catalogue, missing, None)
+        if missing or len(segments) > packing.MANY_MARKS:
+            online.raise_floor(catalogue.identity, segments)
+        return online
+
+    def _port(self) -> Any:
+        if self._online_url:
+            return plugins.load("online_store", self._online_url.partition("://")[0])(self._online_url)
+        if "://" in self.store.database.url:
+            return plugins.load("online_store", "database")(self.store.database)
+        return plugins.load("online_store", "sqlite")(self.store.folder)
+
+    def _put_online(self, online: Online, catalogue: Catalogue, segments: Sequence[Segment], up_to: int | None) -> int:
+        changed = 0
+        for layout in dict.fromkeys(segment.layout for segment in segments):
+            members = [segment for segment in segments if segment.layout == layout]
+            rows = self.segments.newest(layout, members, catalogue, up_to)
+            changed += online.put(packing.view_of(catalogue, layout.entity_type), rows)
+        return changed
+
+    def _define(self, change: Callable[[Work, Catalogue], Feature | None], by: str) -> Feature | None:
+        with self.store.work(by) as work:
+            feature = change(work, sql.catalogue(work.rows))
+            if feature is None:
+                return None
+            sql.insert_feature(work.rows, feature, at=micros(work.now), by=by)
+            sql.next_generation(work.rows)
+            work.emit(EventType.FEATURE_REGISTERED, Resource("feature", feature.reference), {"definition": feature})
+        self._changed([feature.entity_type])
+        return feature
+
+    def _append(self, prepare: Callable[[Catalogue], list[Batch]], user: str) -> Written:
+        """Store batches. They are parsed and written outside the transaction, and again if the catalogue changed meanwhile."""
+        while True:
+            catalogue = self._fresh()
+            batches = [batch for batch in prepare(catalogue) if len(batch.events)]
+            if not batches:
+                return Written(rows=0, segments=0, online=0)
+            with tempfile.TemporaryDirectory(prefix="modelyard-") as scratch:
+                files = [self.segments.written(batch, Path(scratch)) for batch in batches]
+                online = self._online
+                with self.store.work(user) as work:
+                    if sql.generation(work.rows) != catalogue.generation:
+                        continue
+                    if not self._cleaned:
+                        self.segments.clean(work)
+                        self._cleaned = True
+                    layouts = self._layouts(work, catalogue, batches)
+                    added = [
+                        self.segments.add(work, layout, file, batch)
+                        for layout, file, batch in zip(layouts, files, batches, strict=True)
+                    ]
+            break
+        if any(layout not in catalogue.layouts for layout in layouts):
+            self._changed({batch.entity_type for batch in batches})
+        changed = 0
+        for segment, batch in zip(added, batches, strict=True):
+            rows = packing.packed(
+                segment.layout,
+                entities=batch.entities,
+                events=batch.events,
+                created=batch.created,
+                written=segment.written,
+                columns=batch.columns,
+            )
+            changed += online.put(packing.view_of(catalogue, batch.entity_type), rows)
+        online.mark(catalogue.identity, added)
+        return Written(rows=sum(len(x.events) for x in batches), segments=len(added), online=changed)
+
+    def _layouts(self, work: Work, catalogue: Catalogue, batches: Sequence[Batch]) -> list[Layout]:
+        known = {(layout.entity_type, layout.features): layout for layout in catalogue.layouts}
+        fresh = False
+        for batch in batches:
+            key = (batch.entity_type, tuple(feature.name for feature in batch.features))
+            if key not in known:
+                known[key] = Layout(sql.insert_layout(work.rows, *key), *key)
+                fresh = True
+        if fresh:
+            sql.next_generation(work.rows)
+        return [known[batch.entity_type, tuple(feature.name for feature in batch.features)] for batch in batches]
+
+    def _fresh(self) -> Catalogue:
+        with self.store.reading() as rows:
+            return sql.catalogue(rows)
+
+    def _plan(self, features: Sequence[str], entity_type: str | None) -> Plan:
+        key = (tuple(features), entity_type)
+        plan = self._plans.get(key)
+        if plan is None:
+            catalogue = self._fresh()
+            columns = catalogue.columns(features, entity_type)
+            kinds = sorted({column.feature.entity_type for column in columns})
+            if len(kinds) > 1:
+                raise Invalid(
+                    f"One call answers for one kind of entity, and these features belong to {' and '.join(kinds)}."
+                )
+            plan = self._plans[key] = packing.plan(catalogue, columns)
+        return plan
+
+    def _changed(self, entity_types: Iterable[str]) -> None:
+        """Forget what was held of the catalogue, and tell other processes."""
+        self._forget()
+        catalogue = self._fresh()
+        for entity_type in entity_types:
+            self._online.announce(packing.view_of(catalogue, entity_type), catalogue.generation)
+
+    def _forget(self) -> None:
+        self._plans = {}
