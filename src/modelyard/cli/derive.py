@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
@@ -97,9 +98,9 @@ def plain_type(hint: Any) -> Any:
         return hint
     name = getattr(origin, "__name__", "")
     if name == "Mapping":
-        return dict[arguments]  # type: ignore[valid-type]  # built from values
+        return GenericAlias(dict, arguments)
     if name in ("Sequence", "Iterable", "Collection"):
-        return list[arguments]  # type: ignore[valid-type]  # built from values
+        return GenericAlias(list, arguments)
     if set(arguments) == {str, Path}:
         return Path
     if len(arguments) == 3 and {str, Path, type(None)} == set(arguments):

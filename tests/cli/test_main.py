@@ -1,0 +1,88 @@
+"""The command line: fast, exact about misuse, data on stdout and words on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelyard import __version__
+from modelyard.cli.main import AREA_HELP, main
+
+PROGRAM = [sys.executable, "-m", "modelyard"]
+
+
+def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MODELYARD_")} | environment
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd=folder, env=env)
+
+
+def test_help_names_every_area_and_loads_no_library(tmp_path: Path) -> None:
+    script = "import sys; from modelyard.cli.main import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert all(area.replace("_", "-") in done.stdout for area in AREA_HELP)
+    assert not {"cyclopts", "rich", "numpy", "pandas", "sqlalchemy", "fastapi"} & set(eval(done.stderr))
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert run("--version", folder=tmp_path).stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["registry", "nonsense"], ["registry", "get-model"], ["config", "show", "--nope"]])
+def test_misuse_exits_with_2_and_says_so_on_stderr(words: list[str], tmp_path: Path) -> None:
+    done = run(*words, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+
+
+def test_a_refusal_exits_with_1_and_one_line(tmp_path: Path) -> None:
+    done = run("registry", "get-model", "fraud", "v1.0.0", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("modelyard: ")
+    assert "fraud" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_prints_one_json_document_when_piped(tmp_path: Path, small_model: Path) -> None:
+    done = run("registry", "register-model", "fraud", "v1.0.0", str(small_model), "--framework", "lightgbm", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["version"] == "v1.0.0"
+    listed = run("registry", "list-models", "--format", "csv", folder=tmp_path)
+    assert listed.stdout.splitlines()[1].startswith("fraud,v1.0.0")
+
+
+def test_settings_come_from_flag_then_environment_then_file(tmp_path: Path) -> None:
+    (tmp_path / "modelyard.toml").write_text('yard = "from-file"\nport = 9999\n')
+    shown = json.loads(run("config", "show", "--origin", folder=tmp_path, MODELYARD_YARD="from-env").stdout)
+    found = {row["setting"]: (row["value"], row["origin"]) for row in shown}
+    assert found["yard"] == ("from-env", "environment")
+    assert found["port"] == ("9999", str(tmp_path / "modelyard.toml"))
+    assert found["host"][1] == "default"
+
+
+def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
+    (tmp_path / "modelyard.toml").write_text('yrad = "x"\n')
+    done = run("config", "show", folder=tmp_path)
+    assert done.returncode == 2
+    assert "yrad" in done.stderr
+    assert "yard" in done.stderr
+
+
+def test_doctor_finds_a_damaged_database(tmp_path: Path) -> None:
+    (tmp_path / "yard").mkdir()
+    (tmp_path / "yard" / "modelyard.db").write_bytes(b"this is no database" * 1000)
+    done = run("doctor", folder=tmp_path)
+    faults = [check for check in json.loads(done.stdout) if check["state"] == "fault"]
+    assert done.returncode == 1
+    assert [check["check"] for check in faults] == ["yard"]
+    assert "damaged" in faults[0]["finding"]
+
+
+def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
