@@ -68,7 +68,8 @@ def _model_events(rows: Connection, node: Node, upstream: list[Node], kinds: lis
     for kind, name in things:
         found.update({event.event_id: event for event in store.events_about(rows, kind, name)})
     for event_type in kinds:
-        for event in store.events_naming(rows, event_type, "model", node.name):
-            if event.details.get("version", node.version) == node.version:
-                found[event.event_id] = event
+        for name in (node.name, f"{node.name}:{node.version}"):
+            for event in store.events_naming(rows, event_type, "model", name):
+                if projection.version_named(event) in ((node.name, node.version), ("", "")):
+                    found[event.event_id] = event
     return sorted(found.values(), key=lambda event: event.position or 0)

@@ -81,23 +81,37 @@ def _trained(event: Event) -> Piece:
     return nodes, edges
 
 
-def _serves(relation: str) -> Callable[[Event], Piece]:
-    """The rule for events that say which version a deployment or an endpoint runs."""
+def version_named(event: Event) -> tuple[str, str]:
+    """The model and version that an event is about or names in its details; two empty texts where it names none."""
+    if event.resource_type == "model":
+        name, _, version = event.resource_id.rpartition(":")
+        return (name, version) if name else ("", "")
+    model, version = str(event.details.get("model") or ""), str(event.details.get("version") or "")
+    if not version:
+        model, _, version = model.rpartition(":")
+    return (model, version) if model and version else ("", "")
 
-    def rule(event: Event) -> Piece:
-        name, version = event.details.get("model"), event.details.get("version")
-        if not name or not version or event.resource_type == "model":
-            return [], []
-        model, target = model_node(str(name), str(version)), node(event.resource_type, event.resource_id)
-        return [model, target], [Edge(source=model.id, target=target.id, relation=relation)]
 
-    return rule
+def _runs(event: Event) -> Piece:
+    """A deployment or an endpoint runs a version."""
+    name, version = version_named(event)
+    place = event.details.get("endpoint")
+    if event.resource_type != "model":
+        target = node(event.resource_type, event.resource_id)
+    elif place:
+        target = node("endpoint", str(place))
+    else:
+        return [], []
+    if not name:
+        return [], []
+    model = model_node(name, version)
+    return [model, target], [Edge(source=model.id, target=target.id, relation="deployed")]
 
 
 RULES: dict[EventType, Callable[[Event], Piece]] = {
     EventType.MODEL_REGISTERED: _registered,
     EventType.TRAINING_COMPLETED: _trained,
-    EventType.MODEL_DEPLOYED: _serves("deployed"),
-    EventType.DEPLOYMENT_STARTED: _serves("deployed"),
-    EventType.ENDPOINT_CREATED: _serves("served"),
+    EventType.MODEL_DEPLOYED: _runs,
+    EventType.DEPLOYMENT_STARTED: _runs,
+    EventType.ENDPOINT_CREATED: _runs,
 }

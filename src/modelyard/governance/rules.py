@@ -39,19 +39,24 @@ def evidence(control: Control, facts: Facts, now: Instant) -> Evidence:
     current = stated if stated is not None and (stated.expires is None or stated.expires > now) else None
     if current is not None and current.says != MET:
         return _stated(control, current)
-    proof = [found for need in control.needs for found in matching(need, facts, now)]
-    lacking = [need.says for need in control.needs if not matching(need, facts, now)]
-    if control.needs and not lacking:
-        return _proved(control, proof)
+    proof = [matching(need, facts, now) for need in control.needs]
+    if control.needs and all(proof):
+        return _proved(control, [event for events in proof for event in events])
     if current is not None:
         return _stated(control, current)
-    return _missing(control, lacking, stated)
+    told = [matching(need, facts, now, reported=True) for need in control.needs]
+    if control.needs and all(told):
+        return _reported(control, [event for events in told for event in events])
+    return _missing(control, [n.says for n, events in zip(control.needs, told, strict=True) if not events], stated)
 
 
-def matching(need: Need, facts: Facts, now: Instant) -> list[Event]:
-    """The newest event that meets the need (one for each upstream thing where `every` asks so), or none."""
+def matching(need: Need, facts: Facts, now: Instant, *, reported: bool = False) -> list[Event]:
+    """The newest event that meets the need (one for each upstream thing where `every` asks so), or none.
+
+    An event that someone reported, as against a change that modelyard made, counts only where `reported` says so.
+    """
     pool = facts.model_events if need.scope == "model" else facts.yard_events
-    fit = [event for event in pool if fits(need, event, now)]
+    fit = [e for e in pool if fits(need, e, now) and (reported or e.details.get("reported") is not True)]
     fit.sort(key=lambda event: (event.occurred_at, event.position or 0))
     if not need.every:
         return fit[-1:]
@@ -120,6 +125,20 @@ def _proved(control: Control, proof: Sequence[Event]) -> Evidence:
         control=control.id,
         status=EvidenceStatus.PROVED,
         statement=control.claim + also,
+        event_id=newest.event_id,
+        digest=digest(newest),
+        person=newest.actor,
+        at=newest.occurred_at,
+    )
+
+
+def _reported(control: Control, told: Sequence[Event]) -> Evidence:
+    """Support by events of which one or more were only reported: a person's word."""
+    newest = max((e for e in told if e.details.get("reported") is True), key=lambda event: event.occurred_at)
+    return Evidence(
+        control=control.id,
+        status=EvidenceStatus.ATTESTED,
+        statement=f"{control.claim} Reported by {newest.actor}, not done by modelyard.",
         event_id=newest.event_id,
         digest=digest(newest),
         person=newest.actor,
