@@ -54,6 +54,7 @@ TABLE: dict[str, dict[str, str]] = {
         "xgboost": "modelyard.engines.xgboost:XgboostRuntime",
         "torch": "modelyard.engines.torch:TorchRuntime",
         "tensorflow": "modelyard.engines.tensorflow:TensorflowRuntime",
+        "python": "modelyard.serving.callables:PythonRuntime",
     },
     "trainer": {
         "sklearn": "modelyard.engines.sklearn:SklearnTrainer",

@@ -7,4 +7,38 @@ revision, down_revision = "0006", "0005"
 
 
 def upgrade() -> None:
-    pass
+    op.create_table(
+        "serving_endpoints",
+        sa.Column("endpoint", sa.Text, primary_key=True),
+        sa.Column("generation", sa.BigInteger, nullable=False),
+        sa.Column("traffic", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "serving_settings",
+        sa.Column("endpoint", sa.Text, primary_key=True),
+        sa.Column("config", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "serving_models",
+        sa.Column("model", sa.Text, primary_key=True),
+        sa.Column("version", sa.Text, primary_key=True),
+        sa.Column("path", sa.Text, nullable=False),
+        sa.Column("framework", sa.Text, nullable=False),
+        sa.Column("installed_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "serving_trips",
+        sa.Column("rollout_id", sa.Text, primary_key=True),
+        sa.Column("step", sa.BigInteger, primary_key=True),
+        sa.Column("endpoint", sa.Text, nullable=False),
+        sa.Column("trip", sa.Text, nullable=False),
+        sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "serving_experiments",
+        sa.Column("experiment_id", sa.Text, primary_key=True),
+        sa.Column("control", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+    )

@@ -1,0 +1,308 @@
+"""The control plane of serving: which versions are known, how traffic is split, what was counted, which processes serve."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from modelyard.core.area import Area
+from modelyard.core.canonical import plain
+from modelyard.core.errors import Forbidden, NotFound, nearest
+from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.ids import checked_name
+from modelyard.core.instants import SYSTEM_CLOCK
+from modelyard.core.operations import operation
+from modelyard.core.ports import Clock, Connection
+from modelyard.core.refs import Resource
+from modelyard.core.traffic import GuardTrip, Traffic, TrafficCounts
+from modelyard.core.work import Store, Work
+from modelyard.serving import counters, metrics, store
+from modelyard.serving.background import payloads
+from modelyard.serving.guard import mark_recorded
+from modelyard.serving.places import Places, Published, SlotReport, write
+from modelyard.serving.rules import checked_traffic
+from modelyard.serving.scaling import Targets
+from modelyard.serving.supervisor import Serving, listen
+from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
+
+ALIASES = {"scikit-learn": "sklearn", "pytorch": "torch", "keras": "tensorflow"}
+KEPT_GENERATIONS = 4
+
+
+class EndpointControl(Area):
+    """Publishes routing for the serving processes and reads what they count."""
+
+    def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(storage_path, clock=clock)
+        self.places = Places(self.store.folder)
+
+    def install(
+        self, endpoint: str, model: str, version: str, path: str | Path, framework: ModelFramework | str
+    ) -> Installed:
+        """The version that the serving processes can now load for the endpoint; it gets no traffic by this.
+
+        `path` is a package folder (with modelyard.json) or a model file. The framework `python` runs this machine's own
+        code and is Forbidden unless the endpoint was configured with `trusted_code`.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).install("fraud", "fraud", "v1.0.0", model_file, "lightgbm").framework
+        'lightgbm'
+        """
+        installed = _installed(model, version, path, framework)
+        with self.store.work() as work:
+            if installed.framework == "python" and not store.config_of(work.rows, endpoint).trusted_code:
+                raise Forbidden(
+                    f"{model} {version} is Python code. Allow it for {endpoint} first: "
+                    f'configure("{endpoint}", {{"trusted_code": True}}), and only for code of your own.'
+                )
+            store.put_model(work, installed)
+        self.publish()
+        return installed
+
+    def configure(self, endpoint: str, endpoint_config: Mapping[str, Any]) -> EndpointConfig:
+        """The endpoint's settings from now on; a setting that is not given has its default.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).configure("fraud", {"payload_sampling": 0.1}).payload_sampling
+        0.1
+        """
+        config = EndpointConfig.parse(endpoint_config)
+        with self.store.work() as work:
+            store.put_config(work, checked_name(endpoint, "endpoint"), config)
+        self.publish()
+        return config
+
+    def apply(self, traffic: Traffic) -> None:
+        """The routing is in force: each serving process swaps to it once it has loaded its versions and they have answered.
+
+        Raises Conflict unless the generation is above the present one, Invalid for arms whose weights do not sum to 1.
+
+        >>> from modelyard.core.traffic import Arm
+        >>> from modelyard.serving import ModelServer
+        >>> server = ModelServer(folder)
+        >>> only = Arm(name="baseline", model="fraud", version="v1.0.0", weight=1.0)
+        >>> server.apply(Traffic(endpoint="fraud", generation=1, arms=(only,)))
+        >>> server.traffic("fraud").generation
+        1
+        """
+        with self.store.work() as work:
+            self.apply_within(work, traffic)
+        self.publish()
+
+    def apply_within(self, work: Work, traffic: Traffic) -> None:
+        """`apply` in a transaction that the caller owns; call `publish` once it has committed."""
+        current = store.traffic_of(work.rows, traffic.endpoint)
+        checked_traffic(traffic, current)
+        store.put_traffic(work, traffic)
+        resource = Resource("endpoint", traffic.endpoint)
+        if current is None:
+            work.emit(EventType.ENDPOINT_CREATED, resource, {"generation": traffic.generation})
+        work.emit(EventType.TRAFFIC_CHANGED, resource, {"traffic": plain(traffic)})
+
+    def publish(self) -> None:
+        """The files that the serving processes read say what the store says. Again changes nothing."""
+        with self.places.publishing():
+            with self.store.reading() as rows:
+                models = store.all_models(rows)
+                published = [
+                    Published(traffic=one, config=store.config_of(rows, one.endpoint))
+                    for one in store.all_traffic(rows)
+                ]
+            known = list(self.places.read_models().values())
+            if models != known:
+                write(self.places.models, models)
+            for one in published:
+                self._publish_one(one)
+            for name in set(self.places.traffic_files()) - {one.traffic.endpoint for one in published}:
+                self.places.traffic(name).unlink(missing_ok=True)
+
+    def _publish_one(self, published: Published) -> None:
+        traffic = published.traffic
+        path = self.places.traffic(traffic.endpoint)
+        if path.exists() and self.places.read_traffic(traffic.endpoint) == published:
+            return
+        file = self.places.counters(traffic.endpoint, traffic.generation)
+        counters.create(file)
+        write(path, published)
+        old = sorted(int(each.stem) for each in file.parent.glob("[0-9]*.bin"))[:-KEPT_GENERATIONS]
+        for generation in old:
+            self.places.counters(traffic.endpoint, generation).unlink(missing_ok=True)
+
+    @operation("GET", "/serving/endpoints", needs="serving.read")
+    def endpoints(self) -> list[Traffic]:
+        """Every endpoint's routing, by name.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).endpoints()
+        []
+        """
+        with self.store.reading() as rows:
+            return store.all_traffic(rows)
+
+    @operation("GET", "/serving/endpoints/{endpoint}/traffic", needs="serving.read")
+    def traffic(self, endpoint: str) -> Traffic:
+        """The endpoint's routing as it was last decided; NotFound for an unknown endpoint.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).traffic("fraud")
+        Traceback (most recent call last):
+        modelyard.core.errors.NotFound: There is no endpoint 'fraud'. None exist yet.
+        """
+        with self.store.reading() as rows:
+            return known_traffic(rows, endpoint)
+
+    @operation("GET", "/serving/endpoints/{endpoint}/counts", needs="serving.read")
+    def counts(self, endpoint: str, generation: int | None = None) -> TrafficCounts:
+        """What the endpoint's arms and shadow have counted in a generation (the present one by default), over all processes.
+
+        With a guard, `errors` and `slower` leave out the warm-up and count a unit once a step; `requests` and
+        `latency` (microseconds, stats.sketch) have everything.
+
+        >>> from modelyard.core.traffic import Arm
+        >>> from modelyard.serving import ModelServer
+        >>> server = ModelServer(folder)
+        >>> only = Arm(name="baseline", model="fraud", version="v1.0.0", weight=1.0)
+        >>> server.apply(Traffic(endpoint="fraud", generation=1, arms=(only,)))
+        >>> server.counts("fraud").arms["baseline"].requests
+        0
+        """
+        with self.store.reading() as rows:
+            traffic = known_traffic(rows, endpoint)
+        wanted = traffic.generation if generation is None else generation
+        file = self.places.counters(endpoint, wanted)
+        if not file.exists():
+            if wanted == traffic.generation:
+                return TrafficCounts(endpoint=endpoint, generation=wanted)
+            raise NotFound(f"{endpoint} keeps no counts of generation {wanted}. It is at {traffic.generation}.")
+        found = counters.Counters(file).merged(traffic)
+        return replace(found, generation=wanted)
+
+    @operation("GET", "/serving/trips", needs="serving.read")
+    def trips(self) -> list[GuardTrip]:
+        """Every rollback that the serving processes decided, oldest first, whether or not it is recorded yet.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).trips()
+        []
+        """
+        with self.store.reading() as rows:
+            kept = {(trip.rollout_id, trip.step): trip for trip in store.all_trips(rows)}
+        found = {(trip.rollout_id, trip.step): trip for trip in self.places.all_trips()}
+        return sorted({**found, **kept}.values(), key=lambda trip: trip.at)
+
+    def record(self, trip: GuardTrip) -> bool:
+        """True if the decision was not known yet: it is kept, and told as an event, once for each rollout and step."""
+        with self.store.work("serving") as work:
+            new = store.add_trip(work, trip)
+            if new:
+                bare = {name: replace(arm, latency={}) for name, arm in trip.counts.arms.items()}
+                told = replace(trip, counts=replace(trip.counts, arms=bare, shadow=None))
+                work.emit(
+                    EventType.GUARD_TRIPPED,
+                    Resource("endpoint", trip.endpoint),
+                    {"trip": plain(told)},
+                    severity=EventSeverity.CRITICAL,
+                )
+        file = self.places.trip(trip.rollout_id, trip.step)
+        if file.exists():
+            mark_recorded(file)
+        return new
+
+    @operation("GET", "/serving/endpoints/{endpoint}/payloads", needs="serving.read")
+    def payloads(self, endpoint: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """What the endpoint was asked and answered from a moment on (seconds since 1970): one mapping a row, oldest first.
+
+        Keys: request_id, row, at, endpoint, arm, model, version, unit, features, prediction, probabilities, latency_ms.
+        The log is at most a second behind.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).payloads("fraud")
+        []
+        """
+        return payloads(self.places, checked_name(endpoint, "endpoint"), since=since)
+
+    @operation("GET", "/serving/processes", needs="serving.read")
+    def processes(self) -> list[SlotReport]:
+        """The live processes that answer: which generation of each endpoint they carry out, and what they could not load.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).processes()
+        []
+        """
+        return [report for _, report in sorted(self.places.slot_reports().items())]
+
+    def start(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        workers: int = 2,
+        report: str | None = None,
+        place: str | None = None,
+    ) -> Serving:
+        """Serving processes that answer over HTTP; `.url`, `.port`, `.pids` and `.stop()` of the result.
+
+        `report` is a "module:function" that the processes call as f(place, trip) when a guard trips; `place` is what it
+        gets (this store's folder or URL by default). More workers than `workers` come and go with the load where an
+        endpoint's `max_replicas` allows. Raises Unavailable for a port in use.
+        """
+        self.publish()
+        with self.store.reading() as rows:
+            configs = [store.config_of(rows, one.endpoint) for one in store.all_traffic(rows)] or [EndpointConfig()]
+        targets = Targets(
+            min_replicas=workers,
+            max_replicas=max(workers, *(config.max_replicas for config in configs)),
+            target_cpu=min(config.target_cpu for config in configs),
+            target_latency_ms=min(config.target_latency_ms for config in configs),
+        )
+        listener = listen(host, port)
+        serving = Serving(
+            self.store.folder,
+            listener,
+            place=place or self._place(),
+            report=report,
+            targets=targets,
+            latency_ms=metrics.LatencyWindow(self.places).p95,
+            scaled=self._scaled,
+        )
+        return serving.begin()
+
+    def _place(self) -> str:
+        url = self.store.database.url
+        return url if "://" in url else str(self.store.folder)
+
+    def _scaled(self, before: int, after: int) -> None:
+        with self.store.work("serving") as work:
+            work.emit(EventType.SCALED, Resource("serving", "workers"), {"before": before, "after": after})
+
+    def remove(self, endpoint: str) -> None:
+        """The endpoint answers no more; its counts are gone, its payload log stays."""
+        with self.store.work() as work:
+            known_traffic(work.rows, endpoint)
+            store.remove_endpoint(work, endpoint)
+            work.emit(EventType.ENDPOINT_REMOVED, Resource("endpoint", endpoint))
+        self.publish()
+        shutil.rmtree(self.places.counters(endpoint, 0).parent, ignore_errors=True)
+
+
+def known_traffic(rows: Connection, endpoint: str) -> Traffic:
+    """The endpoint's routing; NotFound names the nearest known ones."""
+    found = store.traffic_of(rows, endpoint)
+    if found is None:
+        known = [one.endpoint for one in store.all_traffic(rows)]
+        raise NotFound(f"There is no endpoint {endpoint!r}. {nearest(endpoint, known)}")
+    return found
+
+
+def _installed(model: str, version: str, path: str | Path, framework: ModelFramework | str) -> Installed:
+    name = framework.value if isinstance(framework, ModelFramework) else framework
+    name = ALIASES.get(name, name)
+    if name == "python":
+        return Installed(model=checked_name(model, "model"), version=version, path=str(path), framework=name)
+    place = Path(path).absolute()
+    if not place.exists():
+        raise NotFound(f"{model} {version} has no file {place}. Install it with a path that exists.")
+    return Installed(model=checked_name(model, "model"), version=version, path=str(place), framework=name)

@@ -1,0 +1,106 @@
+"""What every answered request goes through, over HTTP or in process: counted, judged, copied to the shadow, logged."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+
+from modelyard.core.ports import Output
+from modelyard.serving import guard
+from modelyard.serving.background import Answered, PayloadLog, Shadows
+from modelyard.serving.counters import BAD, SLOWER
+from modelyard.serving.places import Places, Slot
+from modelyard.serving.routing import Route, Routes
+
+
+class Desk:
+    """The routes of one process and what happens around a prediction."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.slot = Slot(places)
+        self.routes = Routes(places, self.slot.number)
+        self.in_flight = 0
+        self.shadows = Shadows(_Idle(self))
+        self.payloads = PayloadLog(places, self.slot.number)
+
+    def count(self, route: Route, arm: int, hashed: int | None, *, micros: float, failed: bool) -> None:
+        """Count one request of an arm and judge the guard when that says something new.
+
+        With a guard, a unit's bad events count once a step: bursts of one unlucky user are no evidence.
+        """
+        counters, warding = route.counters, route.traffic.guard
+        counters.answered(arm, micros)
+        if warding is None:
+            if failed:
+                counters.bad(arm, BAD)
+            return
+        if arm not in (route.canary, route.baseline):
+            return
+        if not counters.warm:
+            if arm == route.canary and counters.requests(arm) >= warding.warmup:
+                counters.warm_up()
+            return
+        news = False
+        for what in _bad_events(route, micros, failed):
+            if hashed is None or counters.first(hashed, what):
+                counters.bad(arm, what)
+                news = True
+        if news and arm == route.canary:
+            guard.check(self.places, route)
+
+    def after(
+        self,
+        route: Route,
+        arm: int,
+        *,
+        request_id: str,
+        features: Any,
+        batch: np.ndarray,
+        output: Output,
+        micros: float,
+        unit: str | None,
+    ) -> None:
+        """Hand an answer to the shadow and to the payload log, as far as they want it."""
+        config, traffic = route.config, route.traffic
+        shadowed = route.shadow is not None and _drawn(traffic.shadow_share)
+        logged = _drawn(config.payload_sampling)
+        if not (shadowed or logged):
+            return
+        answered = Answered(request_id, time.time(), route, arm, features, batch, output, micros, unit)
+        if logged:
+            self.payloads.offer(answered)
+        if shadowed:
+            self.shadows.offer(answered)
+
+    def stop(self) -> None:
+        """Finish what is queued and give the slot back."""
+        self.shadows.stop()
+        self.payloads.stop()
+        self.slot.release()
+
+
+class _Idle:
+    """Whether no request is being answered; holds the desk's counter weakly, so that the desk can go."""
+
+    def __init__(self, desk: Desk) -> None:
+        import weakref
+
+        self._desk = weakref.ref(desk)
+
+    def __call__(self) -> bool:
+        desk = self._desk()
+        return desk is None or desk.in_flight == 0
+
+
+def _drawn(share: float) -> bool:
+    return share >= 1 or (share > 0 and random.random() < share)  # noqa: S311 - sampling, no secret
+
+
+def _bad_events(route: Route, micros: float, failed: bool) -> list[int]:
+    if failed:
+        return [BAD]
+    return [SLOWER + place for place, limit in route.limits if micros > limit]

@@ -1,0 +1,126 @@
+"""The guard: every serving process judges the canary from the shared counts and, by itself, sends everything back.
+
+The decision is a file that only one process can make. Telling the rest of modelyard about it happens off the request
+path, is repeated until it succeeds, and any process can do it: the decision itself waits for nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from modelyard.core.errors import Invalid
+from modelyard.core.traffic import GuardTrip
+from modelyard.serving.places import Places, read, write_once
+from modelyard.serving.routing import Route
+from modelyard.serving.rules import judged, trip_of, trips
+
+Report = Callable[[str, GuardTrip], object]
+log = logging.getLogger("modelyard.serving")
+RETRY_S = 1.0
+
+
+def check(places: Places, route: Route) -> bool:
+    """Judge a guarded route now; True if its guard has tripped, by this look or before."""
+    guard, counters = route.traffic.guard, route.counters
+    if guard is None:
+        return False
+    if counters.tripped:
+        return True
+    if not counters.warm:
+        return False
+    log_e, metric = judged(guard, counters.pairs(route.canary, route.baseline, guard))
+    if not trips(guard, log_e):
+        return False
+    decision = trip_of(route.traffic, log_e=log_e, metric=metric, counts=counters.merged(route.traffic), at=time.time())
+    if write_once(places.trip(guard.rollout_id, guard.step), decision):
+        log.warning("%s rolled back to the baseline: %s", route.traffic.endpoint, decision.reason)
+    counters.trip()
+    return True
+
+
+def look(places: Places, routes: Iterable[Route]) -> None:
+    """Judge every guarded route, and follow a decision whose process died before it told the others."""
+    for route in routes:
+        guard = route.traffic.guard
+        if guard is None or route.counters.tripped:
+            continue
+        if places.trip(guard.rollout_id, guard.step).exists():
+            route.counters.trip()
+        else:
+            check(places, route)
+
+
+def unrecorded(places: Places) -> list[Path]:
+    """The decisions that nobody has recorded yet."""
+    return [path for path in places.trips.glob("*.json") if not _mark(path).exists()]
+
+
+def mark_recorded(path: Path) -> None:
+    """Note that a decision is known to the store."""
+    _mark(path).touch()
+
+
+def report_all(places: Places, place: str, report: Report) -> bool:
+    """Report what is not recorded; True if nothing is left to do."""
+    done = [_report_one(path, place, report) for path in unrecorded(places)]
+    return all(done)
+
+
+def _report_one(path: Path, place: str, report: Report) -> bool:
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _mark(path).exists():
+            report(place, read(path, GuardTrip))
+            mark_recorded(path)
+    except BlockingIOError:
+        return False  # another process is at it; if it dies, the lock is free and the next look does it
+    except Exception:  # the hook is another area's: whatever stops it, the decision stands and is told again
+        log.exception("%s could not be reported. It is tried again in %g s.", path, RETRY_S)
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _mark(path: Path) -> Path:
+    return path.with_suffix(".recorded")
+
+
+def hook(reference: str) -> Report:
+    """The function behind `module:function`."""
+    module, colon, name = reference.partition(":")
+    if not colon or not module or not name:
+        raise Invalid(f"{reference!r} names no function. Write it as module:function.")
+    found: Report = getattr(importlib.import_module(module), name)
+    return found
+
+
+class Reporter(threading.Thread):
+    """Reports decisions in the background; the hook's module is imported when there is the first one to report."""
+
+    def __init__(self, places: Places, place: str, reference: str) -> None:
+        super().__init__(name="modelyard-reporter", daemon=True)
+        self._places, self._place, self._reference = places, place, reference
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Look every second until stopped."""
+        while not self._stop.wait(RETRY_S / 4):
+            if unrecorded(self._places):
+                report_all(self._places, self._place, self._call)
+
+    def _call(self, place: str, trip: GuardTrip) -> object:
+        return hook(self._reference)(place, trip)
+
+    def stop(self) -> None:
+        """End after what is being reported."""
+        self._stop.set()
+        self.join(10)

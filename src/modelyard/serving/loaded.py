@@ -1,0 +1,130 @@
+"""One model version in this process: loaded through its framework's runtime, warmed up, and timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from modelyard.core import plugins
+from modelyard.core.batches import batch_reader
+from modelyard.core.errors import Damaged, Invalid, NotFound, YardError
+from modelyard.core.models import PACKAGE_MANIFEST, FeatureSpec, Signature
+from modelyard.core.packages import manifest_of
+from modelyard.core.ports import Output, Runtime
+from modelyard.serving.rules import WARM_MICROS
+from modelyard.serving.values import Installed
+
+MANY = 64
+
+
+class ModelFailed(YardError):
+    """A model raised instead of answering."""
+
+    status = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A version that has answered its warm-up, and what one call costs: fixed and by row, in microseconds."""
+
+    installed: Installed
+    runtime: Runtime
+    signature: Signature
+    read: Any  # batch_reader(signature)
+    fixed: float
+    per_row: float
+
+    def slow(self, rows: int) -> bool:
+        """Whether a batch of that many rows belongs in a thread."""
+        return self.fixed + self.per_row * rows > WARM_MICROS
+
+    def batch(self, features: Any) -> np.ndarray:
+        """The batch of one record or a list of records; Invalid names the feature that is wrong."""
+        records = [features] if isinstance(features, dict) else features
+        if not isinstance(records, list) or not records:
+            raise Invalid(
+                "features is empty or no object. Send an object of named features, or a list of such objects."
+            )
+        return self.array(self.read(records))
+
+    def array(self, rows: list[list[Any]]) -> np.ndarray:
+        """Checked rows as the runtime's matrix."""
+        return np.array(rows, dtype=np.float64 if self.signature.numeric else object)
+
+    def answer(self, batch: np.ndarray) -> Output:
+        """The model's answer; ModelFailed for whatever it raises, since its input was checked."""
+        try:
+            output = self.runtime.predict(batch)
+            if len(output.predictions) != len(batch):
+                raise ValueError(f"{len(output.predictions)} predictions for {len(batch)} rows")
+            return output
+        except Exception as error:
+            one = self.installed
+            raise ModelFailed(f"{one.model} {one.version} failed: {type(error).__name__}: {error}") from error
+
+
+def load(installed: Installed) -> LoadedModel:
+    """Load a version, let it answer, and time it. NotFound, Damaged or Invalid say why it cannot be served."""
+    runtime = _opened(installed)
+    signature = runtime.signature
+    read = batch_reader(signature)
+    row = read([{spec.name: _sample(spec) for spec in signature.inputs}])
+    kind = np.float64 if signature.numeric else object
+    one, many = np.array(row, dtype=kind), np.array(row * MANY, dtype=kind)
+    model = LoadedModel(installed=installed, runtime=runtime, signature=signature, read=read, fixed=0.0, per_row=0.0)
+    model.answer(one)  # the warm-up: lazy set-up inside the library is not what a call costs
+    first, last = _micros(model, one), _micros(model, many)
+    per_row = max(last - first, 0.0) / (MANY - 1)
+    return replace(model, fixed=max(first - per_row, 0.0), per_row=per_row)
+
+
+def _opened(installed: Installed) -> Runtime:
+    """The runtime on a version's file. Libraries raise what they like at a broken file: it is told as Damaged."""
+    arguments, framework = located(installed)
+    adapter = plugins.load("runtime", framework)
+    try:
+        runtime: Runtime = adapter(*arguments)
+    except YardError:
+        raise
+    except Exception as error:
+        raise Damaged(
+            f"{installed.model} {installed.version} cannot be loaded from {arguments[0]} with {framework}: "
+            f"{type(error).__name__}: {error}. Export it again, or name the framework it was made with."
+        ) from error
+    return runtime
+
+
+def located(installed: Installed) -> tuple[tuple[Any, ...], str]:
+    """What a runtime is opened with, and which: of a package, the primary form and the package's signature."""
+    if installed.framework == "python":
+        return (installed.path,), "python"
+    path = Path(installed.path)
+    if not path.exists():
+        raise NotFound(f"{installed.model} {installed.version} has no file {path}. Install it with a path that exists.")
+    manifest_file = path / PACKAGE_MANIFEST
+    if not manifest_file.is_file():
+        files = [path] if path.is_file() else [entry for entry in sorted(path.iterdir()) if entry.is_file()]
+        return (files[0] if len(files) == 1 else path,), installed.framework
+    manifest = manifest_of(manifest_file.read_bytes(), str(manifest_file))
+    wanted = installed.framework
+    framework = wanted if wanted in manifest.files and wanted != manifest.framework else manifest.primary
+    return (path / manifest.files[framework], manifest.signature), framework
+
+
+def _sample(spec: FeatureSpec) -> Any:
+    if spec.kind == "string":
+        return spec.categories[0] if spec.categories else ""
+    return 0
+
+
+def _micros(model: LoadedModel, batch: np.ndarray) -> float:
+    best = float("inf")
+    for _ in range(3):
+        start = perf_counter_ns()
+        model.answer(batch)
+        best = min(best, (perf_counter_ns() - start) / 1000)
+    return best

@@ -1,0 +1,179 @@
+"""Routes: what each endpoint does right now in this process, replaced whole when something new has been published.
+
+A route comes into force once every version it names has been loaded here and has answered; until then the old one stays.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelyard.core.errors import NotFound, YardError
+from modelyard.core.models import Signature
+from modelyard.core.traffic import BASELINE, CANARY, Arm, Traffic
+from modelyard.serving import loaded
+from modelyard.serving.counters import Counters
+from modelyard.serving.loaded import LoadedModel
+from modelyard.serving.places import Places
+from modelyard.serving.rules import QUANTILES, arm_at, bounds, position, unit_hash
+from modelyard.serving.values import EndpointConfig, Installed
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One endpoint's routing with its models in memory. Immutable; `counters` is shared with every process."""
+
+    traffic: Traffic
+    config: EndpointConfig
+    models: tuple[LoadedModel, ...]
+    shadow: LoadedModel | None
+    counters: Counters
+    ends: tuple[float, ...]
+    baseline: int
+    canary: int  # -1 without one
+    limits: tuple[tuple[int, float], ...]  # (place in QUANTILES, microseconds) of the guard
+
+    def choose(self, unit: str | None) -> tuple[int, int | None]:
+        """The arm that answers, and the unit's hash if there is a unit."""
+        hashed = None if unit is None else unit_hash(self.traffic.salt, unit)
+        if len(self.ends) == 1 or self.counters.tripped:
+            return self.baseline, hashed
+        place = random.random() if hashed is None else position(hashed)  # noqa: S311 - routing, no secret
+        return arm_at(self.ends, place), hashed
+
+    def arm(self, name: str) -> int:
+        """The place of an arm by name or version; NotFound for an unknown one."""
+        for index, arm in enumerate(self.traffic.arms):
+            if name in (arm.name, arm.version):
+                return index
+        known = ", ".join(f"{arm.name} ({arm.version})" for arm in self.traffic.arms)
+        raise NotFound(f"{self.traffic.endpoint} has no arm {name!r}. Known: {known}.")
+
+    @property
+    def signature(self) -> Signature:
+        """What the baseline takes and gives."""
+        return self.models[self.baseline].signature
+
+
+class Routes:
+    """Every endpoint's route in this process. `refresh` looks for what has been published since."""
+
+    def __init__(self, places: Places, slot: int) -> None:
+        self.places = places
+        self.slot = slot
+        self.by_name: Mapping[str, Route] = {}
+        self.troubles: dict[str, str] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._lock = threading.Lock()
+        self._models: dict[Installed, tuple[LoadedModel, Stamp | None]] = {}
+
+    def find(self, name: str) -> Route:
+        """The endpoint's route; NotFound for an unknown one."""
+        route = self.by_name.get(name)
+        if route is None:
+            known = ", ".join(sorted(self.by_name)) or "none yet"
+            trouble = self.troubles.get(name)
+            why = f" It cannot be served: {trouble}" if trouble else ""
+            raise NotFound(f"There is no endpoint {name!r}.{why} Known: {known}.")
+        return route
+
+    def find_model(self, name: str, version: str | None) -> tuple[Route, int | None]:
+        """The route of an endpoint or model, and the arm where a version is named; NotFound for an unknown one."""
+        if name in self.by_name or version is None:
+            route = self.find(name)
+            return route, None if version is None else route.arm(version)
+        for route in self.by_name.values():
+            for index, arm in enumerate(route.traffic.arms):
+                if (arm.model, arm.version) == (name, version):
+                    return route, index
+        raise NotFound(
+            f"There is no model {name!r} with version {version!r}. Ask GET /v2/models/NAME for its versions."
+        )
+
+    def changed(self) -> bool:
+        """Whether something has been published, or is still to be tried again. Cheap: one look at a folder."""
+        return self.places.traffic_files() != self._stamps
+
+    def refresh(self) -> bool:
+        """Carry out what has been published; True if any route changed. Loads models: call it off the event loop."""
+        with self._lock:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
+        stamps = self.places.traffic_files()
+        routes = {name: route for name, route in self.by_name.items() if name in stamps}
+        self.troubles = {name: text for name, text in self.troubles.items() if name in stamps}
+        done = {name: stamp for name, stamp in self._stamps.items() if name in stamps}
+        for name, stamp in stamps.items():
+            if done.get(name) == stamp:
+                continue
+            try:
+                routes[name] = self._route(name)
+            except (YardError, OSError, ImportError) as error:
+                self.troubles[name] = str(error)
+                continue
+            self.troubles.pop(name, None)
+            done[name] = stamp
+        changed = routes != self.by_name
+        self.by_name, self._stamps = routes, done
+        self._forget()
+        return changed
+
+    @property
+    def generations(self) -> dict[str, int]:
+        """Endpoint -> the generation in force here."""
+        return {name: route.traffic.generation for name, route in self.by_name.items()}
+
+    def _route(self, name: str) -> Route:
+        published = self.places.read_traffic(name)
+        traffic = published.traffic
+        installed = self.places.read_models()
+        names = [arm.name for arm in traffic.arms]
+        guard = traffic.guard
+        counters = Counters(self.places.counters(name, traffic.generation), self.slot)
+        if guard is not None:
+            if self.places.trip(guard.rollout_id, guard.step).exists():
+                counters.trip()  # decided before: a restart or a second publication does not undo it
+            if guard.warmup <= 0:
+                counters.warm_up()
+        baseline = names.index(BASELINE) if BASELINE in names else 0
+        return Route(
+            traffic=traffic,
+            config=published.config,
+            models=tuple(self._model(arm, installed) for arm in traffic.arms),
+            shadow=self._model(traffic.shadow, installed) if traffic.shadow else None,
+            counters=counters,
+            ends=bounds([arm.weight for arm in traffic.arms]),
+            baseline=baseline,
+            canary=names.index(CANARY) if CANARY in names else -1,
+            limits=tuple((QUANTILES.index(q), ms * 1000) for q, ms in guard.latency_ms.items()) if guard else (),
+        )
+
+    def _model(self, arm: Arm, installed: Mapping[tuple[str, str], Installed]) -> LoadedModel:
+        one = installed.get((arm.model, arm.version))
+        if one is None:
+            raise NotFound(f"{arm.model} {arm.version} is not installed. Install it before it gets traffic.")
+        stamp = _stamp(one)
+        kept = self._models.get(one)
+        if kept is None or kept[1] != stamp:
+            self._models[one] = kept = (loaded.load(one), stamp)
+        return kept[0]
+
+    def _forget(self) -> None:
+        """Drop models that no route names; requests in flight still hold theirs."""
+        used = {id(m) for route in self.by_name.values() for m in (*route.models, route.shadow)}
+        self._models = {one: kept for one, kept in self._models.items() if id(kept[0]) in used}
+
+
+def _stamp(installed: Installed) -> Stamp | None:
+    """What changes when the model's file does; None for code."""
+    path = Path(installed.path)
+    if installed.framework == "python" or not path.exists():
+        return None
+    stat = path.stat()
+    return (stat.st_ino, stat.st_mtime_ns, stat.st_size)

@@ -1,0 +1,127 @@
+"""The serving area's statements."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from modelyard.core.canonical import dumps
+from modelyard.core.instants import micros
+from modelyard.core.ports import Connection
+from modelyard.core.traffic import GuardTrip, Traffic
+from modelyard.core.work import Work
+from modelyard.serving.values import EndpointConfig, Installed
+
+
+def traffic_of(rows: Connection, endpoint: str) -> Traffic | None:
+    """The endpoint's routing, None for an unknown one."""
+    row = rows.one("SELECT traffic FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=endpoint)
+    return None if row is None else _value(row["traffic"], Traffic)
+
+
+def all_traffic(rows: Connection) -> list[Traffic]:
+    """The routing of every endpoint, by name."""
+    found = rows.all("SELECT traffic FROM serving_endpoints ORDER BY endpoint")
+    return [_value(row["traffic"], Traffic) for row in found]
+
+
+def put_traffic(work: Work, traffic: Traffic) -> None:
+    """Make this the endpoint's routing."""
+    work.rows.run(
+        "INSERT INTO serving_endpoints (endpoint, generation, traffic, created_at, updated_at) "
+        "VALUES (:endpoint, :generation, :traffic, :now, :now) "
+        "ON CONFLICT (endpoint) DO UPDATE SET generation = :generation, traffic = :traffic, updated_at = :now",
+        endpoint=traffic.endpoint,
+        generation=traffic.generation,
+        traffic=dumps(traffic),
+        now=micros(work.now),
+    )
+
+
+def remove_endpoint(work: Work, endpoint: str) -> None:
+    """Forget the endpoint's routing and settings."""
+    work.rows.run("DELETE FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=endpoint)
+    work.rows.run("DELETE FROM serving_settings WHERE endpoint = :endpoint", endpoint=endpoint)
+    work.rows.run("DELETE FROM serving_experiments WHERE experiment_id = :endpoint", endpoint=endpoint)
+
+
+def config_of(rows: Connection, endpoint: str) -> EndpointConfig:
+    """The endpoint's settings, the defaults where none were given."""
+    row = rows.one("SELECT config FROM serving_settings WHERE endpoint = :endpoint", endpoint=endpoint)
+    return EndpointConfig() if row is None else _value(row["config"], EndpointConfig)
+
+
+def put_config(work: Work, endpoint: str, config: EndpointConfig) -> None:
+    """Keep the endpoint's settings."""
+    work.rows.run(
+        "INSERT INTO serving_settings (endpoint, config) VALUES (:endpoint, :config) "
+        "ON CONFLICT (endpoint) DO UPDATE SET config = :config",
+        endpoint=endpoint,
+        config=dumps(config),
+    )
+
+
+def put_model(work: Work, installed: Installed) -> None:
+    """Make a version known, or known anew under another path."""
+    work.rows.run(
+        "INSERT INTO serving_models (model, version, path, framework, installed_at) "
+        "VALUES (:model, :version, :path, :framework, :now) "
+        "ON CONFLICT (model, version) DO UPDATE SET path = :path, framework = :framework, installed_at = :now",
+        model=installed.model,
+        version=installed.version,
+        path=installed.path,
+        framework=installed.framework,
+        now=micros(work.now),
+    )
+
+
+def all_models(rows: Connection) -> list[Installed]:
+    """Every installed version."""
+    found = rows.all("SELECT model, version, path, framework FROM serving_models ORDER BY model, version")
+    return [Installed(**row) for row in found]
+
+
+def add_trip(work: Work, trip: GuardTrip) -> bool:
+    """Keep a decision; False if that step's is known already."""
+    return bool(
+        work.rows.run(
+            "INSERT INTO serving_trips (rollout_id, step, endpoint, trip, recorded_at) "
+            "VALUES (:rollout_id, :step, :endpoint, :trip, :now) ON CONFLICT (rollout_id, step) DO NOTHING",
+            rollout_id=trip.rollout_id,
+            step=trip.step,
+            endpoint=trip.endpoint,
+            trip=dumps(trip),
+            now=micros(work.now),
+        )
+    )
+
+
+def all_trips(rows: Connection) -> list[GuardTrip]:
+    """Every decision that is kept, in the order of recording."""
+    found = rows.all("SELECT trip FROM serving_trips ORDER BY recorded_at, rollout_id, step")
+    return [_value(row["trip"], GuardTrip) for row in found]
+
+
+def add_experiment(work: Work, experiment_id: str, control: str) -> bool:
+    """Note an experiment's control; False if the experiment is known already."""
+    return bool(
+        work.rows.run(
+            "INSERT INTO serving_experiments (experiment_id, control, created_at) VALUES (:experiment_id, :control, :now) "
+            "ON CONFLICT (experiment_id) DO NOTHING",
+            experiment_id=experiment_id,
+            control=control,
+            now=micros(work.now),
+        )
+    )
+
+
+def control_of(rows: Connection, experiment_id: str) -> str | None:
+    """The experiment's control, None for an unknown one."""
+    row = rows.one("SELECT control FROM serving_experiments WHERE experiment_id = :id", id=experiment_id)
+    return None if row is None else str(row["control"])
+
+
+def _value(text: str, kind: Any) -> Any:
+    return msgspec.convert(json.loads(text), kind, str_keys=True)

@@ -1,0 +1,265 @@
+"""Keeps the workers of one folder alive and as many as the load asks for: `python -m modelyard.serving.supervisor`.
+
+The supervisor holds the listening socket and answers nothing itself, so that it may be stopped, swapped out or busy
+while the workers serve, count and roll back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelyard.core.errors import Unavailable
+from modelyard.serving.places import Places
+from modelyard.serving.scaling import Load, Targets, replicas
+
+LOOK_S = 0.1
+SCALE_S = 2.0
+QUICK_DEATH_S = 5.0  # a worker that lives shorter is restarted with a growing pause
+START_S = 60.0
+STOP_S = 40.0
+BACKLOG = 2048
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+LatencyNow = Callable[[], float | None]
+Scaled = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker process and when it began."""
+
+    process: subprocess.Popen[bytes]
+    since: float
+
+
+class Serving:
+    """The workers that `start` started: where they listen, which processes they are, and how to end them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        listener: socket.socket,
+        *,
+        place: str = "",
+        report: str | None = None,
+        targets: Targets,
+        latency_ms: LatencyNow = lambda: None,
+        scaled: Scaled = lambda *_: None,
+    ) -> None:
+        self.places = Places(folder)
+        self.host, self.port = listener.getsockname()[:2]
+        self._listener = listener
+        self._watched, self._alive = os.pipe()  # the workers drain when this process is gone and its end closes
+        self._command = [
+            *(sys.executable, "-m", "modelyard.serving.worker", "--folder", str(folder)),
+            *("--socket", str(listener.fileno()), "--parent", str(self._watched)),
+            *("--place", place or str(folder), "--report", report or ""),
+        ]
+        self._targets, self._latency_ms, self._scaled = targets, latency_ms, scaled
+        self._seen: deque[Load] = deque(maxlen=64)
+        self._cpu: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._children: list[Child] = []
+        self._leaving: list[Child] = []
+        self._pause = 0.0
+        self._stopping = threading.Event()
+        self.restarts = 0
+        self._keeper = threading.Thread(target=self._keep, name="modelyard-supervisor", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where the workers answer."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def pids(self) -> list[int]:
+        """The worker processes that are to stay."""
+        with self._lock:
+            return [child.process.pid for child in self._children]
+
+    def begin(self) -> Serving:
+        """Start the workers and wait until each is ready."""
+        atexit.register(self.stop)
+        self._set_size(self._targets.min_replicas)
+        self._wait_ready()
+        self._keeper.start()
+        return self
+
+    def scale_to(self, count: int) -> None:
+        """Change the number of workers; those that leave drain."""
+        with self._lock:
+            before = len(self._children)
+        self._set_size(count)
+        if count != before:
+            self._scaled(before, count)
+
+    def stop(self) -> None:
+        """Drain the workers and wait for their end. Again does nothing."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        if self._keeper.is_alive():
+            self._keeper.join(STOP_S)
+        self._set_size(0)
+        self._listener.close()
+        os.close(self._alive)
+        os.close(self._watched)
+        for child in self._leaving:
+            _end(child.process)
+        self._leaving.clear()
+        atexit.unregister(self.stop)
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _set_size(self, count: int) -> None:
+        with self._lock:
+            while len(self._children) < count:
+                self._children.append(self._spawn())
+            while len(self._children) > count:
+                child = self._children.pop()
+                child.process.terminate()
+                self._leaving.append(child)
+
+    def _spawn(self) -> Child:
+        process = subprocess.Popen(
+            self._command, pass_fds=(self._listener.fileno(), self._watched), stdin=subprocess.DEVNULL
+        )
+        return Child(process, time.monotonic())
+
+    def _wait_ready(self) -> None:
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            ready = {report.pid for report in self.places.slot_reports().values() if report.ready}
+            if ready >= set(self.pids):
+                return
+            dead = [child for child in self._children if child.process.poll() is not None]
+            if dead:
+                self.stop()
+                raise Unavailable(
+                    f"A worker on {self.url} ended with code {dead[0].process.returncode} before it was ready. "
+                    "Its reason is on standard error."
+                )
+            time.sleep(0.01)
+        self.stop()
+        raise Unavailable(
+            f"The workers on {self.url} were not ready within {START_S:g} s. Stop what keeps the machine busy."
+        )
+
+    def _keep(self) -> None:
+        next_look = time.monotonic() + SCALE_S
+        while not self._stopping.wait(LOOK_S):
+            self._restart_dead()
+            if self._targets.max_replicas > self._targets.min_replicas and time.monotonic() >= next_look:
+                next_look = time.monotonic() + SCALE_S
+                self._scale()
+
+    def _restart_dead(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._leaving = [child for child in self._leaving if child.process.poll() is None]
+            for place, child in enumerate(self._children):
+                if child.process.poll() is None or now < child.since + self._pause:
+                    continue
+                quick = now - child.since < QUICK_DEATH_S + self._pause
+                self._pause = min(max(2 * self._pause, 0.2), 10.0) if quick else 0.0
+                self.restarts += 1
+                self._children[place] = self._spawn()
+
+    def _scale(self) -> None:
+        now = time.monotonic()
+        pids = self.pids
+        used = {pid: cpu for pid in pids if (cpu := cpu_seconds(pid)) is not None}
+        known = [used[pid] - self._cpu[pid] for pid in used if pid in self._cpu]
+        if known and self._seen_at:
+            busy = sum(known) / len(known) / (now - self._seen_at)
+            self._seen.append(Load(at=now, replicas=len(pids), cpu=busy, latency_ms=self._latency_ms()))
+        self._cpu, self._seen_at = used, now
+        count = replicas(self._seen, self._targets) if self._seen else len(pids)
+        if count != len(pids):
+            self.scale_to(count)
+
+    _seen_at = 0.0
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """The CPU time that a process has used; None once it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; Unavailable names the address that cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise Unavailable(
+                f"{host}:{port} is in use by another program. Choose another port, or 0 for a free one."
+            ) from error
+        raise Unavailable(f"{host}:{port} cannot be listened on: {error}. Choose another host or port.") from error
+    return listener
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve a folder until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m modelyard.serving.supervisor", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--max-workers", type=int, default=0)
+    parser.add_argument("--place", default="")
+    parser.add_argument("--report", default=None)
+    given = parser.parse_args(arguments)
+    targets = Targets(
+        min_replicas=given.workers,
+        max_replicas=max(given.workers, given.max_workers),
+        target_cpu=0.7,
+        target_latency_ms=100.0,
+    )
+    stopped = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopped.set())
+    listener = listen(given.host, given.port)
+    with Serving(given.folder, listener, place=given.place, report=given.report, targets=targets).begin() as serving:
+        sys.stderr.write(f"Serving {given.folder} on {serving.url} with {len(serving.pids)} workers.\n")
+        stopped.wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,106 @@
+"""What serving takes and gives: frameworks, requests, responses and an endpoint's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from modelyard.core.errors import Invalid, nearest
+
+
+class ModelFramework(Enum):
+    """What a model file is loaded with."""
+
+    ONNX = "onnx"
+    SKLEARN = "sklearn"
+    LIGHTGBM = "lightgbm"
+    XGBOOST = "xgboost"
+    PYTORCH = "torch"
+    TENSORFLOW = "tensorflow"
+    PYTHON = "python"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRequest:
+    """One question to an endpoint: named features of one row, or a list of rows."""
+
+    request_id: str
+    endpoint_id: str
+    features: Any
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionResponse:
+    """The answer: one prediction a row, probabilities (rows, classes) for a classifier, and which version gave it."""
+
+    request_id: str
+    endpoint_id: str
+    model_version: str
+    predictions: list[Any]
+    probabilities: list[list[float]] | None
+    latency_ms: float
+    arm: str = "baseline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """How an endpoint is scaled and logged.
+
+    `target_cpu` is the share of one core that a worker may be busy; `payload_sampling` the share of answers that are
+    kept; `trusted_code` allows the framework `python`, which runs code of this machine's own.
+    """
+
+    min_replicas: int = 2
+    max_replicas: int = 2
+    target_cpu: float = 0.7
+    target_latency_ms: float = 100.0
+    payload_sampling: float = 1.0
+    trusted_code: bool = False
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any] | None) -> EndpointConfig:
+        """The settings in a mapping; Invalid for an unknown or impossible one."""
+        values = dict(given or {})
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise Invalid(f"{name!r} is no endpoint setting. {nearest(str(name), known)}")
+        values.setdefault("max_replicas", max(_whole(values, "min_replicas", 2), 2))
+        config = cls(**values)
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        for name in ("min_replicas", "max_replicas"):
+            _whole({name: getattr(self, name)}, name, 2)
+        if self.max_replicas < self.min_replicas or self.max_replicas > 50:
+            raise Invalid(
+                f"max_replicas is {self.max_replicas}. Choose a number from min_replicas ({self.min_replicas}) to 50."
+            )
+        for name, top in (("target_cpu", 1.0), ("target_latency_ms", 1e6), ("payload_sampling", 1.0)):
+            value = getattr(self, name)
+            low_is_fine = name == "payload_sampling" and value == 0
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= top or low_is_fine):
+                raise Invalid(f"{name} is {value!r}. Choose a number above 0 and up to {top:g}.")
+        if not isinstance(self.trusted_code, bool):
+            raise Invalid(f"trusted_code is {self.trusted_code!r}. Choose True or False.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """A model version that workers can load: what its file is, and how to load it."""
+
+    model: str
+    version: str
+    path: str
+    framework: str
+
+
+def _whole(values: Mapping[str, Any], name: str, default: int) -> int:
+    value = values.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 50:
+        raise Invalid(f"{name} is {value!r}. Choose a whole number from 1 to 50.")
+    return value

@@ -1,0 +1,166 @@
+"""One serving process: `python -m modelyard.serving.worker`, started by the supervisor with a listening socket.
+
+All workers accept from one socket that the supervisor holds, one connection a turn of the loop: a worker that dies or
+drains takes no waiting connection with it, and a busy one leaves new connections to the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from email.utils import formatdate
+from typing import Any
+
+import uvloop
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from modelyard.serving import guard
+from modelyard.serving.desk import Desk
+from modelyard.serving.metrics import RequestMetrics
+from modelyard.serving.places import Places, SlotReport
+from modelyard.serving.plane import Plane
+
+LOOK_S = 0.05  # a new routing is noticed, and a guard judged, this often
+RETRY_LOAD_S = 1.0
+LINGER_S = 0.3  # while draining, idle connections may still send one request and are told to close
+DRAIN_S = 30.0
+log = logging.getLogger("modelyard.serving")
+
+
+class Worker:
+    """Accepts, watches what is published, and drains when told to."""
+
+    def __init__(self, places: Places, listener: socket.socket) -> None:
+        self.desk = Desk(places)
+        self.plane = Plane(self.desk, RequestMetrics(places, self.desk.slot.number))
+        self.listener = listener
+        config = Config(self.plane, lifespan="off", log_config=None, access_log=False, ws="none", server_header=False)
+        config.load()
+        self.config, self.state = config, ServerState()
+        self.stopping = asyncio.Event()
+
+    async def run(self, parent: int) -> None:
+        """Serve until SIGTERM, SIGINT or the end of the process that holds the other end of the pipe `parent`."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self.stopping.set)
+        if parent >= 0:
+            loop.add_reader(parent, self.stopping.set)  # nothing is ever written: readable means closed
+        await asyncio.to_thread(self.desk.routes.refresh)
+        self.plane.ready = True
+        self._report()
+        self._tick()
+        loop.add_reader(self.listener, self._accept)
+        watching = asyncio.create_task(self._watch())
+        await self.stopping.wait()
+        if parent >= 0:
+            loop.remove_reader(parent)
+        await self._drain()
+        watching.cancel()
+        self.plane.close()
+        self.desk.stop()
+
+    def _accept(self) -> None:
+        """Take one connection; another worker may have been quicker."""
+        try:
+            connection, _ = self.listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no file descriptor left: those in use will come back
+            log.warning("No connection could be accepted: %s", error)
+            return
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+        self.state.tasks.add(task)  # type: ignore[arg-type]  # the set keeps tasks of any result alive
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        self.state.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("A connection was gone before it began: %s", task.exception())
+
+    def _protocol(self) -> asyncio.Protocol:
+        return HttpToolsProtocol(config=self.config, server_state=self.state, app_state={})
+
+    async def _watch(self) -> None:
+        """Carry out what is published, judge guards, keep the Date header right."""
+        routes, places = self.desk.routes, self.desk.places
+        tried = ticked = 0.0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = time.monotonic()
+            if now - ticked >= 1.0:
+                ticked = now
+                self._tick()
+            waiting = bool(routes.troubles) and now - tried < RETRY_LOAD_S
+            if routes.changed() and not waiting:
+                tried = now
+                await asyncio.to_thread(routes.refresh)
+                self._report()
+            guard.look(places, routes.by_name.values())
+
+    def _tick(self) -> None:
+        self.state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+
+    def _report(self) -> None:
+        routes = self.desk.routes
+        for name, text in routes.troubles.items():
+            log.warning("%s keeps its old routing: %s", name, text)
+        ready = self.plane.ready and not self.plane.draining
+        self.desk.slot.report(
+            SlotReport(pid=os.getpid(), ready=ready, generations=routes.generations, troubles=dict(routes.troubles))
+        )
+
+    async def _drain(self) -> None:
+        """Not ready first, then no new connections, then wait for those in flight."""
+        self.plane.draining = True
+        self._report()
+        asyncio.get_running_loop().remove_reader(self.listener)
+        self.listener.close()
+        end = time.monotonic() + DRAIN_S
+        if self.state.connections:
+            await asyncio.sleep(LINGER_S)
+        for connection in list(self.state.connections):
+            connection.shutdown()
+        while self.state.connections and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+
+
+def main(arguments: list[str]) -> None:
+    """Run one worker."""
+    parser = argparse.ArgumentParser(prog="python -m modelyard.serving.worker", description=__doc__)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--parent", type=int, default=-1)
+    parser.add_argument("--place", default="")
+    parser.add_argument("--report", default="")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    sys.setswitchinterval(0.0005)  # background threads hold the interpreter for half a millisecond at most
+    places = Places(given.folder)
+    listener = socket.socket(fileno=given.socket)
+    listener.setblocking(False)
+    reporter = guard.Reporter(places, given.place or given.folder, given.report) if given.report else None
+    if reporter is not None:
+        reporter.start()
+
+    async def serve() -> None:
+        await Worker(places, listener).run(given.parent)
+
+    uvloop.run(serve())
+    if reporter is not None:
+        reporter.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
