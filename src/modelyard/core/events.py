@@ -25,6 +25,7 @@ class EventType(Enum):
     # registry and artifacts
     ARTIFACT_STORED = "artifact_stored"
     ARTIFACT_QUARANTINED = "artifact_quarantined"
+    ARTIFACT_REMOVED = "artifact_removed"
     MODEL_REGISTERED = "model_registered"
     MODEL_UPDATED = "model_updated"
     MODEL_DELETED = "model_deleted"

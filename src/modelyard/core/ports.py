@@ -102,6 +102,18 @@ class Artifacts(Protocol):
         """A local path with exactly the admitted bytes, verified."""
         ...
 
+    def verify(self, digest: str) -> Artifact:
+        """The artifact, after reading every stored byte; Damaged if any has changed."""
+        ...
+
+    def hold(self, rows: Connection, digest: str, holder: str) -> None:
+        """Keep the artifact, within the caller's transaction, until the holder releases it."""
+        ...
+
+    def release(self, rows: Connection, digest: str, holder: str) -> None:
+        """The holder needs the artifact no longer."""
+        ...
+
 
 class OnlineStore(Protocol):
     """The newest feature values of each entity, for reading in microseconds."""
