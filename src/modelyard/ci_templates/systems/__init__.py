@@ -1,0 +1,1 @@
+"""One CI system a file; each renders the same jobs."""

@@ -1,0 +1,60 @@
+"""Jenkins declarative pipeline: https://www.jenkins.io/doc/book/pipeline/syntax/"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from modelyard.ci_templates.flow import INSTALL, Job, Plan, Step, jobs
+
+PATH = "Jenkinsfile"
+
+
+def render(plan: Plan) -> str:
+    """The Jenkinsfile. Scripts stand in single quotes, so Groovy puts nothing into them."""
+    stages = [_stage(INSTALL, None, plan), *(_stage(step, job, plan) for job in jobs(plan) for step in job.steps)]
+    body = [
+        f"agent {{ docker {{ image 'python:{plan.python_version}' }} }}",
+        *_block("options", ["disableConcurrentBuilds()", "timeout(time: 2, unit: 'HOURS')"]),
+        *_block(
+            "environment",
+            [
+                f"MODEL_NAME = '{plan.model_name}'",
+                'MODEL_VERSION = "v1.0.${env.BUILD_NUMBER}"',
+                'PATH = "${env.WORKSPACE}/.venv/bin:${env.PATH}"',
+            ],
+        ),
+        *_block("stages", [line for stage in stages for line in stage]),
+        *_block(
+            "post", _block("always", [f"archiveArtifacts artifacts: '{plan.package}/**', allowEmptyArchive: true"])
+        ),
+    ]
+    comment = (
+        f"// Trains, checks, registers and deploys {plan.model_name}.\n"
+        "// Needs the secret-text credentials modelyard-yard (a database URL) and modelyard-files (where model files live).\n"
+    )
+    return comment + "\n".join(_block("pipeline", body)) + "\n"
+
+
+def _stage(step: Step, job: Job | None, plan: Plan) -> list[str]:
+    lines: list[str] = []
+    if job is not None and job.release:
+        lines += _block("when", ["beforeInput true", f"branch '{plan.branch}'"])
+        lines += _block(
+            "environment",
+            ["MODELYARD_YARD = credentials('modelyard-yard')", "MODELYARD_FILES = credentials('modelyard-files')"],
+        )
+    if job is not None and job.guarded and step is job.steps[0]:
+        lines += _block("input", [f"message 'Deploy {plan.model_name} as a canary?'"])
+    commands = ("python -m venv .venv", *step.commands) if step is INSTALL else step.commands
+    lines += _block("steps", _script(commands))
+    return _block(f"stage('{step.title}')", lines)
+
+
+def _script(commands: Sequence[str]) -> list[str]:
+    if len(commands) == 1:
+        return [f"sh '{commands[0]}'"]
+    return ["sh '''", *(f"    {command}" for command in ("set -e", *commands)), "'''"]
+
+
+def _block(head: str, lines: Iterable[str]) -> list[str]:
+    return [f"{head} {{", *(f"    {line}" for line in lines), "}"]
