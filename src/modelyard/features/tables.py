@@ -31,6 +31,8 @@ def batch_of_frame(
     if not len(table):
         return []
     present = [str(name) for name in table.columns]
+    if features is None and entity_type is None and entity_column is None:
+        entity_type = _kind_among(present, catalogue)
     others = {timestamp_column, created_column, entity_column or entity_type}
     names = features if features is not None else [name for name in present if name not in others]
     wanted = _one_kind([catalogue.feature(name, entity_type) for name in names])
@@ -86,6 +88,18 @@ def _batch(kind: str, names: tuple[str, ...], rows: list[Any], catalogue: Catalo
         created=np.array([at[3] for at, _ in rows], dtype=np.int64),
         columns=columns,
     )
+
+
+def _kind_among(present: list[str], catalogue: Catalogue) -> str:
+    """The one entity type whose name is a column."""
+    known = sorted({kind for kind, _ in catalogue.features})
+    found = [kind for kind in known if kind in present]
+    if len(found) != 1:
+        raise Invalid(
+            f"The table must have one column named as an entity type, and has {len(found)}. "
+            f"Pass entity_type= and entity_column=. {nearest('', known)}"
+        )
+    return found[0]
 
 
 def _one_kind(features: Sequence[Feature]) -> tuple[Feature, ...]:
