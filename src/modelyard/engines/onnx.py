@@ -128,7 +128,9 @@ class OnnxRuntime:
         for position, (name, dtype) in enumerate(self._columns):
             column = batch[:, position : position + 1]
             if dtype is np.object_:
-                feed[name] = np.where(np.equal(column, None), "", column)  # missing text is empty text, as in training
+                feed[name] = np.where(
+                    np.equal(column, np.array(None)), "", column
+                )  # missing text is empty text, as in training
             else:
                 feed[name] = _as(column, dtype)
         return feed

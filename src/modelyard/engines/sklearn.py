@@ -340,7 +340,7 @@ class SklearnRuntime:
             return batch
         rows = batch.copy()
         text = rows[:, self._text]
-        text[np.equal(text, None)] = ""
+        text[np.equal(text, np.array(None))] = ""
         rows[:, self._text] = text
         return rows
 
