@@ -7,6 +7,7 @@ with a cursor of its own over the event table: at least once and in order, so th
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import msgspec
 
 from modelyard.core.errors import Conflict, Forbidden, YardError
 from modelyard.core.events import Event, EventType
+from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import Handler, Store, Work, event_from_row
 
@@ -36,15 +38,17 @@ class Wire:
 
 def only_approved_versions(work: Work, event: Event) -> None:
     """Live traffic goes only to versions whose stage allows it; a shadow's answers reach nobody, so it may be new."""
-    name, version = event.details.get("model", ""), event.details.get("version", "")
+    model = ModelRef.parse(event.details["model"])
     row = work.rows.one(
-        "SELECT stage FROM model_versions WHERE name = :name AND version = :version", name=name, version=version
+        "SELECT stage FROM model_versions WHERE name = :name AND version = :version",
+        name=model.name,
+        version=model.version,
     )
-    if row is None or row["stage"] in ("staging", "production") or event.details.get("strategy") == "shadow":
+    if row is None or row["stage"] in ("staging", "production") or event.details["strategy"] == "shadow":
         return
     raise Forbidden(
-        f"{name} {version} cannot get live traffic: its stage is {row['stage']}. "
-        f"Ask for approval: modelyard registry request-promotion {name} {version} --target-stage production"
+        f"{model.name} {model.version} cannot get live traffic: its stage is {row['stage']}. "
+        f"Ask for approval: modelyard registry request-promotion {model.name} {model.version} --target-stage production"
     )
 
 
@@ -62,17 +66,13 @@ def crown(areas: Areas, event: Event) -> None:
     """A version whose rollout completed becomes its model's champion."""
     if event.details.get("strategy") == "shadow":
         return
-    areas("registry").promote_champion(event.details["model"], event.details["version"], actor=event.actor)
+    model = ModelRef.parse(event.details["model"])
+    areas("registry").promote_champion(model.name, model.version, user=event.actor)
 
 
 def settle(areas: Areas, event: Event) -> None:
     """A rollback that the serving processes decided becomes the deployment's state."""
     areas("deployment").record_trip(msgspec.convert(event.details["trip"], GuardTrip))
-
-
-def draw_lineage(areas: Areas, event: Event) -> None:
-    """Runs, versions and deployments become nodes of the lineage graph."""
-    areas("governance").follow(event)
 
 
 INSIDE: dict[EventType, tuple[Handler, ...]] = {EventType.DEPLOYMENT_STARTED: (only_approved_versions,)}
@@ -89,12 +89,6 @@ AFTER = (
     Wire(name="settle", hears=(EventType.GUARD_TRIPPED,), causes=(EventType.DEPLOYMENT_ROLLED_BACK,), handle=settle),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
     Wire(name="crown", hears=(EventType.DEPLOYMENT_COMPLETED,), causes=(EventType.ALIAS_SET,), handle=crown),
-    Wire(
-        name="lineage",
-        hears=(EventType.MODEL_REGISTERED, EventType.TRAINING_COMPLETED, EventType.DEPLOYMENT_STARTED),
-        causes=(EventType.LINEAGE_RECORDED,),
-        handle=draw_lineage,
-    ),
 )
 
 
@@ -104,7 +98,8 @@ class Dispatcher:
     def __init__(self, store: Store, areas: Areas) -> None:
         self._store = store
         self._areas = areas
-        self._busy = False
+        self._lock = threading.Lock()
+        self._thread = 0  # the thread that is handing on
 
     def after(self, events: list[Event]) -> None:
         """Called when a transaction has committed: hand on if anybody hears of what happened."""
@@ -114,14 +109,15 @@ class Dispatcher:
 
     def catch_up(self) -> None:
         """Run every handler over the events it has not seen yet, also those its own calls cause."""
-        if self._busy:  # a handler's own transaction: the loop below sees its events
+        if self._thread == threading.get_ident():  # a handler's own transaction: the loop below sees its events
             return
-        self._busy = True
-        try:
-            while any([self._run(wire) for wire in AFTER]):
-                pass
-        finally:
-            self._busy = False
+        with self._lock:
+            self._thread = threading.get_ident()
+            try:
+                while sum(self._run(wire) for wire in AFTER):
+                    pass
+            finally:
+                self._thread = 0
 
     def _run(self, wire: Wire) -> bool:
         """True if the handler saw an event. A failing handler stops at that event and is tried again next time."""
