@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelyard.core.errors import Damaged, Unavailable, YardError
+from modelyard.core.errors import Conflict, Damaged, Unavailable, YardError
 from modelyard.core.ports import Row
 from modelyard.storage import schema
 
 FILE_NAME = "modelyard.db"
+_LEFT_BEHIND: list[sqlite3.Connection] = []  # a parent's connections after a fork
 
 
 class SqliteConnection:
@@ -53,10 +54,11 @@ class SqliteDatabase:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.file = self.folder / FILE_NAME
-        self._local = threading.local()
-        self._mutex = threading.Lock()
         self._open: list[sqlite3.Connection] = []
+        self._locked: list[int] = []
+        self._fresh()
         self._finalizer = weakref.finalize(self, _close_all, self._open)
+        _DATABASES.add(self)
         self._prepare()
 
     @property
@@ -67,13 +69,13 @@ class SqliteDatabase:
     @contextmanager
     def write(self) -> Iterator[SqliteConnection]:
         """A transaction that no other writer shares."""
-        if getattr(self._local, "writing", False):
+        current: sqlite3.Connection | None = getattr(self._local, "raw", None)
+        if current is not None and current.in_transaction:
             raise YardError(
                 "A transaction is open in this thread already. Pass its Work on instead of opening another."
             )
         with self._mutex, self._queue(), self._errors():
             raw = self._connection()
-            self._local.writing = True
             try:
                 raw.execute("BEGIN IMMEDIATE")
                 yield SqliteConnection(raw)
@@ -82,8 +84,6 @@ class SqliteDatabase:
                 if raw.in_transaction:
                     raw.execute("ROLLBACK")
                 raise
-            finally:
-                self._local.writing = False
 
     @contextmanager
     def read(self) -> Iterator[SqliteConnection]:
@@ -103,6 +103,16 @@ class SqliteDatabase:
         """Close every connection; the next use opens new ones."""
         _close_all(self._open)
         self._local = threading.local()
+
+    def _fresh(self) -> None:
+        """Start with no connection: when made, and in a forked child. There the parent's connections must not be used,
+        and not even closed (https://sqlite.org/howtocorrupt.html, 2.6), and its writers' lock must be let go."""
+        _LEFT_BEHIND.extend(self._open)
+        self._open.clear()
+        while self._locked:
+            os.close(self._locked.pop())
+        self._local = threading.local()
+        self._mutex = threading.Lock()
 
     def _prepare(self) -> None:
         try:
@@ -129,13 +139,13 @@ class SqliteDatabase:
 
     def _connection(self) -> sqlite3.Connection:
         raw: sqlite3.Connection | None = getattr(self._local, "raw", None)
-        if raw is None or getattr(self._local, "process", None) != os.getpid():
+        if raw is None:
             raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
             raw.row_factory = _as_dict
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 raw.execute(f"PRAGMA {pragma}")
             self._open.append(raw)
-            self._local.raw, self._local.process = raw, os.getpid()
+            self._local.raw = raw
         return raw
 
     @contextmanager
@@ -144,11 +154,15 @@ class SqliteDatabase:
             handle = os.open(self.folder / "modelyard.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise Unavailable(f"{self.folder} cannot be written: {error.strerror}. Check its permissions.") from error
+        self._locked.append(handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            if handle in self._locked:  # not in a child forked by this very block
+                fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough while a forked child holds a copy
+                self._locked.remove(handle)
+                os.close(handle)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -173,6 +187,8 @@ def _close_all(connections: list[sqlite3.Connection]) -> None:
 def _told(error: sqlite3.DatabaseError, file: Path) -> YardError | None:
     """What an error of the file itself means; None for a fault of a statement, which is ours."""
     name = getattr(error, "sqlite_errorname", "")
+    if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
+        return Conflict(f"{file} holds that already: {error}")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return Damaged(
             f"{file} is damaged ({error}). Restore it from a backup, or move it away to start with an empty yard."
@@ -186,3 +202,14 @@ def _told(error: sqlite3.DatabaseError, file: Path) -> YardError | None:
     if name.startswith("SQLITE_BUSY"):
         return Unavailable(f"{file} is locked by a program that is not modelyard. Close it and try again.")
     return None
+
+
+_DATABASES: weakref.WeakSet[SqliteDatabase] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_DATABASES):
+        database._fresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,9 +1,9 @@
 """What every adapter of a port must do. Subclass the suite, give it the fixture it names, and pytest runs it:
 
-    class TestMyBlobs(BlobsContract):
-        @pytest.fixture
-        def blobs(self, tmp_path):
-            return MyBlobs(tmp_path)
+class TestMyBlobs(BlobsContract):
+    @pytest.fixture
+    def blobs(self, tmp_path):
+        return MyBlobs(tmp_path)
 """
 
 from __future__ import annotations
@@ -243,9 +243,7 @@ class DatabaseContract:
             assert rows.one(COUNT) == {"n": 1}
         assert self.count(database) == 2
 
-    def test_writers_in_threads_are_exclusive(
-        self, database: Database, open_database: Callable[[], Database]
-    ) -> None:
+    def test_writers_in_threads_are_exclusive(self, database: Database, open_database: Callable[[], Database]) -> None:
         others = [database, open_database()]
         with database.write() as rows:
             rows.run(CURSOR, reader="sum", position=0)
@@ -274,7 +272,9 @@ class DatabaseContract:
             rows.run(CURSOR, reader="parent", position=1)
         assert self.count(database) == 2
 
-    def test_a_child_forked_while_a_thread_writes_neither_waits_nor_holds_the_writer_up(self, database: Database) -> None:
+    def test_a_child_forked_while_a_thread_writes_neither_waits_nor_holds_the_writer_up(
+        self, database: Database
+    ) -> None:
         inside, forked = threading.Event(), threading.Event()
         status: list[int] = []
 
