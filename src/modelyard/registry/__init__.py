@@ -1,1 +1,7 @@
+"""The model registry: versions, stages, aliases, approvals, comparison, lineage."""
 
+from modelyard.core.models import ModelStage, ModelVersion
+from modelyard.registry.rules import Approval, PromotionRequest, RequestStatus
+from modelyard.registry.service import ModelRegistry
+
+__all__ = ["Approval", "ModelRegistry", "ModelStage", "ModelVersion", "PromotionRequest", "RequestStatus"]
