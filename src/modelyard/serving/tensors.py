@@ -44,7 +44,7 @@ class Tensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: dict[str, Any] = {}
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class Wanted(msgspec.Struct):
@@ -135,7 +135,7 @@ def _count(tensor: Tensor) -> int:
 
 
 def _from_json(tensor: Tensor, count: int) -> np.ndarray:
-    if tensor.data is None:
+    if not bytes(tensor.data):
         raise Invalid(f"The input {tensor.name!r} has no data. Send data, or binary_data_size and the bytes.")
     letter = _letter(tensor.datatype)
     try:

@@ -1,0 +1,71 @@
+"""A model server on a fresh folder, small models, and traffic for them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.core.traffic import Arm, Guard, Traffic
+from modelyard.serving import ModelServer
+
+MODELS = Path(__file__).parent / "local_models.py"
+
+
+def reference(**settings: Any) -> str:
+    return f"{MODELS}:Linear@{json.dumps(settings)}"
+
+
+def install(server: ModelServer, endpoint: str, **versions: str) -> None:
+    """Make versions known: name -> reference."""
+    server.configure(endpoint, {"trusted_code": True})
+    for version, path in versions.items():
+        server.install(endpoint, "m", version, path, "python")
+
+
+def split(endpoint: str, generation: int, share: float = 0.0, guard: Guard | None = None, **more: Any) -> Traffic:
+    """Baseline v1, and a canary v2 with a share."""
+    arms = [Arm(name="baseline", model="m", version="v1", weight=1 - share)]
+    if share:
+        arms.append(Arm(name="canary", model="m", version="v2", weight=share))
+    return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), guard=guard, **more)
+
+
+def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The first true answer; a bounded wait for another process."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.01)
+    pytest.fail("it did not come about in time")
+
+
+def carried_out(server: ModelServer, endpoint: str, generation: int, workers: int = 2) -> bool:
+    """Whether that many workers carry the generation out."""
+    at = [one.generations.get(endpoint) for one in server.processes() if one.ready]
+    return at.count(generation) >= workers
+
+
+class Tools:
+    reference = staticmethod(reference)
+    install = staticmethod(install)
+    split = staticmethod(split)
+    until = staticmethod(until)
+    carried_out = staticmethod(carried_out)
+    models = MODELS
+
+
+@pytest.fixture(scope="session")
+def tools() -> type[Tools]:
+    return Tools
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> ModelServer:
+    return ModelServer(tmp_path / "yard")

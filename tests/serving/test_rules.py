@@ -1,0 +1,124 @@
+"""Which arm answers, when a guard trips, and what traffic is refused."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelyard.core.errors import Conflict, Invalid
+from modelyard.core.traffic import Arm, Guard, Traffic
+from modelyard.serving import rules
+from modelyard.stats.eprocess import log_e_value
+
+weights = st.lists(st.integers(0, 100), min_size=1, max_size=8).filter(sum)
+
+
+def traffic(*given: tuple[str, float], generation: int = 1, **more: object) -> Traffic:
+    arms = tuple(Arm(name=name, model="m", version=f"v{i}", weight=weight) for i, (name, weight) in enumerate(given))
+    return Traffic(endpoint="e", generation=generation, arms=arms, **more)
+
+
+@given(weights, st.floats(0, 1, exclude_max=True))
+def test_every_place_falls_on_an_arm_with_weight(parts: list[int], place: float) -> None:
+    shares = [part / sum(parts) for part in parts]
+    assert shares[rules.arm_at(rules.bounds(shares), place)] > 0
+
+
+@given(st.floats(0.01, 0.5), st.floats(0.01, 0.49), st.integers(0, 2**32))
+def test_a_unit_that_met_the_canary_stays_with_it_when_its_share_grows(low: float, more: float, unit: int) -> None:
+    place = rules.position(rules.unit_hash("s", str(unit)))
+    before = rules.arm_at(rules.bounds([1 - low, low]), place)
+    after = rules.arm_at(rules.bounds([1 - low - more, low + more]), place)
+    assert after >= before
+
+
+def test_hashed_units_fall_on_arms_in_proportion_to_their_weights() -> None:
+    ends = rules.bounds([0.7, 0.25, 0.05])
+    seen = Counter(rules.arm_at(ends, rules.position(rules.unit_hash("salt", f"user{i}"))) for i in range(40_000))
+    expected = np.array([28_000, 10_000, 2_000])
+    observed = np.array([seen[i] for i in range(3)])
+    assert ((observed - expected) ** 2 / expected).sum() < 13.8  # chi-square, 2 degrees of freedom, p = 0.001
+
+
+def test_another_salt_places_units_anew() -> None:
+    first = [rules.position(rules.unit_hash("a", f"u{i}")) for i in range(2000)]
+    second = [rules.position(rules.unit_hash("b", f"u{i}")) for i in range(2000)]
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.08
+
+
+@given(st.integers(0, 60), st.integers(0, 400), st.floats(0.01, 0.9), st.floats(-3, 3))
+def test_the_errors_e_value_is_the_carried_one_times_the_steps_own(
+    k: int, m: int, share: float, carried: float
+) -> None:
+    guard = Guard(rollout_id="r", step=1, share=share, carried={"errors": carried})
+    assert rules.judged(guard, {"errors": (k, m)})[0] == pytest.approx(carried + log_e_value(k, m, share))
+
+
+def test_four_errors_of_a_five_percent_canary_trip_at_one_in_a_thousand_and_three_do_not() -> None:
+    guard = Guard(rollout_id="r", step=0, share=0.05, alpha=0.001)
+    assert rules.trips(guard, rules.judged(guard, {"errors": (4, 0)})[0])
+    assert not rules.trips(guard, rules.judged(guard, {"errors": (3, 0)})[0])
+
+
+def test_healthy_canaries_trip_no_more_often_than_alpha_allows_at_any_number_of_looks() -> None:
+    rng = np.random.default_rng(7)
+    guard = Guard(rollout_id="r", step=0, share=0.1, alpha=0.05)
+    tripped = 0
+    for _ in range(400):
+        on_canary = np.cumsum(rng.random(300) < 0.1)
+        looks = ((int(k), i + 1 - int(k)) for i, k in enumerate(on_canary))
+        tripped += any(rules.trips(guard, rules.judged(guard, {"errors": look})[0]) for look in looks)
+    assert tripped / 400 <= 0.05
+
+
+def test_a_slow_canary_trips_by_latency_and_says_so() -> None:
+    guard = Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p50": 1.0, "p95": 2.0, "p99": 4.0})
+    bad = {"errors": (0, 0), "p50": (60, 450), "p95": (40, 45), "p99": (30, 9)}
+    log_e, metric = rules.judged(guard, bad)
+    assert metric == "latency"
+    assert rules.trips(guard, log_e)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (traffic(("baseline", 0.5)), "sum to 0.5"),
+        (traffic(("baseline", 1.5), ("b", -0.5)), "outside 0 to 1"),
+        (traffic(("a", 0.5), ("a", 0.5)), "two arms of one name"),
+        (Traffic(endpoint="e", generation=1, arms=()), "0 arms"),
+        (Traffic(endpoint="../e", generation=1, arms=traffic(("a", 1.0)).arms), "endpoint name"),
+        (traffic(("a", 1.0), guard=Guard(rollout_id="r", step=0, share=0.1)), "baseline and canary"),
+        (traffic(("baseline", 0.9), ("canary", 0.1), guard=Guard(rollout_id="../r", step=0, share=0.1)), "rollout id"),
+        (traffic(("baseline", 0.9), ("canary", 0.1), guard=Guard(rollout_id="r", step=0, share=0.1, alpha=2)), "alpha"),
+        (
+            traffic(
+                ("baseline", 0.9),
+                ("canary", 0.1),
+                guard=Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p90": 1.0}),
+            ),
+            "p90",
+        ),
+        (traffic(("a", math.nan)), "outside"),
+        (traffic(("a", 1.0), shadow_share=2.0), "shadow_share"),
+    ],
+)
+def test_traffic_that_cannot_be_carried_out_is_refused_with_its_fault(bad: Traffic, says: str) -> None:
+    with pytest.raises(Invalid, match=says):
+        rules.checked_traffic(bad, None)
+
+
+def test_an_older_generation_does_not_replace_a_newer_one() -> None:
+    with pytest.raises(Conflict, match="generation 3"):
+        rules.checked_traffic(traffic(("a", 1.0), generation=2), traffic(("a", 1.0), generation=2))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5))
+def test_numbers_agree_with_themselves_and_not_with_numbers_one_percent_off(values: list[float]) -> None:
+    assert rules.agree(values, values, labels=False)
+    assert not rules.agree([*values, 100.0], [*values, 101.0], labels=False)
