@@ -29,7 +29,7 @@ _Dumper.add_representer(str, _text)
 def document(content: Mapping[str, Any], comment: Sequence[str]) -> str:
     """The YAML text. A key such as `on` is quoted, because YAML 1.1 reads it as true."""
     head = "".join(f"# {line}".rstrip() + "\n" for line in comment)
-    return head + yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return head + yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def script(commands: Sequence[str]) -> str:

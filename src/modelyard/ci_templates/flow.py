@@ -83,19 +83,16 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
     return (
         Job(
             id="check",
-            title="Check code and data",
-            steps=(
-                Step(title="Lint and test", commands=("python -m ruff check .", "python -m pytest")),
-                Step(title="Validate data", commands=(f"modelyard pipeline validate {plan.config}",)),
-            ),
+            title="Lint and test",
+            steps=(Step(title="Lint and test", commands=("python -m ruff check .", "python -m pytest")),),
         ),
         Job(
             id="train",
-            title="Train and evaluate",
+            title="Validate data, train and evaluate",
             needs="check",
             makes=True,
             steps=(
-                Step(title="Train", commands=(f"modelyard pipeline train {plan.config}",)),
+                Step(title="Validate data and train", commands=(f"modelyard pipeline run-file {plan.config}",)),
                 Step(title="Evaluate", commands=(_gate(plan),)),
             ),
         ),
@@ -113,7 +110,7 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
                     title="Request promotion",
                     commands=(
                         f'modelyard registry request-promotion {plan.model_name} "$MODEL_VERSION"'
-                        ' --target-stage production --justification "CI: tests and metrics passed"',
+                        ' --target-stage production --justification "tests and metrics passed in CI"',
                     ),
                 ),
             ),

@@ -73,7 +73,7 @@ class CITemplateGenerator:
         not be safe in a script.
 
         >>> from modelyard.ci_templates import CISystem, CITemplateGenerator
-        >>> CITemplateGenerator().generate(CISystem.JENKINS, "fraud_detector").splitlines()[2]
+        >>> CITemplateGenerator().generate(CISystem.JENKINS, "fraud_detector").splitlines()[3]
         'pipeline {'
         """
         plan = Plan(

@@ -63,7 +63,7 @@ def _sources(details: Mapping[str, Any], name: str) -> list[tuple[Node, str]]:
     if details.get("digest"):
         found.append((node("artifact", str(details["digest"])), "packaged"))
     if details.get("run") or details.get("run_id"):
-        found.append((node("run", str(details.get("run") or details.get("run_id"))), "produced"))
+        found.append((node("pipeline_run", str(details.get("run") or details.get("run_id"))), "produced"))
     if details.get("parent"):
         parent = str(details["parent"])
         found.append((model_node(*(parent.rsplit(":", 1) if ":" in parent else (name, parent))), "derived"))
@@ -71,7 +71,8 @@ def _sources(details: Mapping[str, Any], name: str) -> list[tuple[Node, str]]:
 
 
 def _trained(event: Event) -> Piece:
-    run = node("run", event.resource_id, {"name": event.details.get("name", "")})
+    kept = {key: event.details[key] for key in ("name", "metrics", "data_digest") if event.details.get(key)}
+    run = node("pipeline_run", event.resource_id, kept)
     nodes, edges = [run], []
     data = event.details.get("data_source") or event.details.get("training_data")
     if data:
@@ -110,6 +111,7 @@ def _runs(event: Event) -> Piece:
 
 RULES: dict[EventType, Callable[[Event], Piece]] = {
     EventType.MODEL_REGISTERED: _registered,
+    EventType.TRAINING_STARTED: _trained,
     EventType.TRAINING_COMPLETED: _trained,
     EventType.MODEL_DEPLOYED: _runs,
     EventType.DEPLOYMENT_STARTED: _runs,

@@ -127,8 +127,9 @@ class GovernanceManager(Area):
                 source = recording.dataset(work, training_dataset)
                 recording.link(work, Edge(source=source.id, target=made.id, relation="trained"))
             for name in features:
-                store.put_node(work.rows, node("feature", checked_name(name, "feature")), work.now)
-                recording.link(work, Edge(source=f"feature:{name}", target=made.id, relation="input"))
+                column = recording.checked_node(f"feature:{name}")
+                store.put_node(work.rows, column, work.now)
+                recording.link(work, Edge(source=column.id, target=made.id, relation="input"))
             told = {**details, "model": model_id, "version": model_version, "features": list(features)}
             work.emit(EventType.LINEAGE_RECORDED, recording.resource(made), told)
         return made

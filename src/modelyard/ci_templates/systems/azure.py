@@ -56,7 +56,7 @@ def _guarded(job: Job, plan: Plan) -> dict[str, Any]:
 
 def _steps(job: Job, plan: Plan) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
-        {"checkout": "self", "persistCredentials": False},
+        {"checkout": "self"},  # credentials are not persisted unless asked for
         {"task": "UsePythonVersion@0", "inputs": {"versionSpec": plan.python_version}},
         _run(INSTALL, job),
     ]

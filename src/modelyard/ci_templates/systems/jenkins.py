@@ -20,7 +20,6 @@ def render(plan: Plan) -> str:
             [
                 f"MODEL_NAME = '{plan.model_name}'",
                 'MODEL_VERSION = "v1.0.${env.BUILD_NUMBER}"',
-                'PATH = "${env.WORKSPACE}/.venv/bin:${env.PATH}"',
             ],
         ),
         *_block("stages", [line for stage in stages for line in stage]),
@@ -30,7 +29,8 @@ def render(plan: Plan) -> str:
     ]
     comment = (
         f"// Trains, checks, registers and deploys {plan.model_name}.\n"
-        "// Needs the secret-text credentials modelyard-yard (a database URL) and modelyard-files (where model files live).\n"
+        "// For a multibranch pipeline. Needs the secret-text credentials modelyard-yard (a database URL) and\n"
+        "// modelyard-files (where model files live).\n"
     )
     return comment + "\n".join(_block("pipeline", body)) + "\n"
 
@@ -45,14 +45,12 @@ def _stage(step: Step, job: Job | None, plan: Plan) -> list[str]:
         )
     if job is not None and job.guarded and step is job.steps[0]:
         lines += _block("input", [f"message 'Deploy {plan.model_name} as a canary?'"])
-    commands = ("python -m venv .venv", *step.commands) if step is INSTALL else step.commands
-    lines += _block("steps", _script(commands))
+    first = ("python -m venv .venv",) if step is INSTALL else ()
+    lines += _block("steps", _script((*first, ". .venv/bin/activate", *step.commands)))
     return _block(f"stage('{step.title}')", lines)
 
 
 def _script(commands: Sequence[str]) -> list[str]:
-    if len(commands) == 1:
-        return [f"sh '{commands[0]}'"]
     return ["sh '''", *(f"    {command}" for command in ("set -e", *commands)), "'''"]
 
 
