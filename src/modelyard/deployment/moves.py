@@ -120,7 +120,8 @@ def record(
     details = {
         "deployment_id": row["deployment_id"],
         "endpoint": row["endpoint"],
-        "model": f"{row['model_name']}:{row['model_version']}",
+        "model": row["model_name"],
+        "version": row["model_version"],
         "baseline": row["baseline"],
         "strategy": row["strategy"],
         "status": row["status"],

@@ -239,7 +239,7 @@ def _units_hold(rollout: Rollout, units: int, now: Instant) -> str:
 
 def _judged_harm(rollout: Rollout, seen: TrafficCounts, measured: tuple[Measurement, ...]) -> Decision:
     """Promote where the bounds of harm in errors and in latency lie inside their margins."""
-    errors = _error_measure(canary(seen), baseline(seen))
+    errors = _error_measure(_warm(rollout, seen), baseline(seen))
     latency, latency_reason = _latency(rollout, seen)
     found = (*measured, errors, *([latency] if latency else []))
     margin = rollout.terms.margin
@@ -250,6 +250,12 @@ def _judged_harm(rollout: Rollout, seen: TrafficCounts, measured: tuple[Measurem
     if latency_reason:
         return Decision(verdict=Verdict.HOLD, reasons=(latency_reason,), measurements=found)
     return _promotion(rollout, f"errors at most {errors.high:+.4f} from the baseline, inside {margin:g}", found)
+
+
+def _warm(rollout: Rollout, seen: TrafficCounts) -> ArmCounts:
+    """The canary without its warm-up, in which requests are counted and bad events are not."""
+    new = canary(seen)
+    return replace(new, requests=max(new.requests - rollout.terms.warmup, new.errors))
 
 
 def _promotion(rollout: Rollout, why: str, found: tuple[Measurement, ...]) -> Decision:

@@ -17,8 +17,8 @@ FEW_EVENTS = 10  # below this many events the normal approximation gives way to 
 Interval = tuple[float, float]
 
 
-def wilson(events: float, n: float, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927).
+def wilson(events: float, n: float, level: float = 0.95, *, z: float | None = None) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927). `z` replaces the level's, for sequential bounds.
 
     >>> [round(x, 4) for x in wilson(10, 100)]
     [0.0552, 0.1744]
@@ -26,7 +26,9 @@ def wilson(events: float, n: float, level: float = 0.95) -> Interval:
     _checked(events, n)
     if n == 0:
         return 0.0, 1.0
-    z = normal_isf((1 - level) / 2)
+    z = normal_isf((1 - level) / 2) if z is None else z
+    if math.isinf(z):
+        return 0.0, 1.0
     rate, weight = events / n, z * z / n
     middle = (rate + weight / 2) / (1 + weight)
     half = z / (1 + weight) * math.sqrt(rate * (1 - rate) / n + weight / (4 * n))
@@ -34,7 +36,13 @@ def wilson(events: float, n: float, level: float = 0.95) -> Interval:
 
 
 def newcombe(
-    control_events: float, control_n: float, treatment_events: float, treatment_n: float, *, level: float = 0.95
+    control_events: float,
+    control_n: float,
+    treatment_events: float,
+    treatment_n: float,
+    *,
+    level: float = 0.95,
+    z: float | None = None,
 ) -> Interval:
     """The interval of treatment rate minus control rate (Newcombe 1998, method 10: Wilson limits combined).
 
@@ -44,8 +52,8 @@ def newcombe(
     if not control_n or not treatment_n:
         return -1.0, 1.0
     c, t = control_events / control_n, treatment_events / treatment_n
-    c_low, c_high = wilson(control_events, control_n, level)
-    t_low, t_high = wilson(treatment_events, treatment_n, level)
+    c_low, c_high = wilson(control_events, control_n, level, z=z)
+    t_low, t_high = wilson(treatment_events, treatment_n, level, z=z)
     return t - c - math.hypot(t - t_low, c_high - c), t - c + math.hypot(t_high - t, c - c_low)
 
 

@@ -7,4 +7,59 @@ revision, down_revision = "0008", "0007"
 
 
 def upgrade() -> None:
-    pass
+    op.create_table(
+        "ab_tests",
+        sa.Column("test_id", sa.Text, primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("description", sa.Text, nullable=False),
+        sa.Column("strategy", sa.Text, nullable=False),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("started_at", sa.BigInteger),
+        sa.Column("ended_at", sa.BigInteger),
+        sa.Column("exclusive_group", sa.Text, nullable=False),
+        sa.Column("group_start", sa.Float, nullable=False),
+        sa.Column("winner", sa.Text, nullable=False),
+        sa.Column("conclusion", sa.Text, nullable=False),
+        sa.Column("plan", sa.Text, nullable=False),  # JSON, written once
+    )
+    op.create_index("ab_tests_by_group", "ab_tests", ["exclusive_group", "status"])
+    op.create_table(
+        "ab_arms",
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
+        sa.Column("variant", sa.Text, primary_key=True),
+        sa.Column("tally", sa.Text, nullable=False),  # JSON: exact sums and an integer histogram
+    )
+    op.create_table(
+        "ab_units",
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
+        sa.Column("variant", sa.Text, primary_key=True),
+        sa.Column("unit", sa.Text, primary_key=True),
+        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("successes", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "ab_sources",  # running totals told by serving, one row a source and generation
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
+        sa.Column("variant", sa.Text, primary_key=True),
+        sa.Column("source", sa.Text, primary_key=True),
+        sa.Column("generation", sa.BigInteger, primary_key=True),
+        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("errors", sa.BigInteger, nullable=False),
+        sa.Column("latency", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "ab_journals",  # how far each journal file is already in ab_arms
+        sa.Column("journal", sa.Text, primary_key=True),
+        sa.Column("folded", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "ab_looks",
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
+        sa.Column("look", sa.Integer, primary_key=True),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("fraction", sa.Float, nullable=False),
+        sa.Column("alpha", sa.Float, nullable=False),
+        sa.Column("significant", sa.Text, nullable=False),  # JSON: names of the treatments that crossed the bound
+    )

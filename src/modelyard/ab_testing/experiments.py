@@ -1,0 +1,88 @@
+"""Experiments as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from modelyard.core.instants import Instant
+
+CONTROL, TREATMENT = "control", "treatment"
+
+
+class TestStatus(Enum):
+    """Where a test stands."""
+
+    __test__ = False  # pytest collects classes called Test...
+
+    DRAFT = "draft"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    CONCLUDED = "concluded"
+
+
+class TrafficSplitStrategy(Enum):
+    """Who gets which variant.
+
+    HASH_BASED and RAMP are sticky: a unit always meets the same variant (in a ramp, once it has met a treatment).
+    RANDOM draws for each request; PERCENTAGE spreads requests evenly, so the split is exact after a few of them.
+    """
+
+    HASH_BASED = "hash_based"
+    RANDOM = "random"
+    PERCENTAGE = "percentage"
+    RAMP = "ramp"
+
+    @property
+    def sticky(self) -> bool:
+        """Whether a unit is needed and always gets its variant again."""
+        return self in (TrafficSplitStrategy.HASH_BASED, TrafficSplitStrategy.RAMP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One arm of a test: its name, the model version behind it and its share of the units (0 to 1)."""
+
+    name: str
+    model: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ABTest:
+    """One experiment. The plan never changes once it is created: a changed experiment is a new one."""
+
+    test_id: str
+    name: str
+    description: str
+    strategy: TrafficSplitStrategy
+    status: TestStatus
+    variants: tuple[Variant, ...]  # control first
+    created_by: str
+    created_at: Instant
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    planned_units: int | None = None
+    horizon: int = 10_000
+    ramp_seconds: float = 0.0
+    exclusive_group: str = ""
+    group_share: float = 1.0
+    group_start: float = 0.0
+    winner: str = ""
+    conclusion: str = ""
+
+    @property
+    def control(self) -> Variant:
+        """What the treatments are compared with."""
+        return self.variants[0]
+
+    @property
+    def treatments(self) -> tuple[Variant, ...]:
+        """What is tried."""
+        return self.variants[1:]
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Variant name to its share."""
+        return {variant.name: variant.share for variant in self.variants}

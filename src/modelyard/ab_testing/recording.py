@@ -1,0 +1,103 @@
+"""Recording results and folding journals into tallies."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from modelyard.ab_testing import journal, store
+from modelyard.ab_testing.journal import Journal, Opened, Result
+from modelyard.ab_testing.tally import Tally
+from modelyard.core.ports import Connection
+from modelyard.core.work import Store
+
+FOLD_EVERY = 8192  # results: bounds what an analysis in another process has to read to some milliseconds
+
+
+class Recorder:
+    """Appends results to this process's journal and folds journals into the database."""
+
+    def __init__(self, area_store: Store) -> None:
+        self._store = area_store
+        self._folder: Path = area_store.folder / "ab_testing"
+        self._mutex = threading.Lock()
+        self._journal: Journal | None = None
+        self._since = 0
+
+    def append(self, lines: bytes, count: int = 1) -> None:
+        """Keep results; now and then also fold what this process has kept."""
+        with self._mutex:
+            kept = self._journal
+            if kept is None or kept.process != os.getpid():  # a forked child starts a journal of its own
+                kept = self._journal = Journal(self._folder)
+                self._since = 0
+            kept.append(lines)
+            self._since += count
+            full = self._since >= FOLD_EVERY
+            if full:
+                self._retire()
+        if full:
+            self._fold(Opened(kept.path))
+
+    def fold(self) -> None:
+        """Bring every journal of the folder into the database."""
+        for one in journal.opened(self._folder):
+            self._fold_one(one)
+
+    def close(self) -> None:
+        """Give the journal up, so that whoever folds next can remove it."""
+        with self._mutex:
+            self._retire()
+
+    def _retire(self) -> None:
+        if self._journal is not None:
+            self._journal.release()
+        self._journal, self._since = None, 0
+
+    def _fold(self, one: Opened) -> None:
+        try:
+            self._fold_one(one)
+        finally:
+            one.close()
+
+    def _fold_one(self, one: Opened) -> None:
+        name = one.path.name
+        with self._store.work() as work:
+            start = store.folded(work.rows, name)
+            waiting = one.waiting(start)
+            if waiting.lines:
+                add(work.rows, map(journal.parsed, waiting.lines))
+                store.save_folded(work.rows, name, waiting.end)
+        if one.abandoned:
+            one.path.unlink(missing_ok=True)
+            with self._store.work() as work:
+                store.forget_journal(work.rows, name)
+
+
+def add(rows: Connection, results: Iterable[Result]) -> None:
+    """Add results to the tallies of their arms."""
+    fresh: dict[tuple[str, str], Tally] = defaultdict(Tally)
+    units: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for result in results:
+        tally = fresh[result.test_id, result.variant]
+        tally.measure(result.latency, result.metrics)
+        if result.unit:
+            counts = units[result.test_id, result.variant, result.unit]
+            counts[0] += 1
+            counts[1] += result.success
+        else:
+            tally.count(result.success)
+    for (test_id, variant, unit), (requests, successes) in units.items():
+        before = store.unit_counts(rows, test_id, variant, unit)
+        fresh[test_id, variant].count_unit(before, (requests, successes))
+    store.add_units(rows, [_unit_values(key, counts) for key, counts in units.items()])
+    for (test_id, variant), tally in fresh.items():
+        tally.merge(store.arm_tally(rows, test_id, variant))
+        store.save_tally(rows, test_id, variant, tally)
+
+
+def _unit_values(key: tuple[str, str, str], counts: list[int]) -> Mapping[str, object]:
+    return {"test_id": key[0], "variant": key[1], "unit": key[2], "requests": counts[0], "successes": counts[1]}
