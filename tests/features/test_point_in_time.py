@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_every_label_gets_what_the_definition_says(store, seed):
         for event in (draw.randrange(40) for _ in range(draw.choice([40, 200])))
     ]
     cuts = [0, *sorted(draw.sample(range(len(rows)), 4)), len(rows)]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         write(store, rows[start:end], single=draw.random() < 0.3)
         if draw.random() < 0.3:
             store.compact()
@@ -363,7 +364,7 @@ def test_whole_numbers_and_their_text_are_one_entity(store):
 
 def test_a_spine_without_the_needed_columns_is_told_so(store):
     store.register_feature(feature("amount"))
-    with pytest.raises(Invalid, match="no column 'card'. Did you mean cards"):
+    with pytest.raises(Invalid, match=r"no column 'card'\. Did you mean cards"):
         store.get_offline_features({"cards": ["c"], "event_timestamp": [at(0)]}, ["amount"])
     with pytest.raises(Invalid, match="no column 'event_timestamp'"):
         store.get_offline_features({"card": ["c"], "timestamp": [at(0)]}, ["amount"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import modelyard.features.store as sql
 from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.errors import Invalid
@@ -19,14 +18,11 @@ from modelyard.core.operations import operation
 from modelyard.core.ports import Clock
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store, Work
-from modelyard.features import online as packing
-from modelyard.features import rules
-from modelyard.features import store as sql
 from modelyard.features.columns import entity_key, entity_keys, instant
-from modelyard.features.online import Online, Plan
-from modelyard.features.rules import Catalogue, Layout
-from modelyard.features.segments import Batch, Segments
-from modelyard.features.store import Segment
+from modelyard.features.online import Plan, plan
+from modelyard.features.rules import TIME, Catalogue, admitted, check_spine, next_group, updated
+from modelyard.features.segments import Batch
+from modelyard.features.stored import Stored
 from modelyard.features.tables import batch_of_frame, batches_of_values
 from modelyard.features.values import (
     Compacted,
@@ -39,8 +35,6 @@ from modelyard.features.values import (
     Written,
 )
 
-LARGEST = 5_000_000  # rows of one merged segment
-
 
 class FeatureStore(Area):
     """Features of entities: defined once, written once, read as they are now or as they were known at any moment.
@@ -52,10 +46,8 @@ class FeatureStore(Area):
 
     def __init__(self, storage_path: str | Path | Store, *, online: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(storage_path, clock=clock)
-        self.segments = Segments(self.store)
-        self._online_url = online
+        self._stored = Stored(self.store, online)
         self._plans: dict[tuple[Any, ...], Plan] = {}
-        self._cleaned = False
 
     # Definitions
 
@@ -65,7 +57,7 @@ class FeatureStore(Area):
         Raises Conflict if the entity type has the name with another definition: use update_feature.
         """
 
-        return self._define(lambda _, catalogue: rules.admitted(feature, catalogue), created_by) or self.get_feature(
+        return self._define(lambda _, catalogue: admitted(feature, catalogue), created_by) or self.get_feature(
             feature.reference
         )
 
@@ -143,7 +135,7 @@ class FeatureStore(Area):
             if "@" in name:
                 raise Invalid(f"{name!r} names one version, and only the newest can be changed. Leave out the @.")
             old = catalogue.feature(name, entity_type)
-            return rules.updated(old, replace(old, **fields), has_values=bool(self.segments.holding(work.rows, old)))
+            return updated(old, replace(old, **fields), has_values=bool(self._stored.segments.holding(work.rows, old)))
 
         return self._define(change, created_by) or self.get_feature(name, entity_type=entity_type)
 
@@ -185,14 +177,15 @@ class FeatureStore(Area):
         asked = FeatureGroup(name=name, entity_type=entity_type, features=tuple(features), description=description)
         with self.store.work(created_by) as work:
             catalogue = sql.catalogue(work.rows)
-            group = rules.next_group(asked, catalogue)
+            group = next_group(asked, catalogue)
             if group is None:
                 return catalogue.groups[name][-1]
             sql.insert_group(work.rows, group, at=micros(work.now), by=created_by)
             sql.next_generation(work.rows)
             details = {"group": name, "features": group.features, "version": group.version}
             work.emit(EventType.FEATURE_REGISTERED, Resource("feature_group", name), details)
-        self._changed([entity_type])
+        self._plans = {}
+        self._stored.announce([entity_type])
         return group
 
     @operation("GET", "/feature-groups", needs="features.read")
@@ -213,7 +206,7 @@ class FeatureStore(Area):
         Of values with the same feature, entity and times the last one stands.
         """
         items = list(values)
-        return self._append(lambda catalogue: batches_of_values(items, catalogue), user)
+        return self._stored.append(lambda catalogue: batches_of_values(items, catalogue), user)
 
     def write_features(
         self,
@@ -222,7 +215,7 @@ class FeatureStore(Area):
         features: Sequence[str] | None = None,
         entity_type: str | None = None,
         entity_column: str | None = None,
-        timestamp_column: str = rules.TIME,
+        timestamp_column: str = TIME,
         created_column: str | None = None,
         user: str = "system",
     ) -> Written:
@@ -244,7 +237,7 @@ class FeatureStore(Area):
                 created_column=created_column,
             )
 
-        return self._append(prepare, user)
+        return self._stored.append(prepare, user)
 
     @operation("POST", "/features/{entity_type}/values", needs="features.write")
     def write_rows(
@@ -252,7 +245,7 @@ class FeatureStore(Area):
         entity_type: str,
         rows: list[dict[str, Any]],
         *,
-        timestamp_column: str = rules.TIME,
+        timestamp_column: str = TIME,
         created_column: str | None = None,
         user: str = "system",
     ) -> Written:
@@ -275,7 +268,7 @@ class FeatureStore(Area):
         entity_type: str,
         *,
         entity_column: str | None = None,
-        timestamp_column: str = rules.TIME,
+        timestamp_column: str = TIME,
         created_column: str | None = None,
         features: list[str] | None = None,
         user: str = "system",
@@ -322,19 +315,19 @@ class FeatureStore(Area):
         if isinstance(entity_ids, str):
             raise Invalid(f"Entities are a list of ids. Pass [{entity_ids!r}].")
         keys = [x if type(x) is str else entity_key(x) for x in entity_ids]
-        plan = self._plan(features, entity_type)
+        asked = self._plan(features, entity_type)
         now = micros(self.store.clock.now())
-        generation, found = self._online.read(plan, keys, now)
-        if generation > plan.generation:  # another process has changed the catalogue
-            self._forget()
-            plan = self._plan(features, entity_type)
-            found = self._online.read(plan, keys, now)[1]
-        names = [name for name, _, _ in plan.columns]
+        generation, found = self._stored.online.read(asked, keys, now)
+        if generation > asked.generation:  # another process has changed the catalogue
+            self._plans = {}
+            asked = self._plan(features, entity_type)
+            found = self._stored.online.read(asked, keys, now)[1]
+        names = [name for name, _, _ in asked.columns]
         return OnlineFeatures(
-            entity_type=plan.entity_type,
+            entity_type=asked.entity_type,
             entity_ids=tuple(entity_ids),
             values=dict(zip(names, found, strict=True)),
-            versions=plan.versions,
+            versions=asked.versions,
         )
 
     def get_offline_features(
@@ -351,13 +344,13 @@ class FeatureStore(Area):
         frame = tables.frame(spine)
         with self.store.reading() as rows:
             columns = sql.catalogue(rows).columns(features)
-            groups = self.segments.together(rows, columns)
+            groups = self._stored.segments.together(rows, columns)
             newest = sql.newest_segment(rows)
-        rules.check_spine([str(name) for name in frame.columns], columns)
-        moments = tables.instants(frame, rules.TIME)
+        check_spine([str(name) for name in frame.columns], columns)
+        moments = tables.instants(frame, TIME)
         kinds = {column.feature.entity_type for column in columns}
         entities = {kind: entity_keys(tables.masked(frame, kind)) for kind in kinds}
-        found = self.segments.at(groups, entities, moments, created=as_known)
+        found = self._stored.segments.at(groups, entities, moments, created=as_known)
         with self.store.work(user) as work:
             details = {
                 "features": {column.output: column.feature.version for column in columns},
@@ -405,8 +398,8 @@ class FeatureStore(Area):
         """
         with self.store.reading() as rows:
             feature = sql.catalogue(rows).feature(name, entity_type)
-            segments = self.segments.holding(rows, feature)
-        return self.segments.statistics(feature, segments)
+            segments = self._stored.segments.holding(rows, feature)
+        return self._stored.segments.statistics(feature, segments)
 
     # Upkeep
 
@@ -421,13 +414,8 @@ class FeatureStore(Area):
         >>> FeatureStore(folder).materialize()
         0
         """
-        with self.store.reading() as rows:
-            catalogue, segments = sql.catalogue(rows), sql.segments(rows)
-        layouts = set(catalogue.layouts)
-        if features is not None:
-            layouts = {x for column in catalogue.columns(features) for x in catalogue.layouts_with(column.feature)}
         limit = None if up_to is None else instant(up_to)
-        return self._put_online(self._online, catalogue, [x for x in segments if x.layout in layouts], limit)
+        return self._stored.materialize(features, limit)
 
     @operation("POST", "/features/compact", needs="features.write")
     def compact(self, *, user: str = "system") -> Compacted:
@@ -437,53 +425,12 @@ class FeatureStore(Area):
         >>> FeatureStore(folder).compact()
         Compacted(merged=0, into=0, removed=0)
         """
-        with self.store.work(user) as work:
-            segments = sql.segments(work.rows)
-            told = [(x.rows, x.layout.layout_id, frozenset(x.layout.features)) for x in segments]
-            runs = [[segments[at] for at in run] for run in rules.runs(told, LARGEST)]
-            merged = [self.segments.merge(work, run) for run in runs]
-            removed = self.segments.clean(work)
-            identity = sql.catalogue(work.rows).identity
-        if merged:
-            self._online.mark(identity, merged)
-        return Compacted(merged=sum(map(len, runs)), into=len(merged), removed=removed)
+        return self._stored.compact(user)
 
     def close(self) -> None:
         """Give connections back. Not closing loses nothing."""
-        if "_online" in self.__dict__:
-            self._online.port.close()
+        self._stored.close()
         super().close()
-
-    # Inside
-
-    @cached_property
-    def _online(self) -> Online:
-        """The online store, with everything in it that is in the segments."""
-        online = Online(self._port())
-        with self.store.reading() as rows:
-            catalogue = sql.catalogue(rows)
-            segments = sql.segments(rows, after=online.floor(catalogue.identity))
-        missing = online.missing(catalogue.identity, segments)
-        if missing:
-            self._put_online(online, catalogue, missing, None)
-        if missing or len(segments) > packing.MANY_MARKS:
-            online.raise_floor(catalogue.identity, segments)
-        return online
-
-    def _port(self) -> Any:
-        if self._online_url:
-            return plugins.load("online_store", self._online_url.partition("://")[0])(self._online_url)
-        if "://" in self.store.database.url:
-            return plugins.load("online_store", "database")(self.store.database)
-        return plugins.load("online_store", "sqlite")(self.store.folder)
-
-    def _put_online(self, online: Online, catalogue: Catalogue, segments: Sequence[Segment], up_to: int | None) -> int:
-        changed = 0
-        for layout in dict.fromkeys(segment.layout for segment in segments):
-            members = [segment for segment in segments if segment.layout == layout]
-            rows = self.segments.newest(layout, members, catalogue, up_to)
-            changed += online.put(packing.view_of(catalogue, layout.entity_type), rows)
-        return changed
 
     def _define(self, change: Callable[[Work, Catalogue], Feature | None], by: str) -> Feature | None:
         with self.store.work(by) as work:
@@ -493,58 +440,9 @@ class FeatureStore(Area):
             sql.insert_feature(work.rows, feature, at=micros(work.now), by=by)
             sql.next_generation(work.rows)
             work.emit(EventType.FEATURE_REGISTERED, Resource("feature", feature.reference), {"definition": feature})
-        self._changed([feature.entity_type])
+        self._plans = {}
+        self._stored.announce([feature.entity_type])
         return feature
-
-    def _append(self, prepare: Callable[[Catalogue], list[Batch]], user: str) -> Written:
-        """Store batches. They are parsed and written outside the transaction, and again if the catalogue changed meanwhile."""
-        while True:
-            catalogue = self._fresh()
-            batches = [batch for batch in prepare(catalogue) if len(batch.events)]
-            if not batches:
-                return Written(rows=0, segments=0, online=0)
-            with tempfile.TemporaryDirectory(prefix="modelyard-") as scratch:
-                files = [self.segments.written(batch, Path(scratch)) for batch in batches]
-                online = self._online
-                with self.store.work(user) as work:
-                    if sql.generation(work.rows) != catalogue.generation:
-                        continue
-                    if not self._cleaned:
-                        self.segments.clean(work)
-                        self._cleaned = True
-                    layouts = self._layouts(work, catalogue, batches)
-                    added = [
-                        self.segments.add(work, layout, file, batch)
-                        for layout, file, batch in zip(layouts, files, batches, strict=True)
-                    ]
-            break
-        if any(layout not in catalogue.layouts for layout in layouts):
-            self._changed({batch.entity_type for batch in batches})
-        changed = 0
-        for segment, batch in zip(added, batches, strict=True):
-            rows = packing.packed(
-                segment.layout,
-                entities=batch.entities,
-                events=batch.events,
-                created=batch.created,
-                written=segment.written,
-                columns=batch.columns,
-            )
-            changed += online.put(packing.view_of(catalogue, batch.entity_type), rows)
-        online.mark(catalogue.identity, added)
-        return Written(rows=sum(len(x.events) for x in batches), segments=len(added), online=changed)
-
-    def _layouts(self, work: Work, catalogue: Catalogue, batches: Sequence[Batch]) -> list[Layout]:
-        known = {(layout.entity_type, layout.features): layout for layout in catalogue.layouts}
-        fresh = False
-        for batch in batches:
-            key = (batch.entity_type, tuple(feature.name for feature in batch.features))
-            if key not in known:
-                known[key] = Layout(sql.insert_layout(work.rows, *key), *key)
-                fresh = True
-        if fresh:
-            sql.next_generation(work.rows)
-        return [known[batch.entity_type, tuple(feature.name for feature in batch.features)] for batch in batches]
 
     def _fresh(self) -> Catalogue:
         with self.store.reading() as rows:
@@ -552,8 +450,8 @@ class FeatureStore(Area):
 
     def _plan(self, features: Sequence[str], entity_type: str | None) -> Plan:
         key = (tuple(features), entity_type)
-        plan = self._plans.get(key)
-        if plan is None:
+        found = self._plans.get(key)
+        if found is None:
             catalogue = self._fresh()
             columns = catalogue.columns(features, entity_type)
             kinds = sorted({column.feature.entity_type for column in columns})
@@ -561,15 +459,5 @@ class FeatureStore(Area):
                 raise Invalid(
                     f"One call answers for one kind of entity, and these features belong to {' and '.join(kinds)}."
                 )
-            plan = self._plans[key] = packing.plan(catalogue, columns)
-        return plan
-
-    def _changed(self, entity_types: Iterable[str]) -> None:
-        """Forget what was held of the catalogue, and tell other processes."""
-        self._forget()
-        catalogue = self._fresh()
-        for entity_type in entity_types:
-            self._online.announce(packing.view_of(catalogue, entity_type), catalogue.generation)
-
-    def _forget(self) -> None:
-        self._plans = {}
+            found = self._plans[key] = plan(catalogue, columns)
+        return found
