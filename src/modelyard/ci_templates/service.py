@@ -112,7 +112,8 @@ class CITemplateGenerator:
                 os.fsync(handle.fileno())
             part.replace(file)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            if part.exists():
+            part.unlink()
             raise Unavailable(f"{file} cannot be written: {error.strerror}. Choose a file you may write to.") from error
         return str(file)
 

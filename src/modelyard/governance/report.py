@@ -35,7 +35,8 @@ def write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
         raise Unavailable(f"{path} cannot be written: {error.strerror}. Choose a file you may write to.") from error
 
 
