@@ -74,6 +74,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "loader": {"path": "modelyard.engines.loading:load_model"},
     "drift": {
+        "anderson_darling": "modelyard.monitoring.drift.anderson_darling:anderson_darling",
         "ks": "modelyard.monitoring.drift.ks:ks",
         "chi_square": "modelyard.monitoring.drift.chi_square:chi_square",
         "missing": "modelyard.monitoring.drift.missing:missing",

@@ -2,16 +2,19 @@
 
 A number column is counted on up to 1,024 quantile bins of the reference, with one bin below its smallest value and one
 above its largest, and the sum of the values in each bin; a category, and a number with at most ten distinct values, by
-level. Missing values are counted apart. A state takes 16 KB a column however many rows it has seen.
+level. Missing values are counted apart. Levels that the reference does not have are counted one by one as well: putting
+them together because the reference lacks them would make every fresh sample look different. Above 2,048 levels, levels
+are counted in 1,024 buckets of a fixed hash. A state takes at most tens of KB a column however many rows it has seen.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -25,18 +28,21 @@ Columns = dict[str, Array]
 BINS = 1024  # KS within 0.0001 of the exact one at a million rows
 FEW_VALUES = 10
 MAX_LEVELS = 2048
+MAX_NEW = 20_000
+BUCKETS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """How a column is counted: as a number, on right-closed bins that end at `edges`, or by `levels`. The last count is
-    for what lies beyond them."""
+    for what lies beyond them. The levels of a `hashed` column are buckets."""
 
     name: str
     kind: Literal["number", "level"]
     edges: Array
     levels: tuple[str, ...] = ()
     numeric: bool = True  # whether text in the column is an error
+    hashed: bool = False
 
     @property
     def cells(self) -> int:
@@ -46,12 +52,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnProfile:
-    """What one column of a table held: counts (and sums, for numbers) in the cells of its shape, and missing values."""
+    """What one column of a table held: counts (and sums, for numbers) in the cells of its shape, and missing values.
+
+    `new` says what levels the last cell is made of.
+    """
 
     shape: Shape
     counts: Array
     sums: Array
     missing: int
+    new: Counter[str] = field(default_factory=Counter)
 
     @property
     def rows(self) -> int:
@@ -70,6 +80,7 @@ class ColumnProfile:
             counts=self.counts + other.counts,
             sums=self.sums + other.sums,
             missing=self.missing + other.missing,
+            new=self.new + other.new,
         )
 
     def quantiles(self, shares: Array) -> Array:
@@ -115,18 +126,38 @@ def profile(reference: Profile, columns: Columns) -> Profile:
     )
 
 
-def cells_of(shape: Shape, values: Array) -> Array:
-    """The cell of each row, in order: 0 to cells - 1, and `cells` for a missing value."""
-    if shape.kind == "number":
-        numbers = _numbers(shape.name, values)
-        cells: Array = np.searchsorted(shape.edges, numbers, side="left")
-        return np.where(np.isfinite(numbers), cells, shape.cells)
-    index = {level: i for i, level in enumerate(shape.levels)}
-    if shape.numeric:
-        values = _numbers(shape.name, values)
-    distinct, inverse = np.unique(_labels(values), return_inverse=True)
-    found = [shape.cells if label == "" else index.get(label[1:], shape.cells - 1) for label in distinct.tolist()]
-    return np.array(found)[inverse]
+def aligned(first: ColumnProfile, second: ColumnProfile) -> tuple[Array, Array]:
+    """Both tables of counts over the same cells: known levels, the rest, missing, and each new level."""
+    names = sorted({*first.new, *second.new})
+    tables = []
+    for column in (first, second):
+        table, new = column.table, np.array([column.new[name] for name in names], dtype=np.int64)
+        table[-2] -= new.sum()
+        tables.append(np.append(table, new))
+    return tables[0], tables[1]
+
+
+def number_cells(shape: Shape, values: Array) -> Array:
+    """The cell of each row of a number column, in order: 0 to cells - 1, and `cells` for a missing value."""
+    numbers = _numbers(shape.name, values)
+    cells: Array = np.searchsorted(shape.edges, numbers, side="left")
+    return np.where(np.isfinite(numbers), cells, shape.cells)
+
+
+def level_cells(shape: Shape, values: Array, cell_of: Callable[[str | None], int]) -> Array:
+    """What `cell_of` says of each row's level (None where it is missing), in order."""
+    known: dict[Any, int] = {}
+    rows = (_numbers(shape.name, values) if shape.numeric else values).tolist()
+    for value in rows:
+        if value not in known:
+            level = _level(value)
+            known[value] = cell_of(bucketed(level) if shape.hashed and level is not None else level)
+    return np.array([known[value] for value in rows], dtype=np.int64)
+
+
+def bucketed(level: str, buckets: int = BUCKETS) -> str:
+    """The bucket of a level, by a hash that is the same everywhere."""
+    return f"#{zlib.crc32(level.encode('utf-8', 'surrogatepass')) % buckets}"
 
 
 def packed(whole: Profile) -> bytes:
@@ -135,7 +166,9 @@ def packed(whole: Profile) -> bytes:
     heads = []
     for i, (name, column) in enumerate(whole.columns.items()):
         shape = column.shape
-        heads.append([name, shape.kind, list(shape.levels), shape.numeric, column.missing])
+        heads.append(
+            [name, shape.kind, list(shape.levels), shape.numeric, shape.hashed, column.missing, dict(column.new)]
+        )
         arrays |= {f"e{i}": shape.edges, f"c{i}": column.counts, f"s{i}": column.sums}
     arrays["head"] = np.frombuffer(json.dumps({"rows": whole.rows, "columns": heads}).encode(), dtype=np.uint8)
     stream = io.BytesIO()
@@ -148,9 +181,12 @@ def unpacked(data: bytes) -> Profile:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         columns = {}
-        for i, (name, kind, levels, numeric, missing) in enumerate(head["columns"]):
-            shape = Shape(name=name, kind=kind, edges=arrays[f"e{i}"], levels=tuple(levels), numeric=numeric)
-            columns[name] = ColumnProfile(shape=shape, counts=arrays[f"c{i}"], sums=arrays[f"s{i}"], missing=missing)
+        for i, (name, kind, levels, numeric, hashed, missing, new) in enumerate(head["columns"]):
+            edges = arrays[f"e{i}"]
+            shape = Shape(name=name, kind=kind, edges=edges, levels=tuple(levels), numeric=numeric, hashed=hashed)
+            columns[name] = ColumnProfile(
+                shape=shape, counts=arrays[f"c{i}"], sums=arrays[f"s{i}"], missing=missing, new=Counter(new)
+            )
     return Profile(rows=head["rows"], columns=columns)
 
 
@@ -177,8 +213,12 @@ def _reference_column(name: str, values: Array) -> ColumnProfile:
             return _count_numbers(Shape(name=name, kind="number", edges=edges), finite, len(values))
     counts = _level_counts(values)
     _refuse_empty(name, len(counts) - (None in counts))
-    levels = tuple(level for level, _ in counts.most_common() if level is not None)[:MAX_LEVELS]
-    shape = Shape(name=name, kind="level", edges=np.zeros(0), levels=levels, numeric=values.dtype.kind in "iufb")
+    levels = tuple(level for level, _ in counts.most_common() if level is not None)
+    hashed = len(levels) > MAX_LEVELS
+    if hashed:
+        levels = tuple(f"#{bucket}" for bucket in range(BUCKETS))
+    numeric = values.dtype.kind in "iufb"
+    shape = Shape(name=name, kind="level", edges=np.zeros(0), levels=levels, numeric=numeric, hashed=hashed)
     return _count_levels(shape, counts)
 
 
@@ -206,10 +246,15 @@ def _count_numbers(shape: Shape, finite: Array, rows: int) -> ColumnProfile:
 
 
 def _count_levels(shape: Shape, counts: Counter[str | None]) -> ColumnProfile:
-    known = np.array([counts.get(level, 0) for level in shape.levels], dtype=np.int64)
-    missing = counts.get(None, 0)
-    rest = sum(counts.values()) - missing - int(known.sum())
-    return ColumnProfile(shape=shape, counts=np.append(known, rest), sums=np.zeros(0), missing=missing)
+    missing = counts.pop(None, 0)
+    present: Counter[str] = Counter()
+    for level, count in counts.items():
+        if level is not None:
+            present[bucketed(level) if shape.hashed else level] += count
+    known = np.array([present.pop(level, 0) for level in shape.levels], dtype=np.int64)
+    rest = present.total()
+    new = present if len(present) <= MAX_NEW else Counter(dict(present.most_common(MAX_NEW)))
+    return ColumnProfile(shape=shape, counts=np.append(known, rest), sums=np.zeros(0), missing=missing, new=new)
 
 
 def _numbers(name: str, values: Array) -> Array:
@@ -241,12 +286,6 @@ def _level_counts(values: Array) -> Counter[str | None]:
     for value, count in Counter(values.tolist()).items():
         found[_level(value)] += count
     return found
-
-
-def _labels(values: Array) -> Array:
-    """Each row's level behind an equals sign, or "" where it is missing."""
-    levels = (_level(value) for value in values.tolist())
-    return np.array(["" if level is None else "=" + level for level in levels])
 
 
 def _level(value: Any) -> str | None:

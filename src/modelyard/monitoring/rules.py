@@ -16,6 +16,7 @@ from modelyard.monitoring.profile import ColumnProfile, Columns, Profile
 from modelyard.monitoring.values import DriftAlert
 from modelyard.stats.multiple import benjamini_hochberg
 
+DECIDING = ("anderson_darling", "chi_square", "missing")
 _GRAVE, _SERIOUS = 0.5, 0.2  # Jensen-Shannon distances: about 1.4 and 0.5 standard deviations for a normal column
 _TOLERATED_FAILURES = 0.05
 
@@ -39,9 +40,14 @@ def measured(reference: Profile, current: Profile) -> dict[str, tuple[Measuremen
 
 
 def p_value(measurements: tuple[Measurement, ...]) -> float:
-    """One column's p-value: the smallest of its tests, times their number (Bonferroni)."""
-    found = [m.p_value for m in measurements if m.p_value is not None]
+    """One column's p-value: the smallest of its deciding tests, times their number (Bonferroni)."""
+    found = [m.p_value or 0.0 for m in deciding(measurements)]
     return min(1.0, min(found) * len(found)) if found else 1.0
+
+
+def deciding(measurements: tuple[Measurement, ...]) -> list[Measurement]:
+    """The tests that decide: Anderson-Darling or chi-square, and the missing rate. The others are only reported."""
+    return [m for m in measurements if m.name in DECIDING and m.p_value is not None]
 
 
 def alerts(
@@ -74,18 +80,18 @@ def alert(
 ) -> DriftAlert:
     """The alert about one column that has changed."""
     name = reference.shape.name
-    deciding = min((m for m in measurements if m.p_value is not None), key=lambda m: m.p_value or 0.0)
+    test = min(deciding(measurements), key=lambda m: m.p_value or 0.0)
     by_name = {m.name: m for m in measurements}
     magnitude = by_name["jensen_shannon"].value or 0.0
-    parts = [f"{name} has changed: {deciding.name} {deciding.value or 0.0:.3g}, adjusted p {adjusted:.2g}"]
-    if reference.shape.kind == "number" and deciding.name != "missing":
+    parts = [f"{name} has changed: {test.name} {test.value or 0.0:.3g}, adjusted p {adjusted:.2g}"]
+    if reference.shape.kind == "number" and test.name != "missing":
         parts.append(unit_error(reference, np.asarray(values[name], dtype=float)))
-    if deciding.name == "missing":
-        parts.append(f"the share of missing values moved by {100 * (deciding.value or 0.0):+.1f} points")
+    if test.name == "missing":
+        parts.append(f"the share of missing values moved by {100 * (test.value or 0.0):+.1f} points")
     return DriftAlert(
         feature_name=name,
-        test=deciding.name,
-        statistic=float(deciding.value or 0.0),
+        test=test.name,
+        statistic=float(test.value or 0.0),
         p_value=p_value(measurements),
         adjusted_p_value=adjusted,
         magnitude=magnitude,

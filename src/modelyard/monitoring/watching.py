@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from modelyard.monitoring.profile import Array, ColumnProfile, Columns, Profile, cells_of
+from modelyard.monitoring.profile import Array, ColumnProfile, Columns, Profile, bucketed, level_cells, number_cells
 from modelyard.monitoring.values import Watched
 from modelyard.stats.martingale import SUMS, conformal_sums, log_restart_weight, log_wealth
 
 CELLS = 64
+LEVEL_CELLS = 256
+_COMMON = 30
 BETS = 32  # restarts that go on betting; one that is dropped keeps its wealth
 
 
@@ -64,8 +67,7 @@ class Watch:
         logs = {}
         for name, stream in self.streams.items():
             column = reference.columns[name]
-            cells = grouping(column)[cells_of(column.shape, columns[name])]
-            logs[name], began = stream.advance(self.window, cells, random)
+            logs[name], began = stream.advance(self.window, cells(column, columns[name]), random)
             if logs[name] >= math.log(threshold):
                 self.alarms.setdefault(name, began)
         e_values = {name: _exp(log - math.log(len(self.streams))) for name, log in logs.items()}
@@ -85,21 +87,41 @@ def new_watch(reference: Profile) -> Watch:
     """A test that has seen nothing but the reference."""
     streams = {}
     for name, column in reference.columns.items():
-        group = grouping(column)
-        bag = np.bincount(group, column.table, minlength=group.max() + 1).astype(np.int64)
-        streams[name] = Stream(bag=bag, sums=np.zeros(SUMS))
+        streams[name] = Stream(bag=_bag(column), sums=np.zeros(SUMS))
     return Watch(streams=streams)
 
 
-def grouping(column: ColumnProfile) -> Array:
-    """The group of each cell (missing last): 64 equal shares of the reference, or its commonest levels and the rest."""
+def cells(column: ColumnProfile, values: Array) -> Array:
+    """The cell of each row: one of 64 equal shares of the reference, or the level's; the last is for missing values."""
     if column.shape.kind == "number":
-        before = np.cumsum(column.counts) - column.counts
-        group = np.minimum(before * CELLS // max(int(column.counts.sum()), 1), CELLS - 1)
-    else:
-        group = np.minimum(np.arange(column.shape.cells), CELLS - 1)
-    found: Array = np.append(group, group.max() + 1).astype(np.int64)
-    return found
+        return _shares(column)[number_cells(column.shape, values)]
+    return level_cells(column.shape, values, _level_cell(column))
+
+
+def _bag(column: ColumnProfile) -> Array:
+    """The reference's rows by cell."""
+    if column.shape.kind == "number":
+        return np.bincount(_shares(column), column.table, minlength=CELLS + 1).astype(np.int64)
+    cell_of = _level_cell(column)
+    cells = [cell_of(level) for level in (*column.shape.levels, None)]
+    counts = [*column.counts[:-1], column.missing]
+    return np.bincount(cells, counts, minlength=LEVEL_CELLS + 1).astype(np.int64)
+
+
+def _shares(column: ColumnProfile) -> Array:
+    before = np.cumsum(column.counts) - column.counts
+    group = np.minimum(before * CELLS // max(int(column.counts.sum()), 1), CELLS - 1)
+    return np.append(group, CELLS).astype(np.int64)
+
+
+def _level_cell(column: ColumnProfile) -> Callable[[str | None], int]:
+    """A cell for each level where all are common; else by a fixed hash, for a cell of the levels that the reference
+    happens to lack would fill on a stream that has not changed."""
+    levels, missing = column.shape.levels, LEVEL_CELLS
+    if len(levels) < LEVEL_CELLS and column.counts[:-1].min() >= _COMMON:
+        own: dict[str | None, int] = {level: i for i, level in enumerate(levels)}
+        return lambda level: missing if level is None else own.get(level, LEVEL_CELLS - 1)
+    return lambda level: missing if level is None else int(bucketed(level, LEVEL_CELLS)[1:])
 
 
 def written(watch: Watch) -> str:

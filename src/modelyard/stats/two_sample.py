@@ -16,6 +16,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _FEW = 5.0  # Cochran's rule: chi-square needs about five expected in a cell
 _MANY_LEVELS = 20
 _DRAWS = 2000
+_ATOM = 0.05
+_GROUPS = 64
 _Z95 = 1.959963984540054
 
 
@@ -34,6 +36,28 @@ def kolmogorov_smirnov(first: Array, second: Array) -> tuple[float, float]:
     distance = float(np.abs(np.cumsum(first) / n - np.cumsum(second) / m).max())
     root = math.sqrt(n * m / (n + m))
     return distance, float(special.kolmogorov((root + 0.12 + 0.11 / root) * distance))
+
+
+def anderson_darling(first: Array, second: Array) -> tuple[float, float]:
+    """The two-sample Anderson-Darling statistic of binned samples and its p-value; (0, 1) if either is empty.
+
+    Rows in one bin count as tied (Scholz & Stephens 1987, doi 10.1080/01621459.1987.10478517, eq. 7). It sees a shift
+    about as well as a rank-sum test, where Kolmogorov-Smirnov needs half as many rows again, and the tails better. Where
+    one value holds over 5 % of the rows, the limit law does not hold, and a small p-value comes from seeded permutations.
+
+    >>> anderson_darling(np.array([50, 50]), np.array([50, 50]))
+    (0.0, 1.0)
+    """
+    n, m = int(first.sum()), int(second.sum())
+    if not n or not m:
+        return 0.0, 1.0
+    filled = first + second > 0
+    first, total = first[filled], (first + second)[filled]
+    statistic = float(_anderson_darling(first, total, n))
+    p_value = _anderson_darling_tail(statistic)
+    if total.max() > _ATOM * (n + m) and p_value < 0.25:
+        p_value = _permuted_anderson_darling(first, total, n)
+    return statistic, p_value
 
 
 def homogeneity(first: Array, second: Array, *, seed: int = 0) -> tuple[float, float]:
@@ -164,6 +188,51 @@ def wilson(hits: float, rows: float) -> tuple[float, float]:
     centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
     half = _Z95 / (1 + z2 / rows) * math.sqrt(max(share * (1 - share), 0.0) / rows + z2 / (4 * rows**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _anderson_darling(first: Array, total: Array, n: int) -> Any:
+    """The statistic of tables whose first row (..., cells) is given, with the margins fixed."""
+    rows = int(total.sum())
+    pooled = np.cumsum(total) - total / 2
+    own = np.cumsum(first, axis=-1) - first / 2
+    spread = pooled * (rows - pooled) - rows * total / 4
+    weight = np.divide(total, spread, out=np.zeros(len(total)), where=spread > 0)
+    # the two samples' terms differ only by 1/n and 1/m
+    return ((rows * own - n * pooled) ** 2 @ weight) * ((rows - 1) / rows / n / (rows - n))
+
+
+def _permuted_anderson_darling(first: Array, total: Array, n: int) -> float:
+    """The permutation p-value on about 64 cells; beyond the draws' reach by the exponential tail that they show."""
+    rows = int(total.sum())
+    group = np.unique((np.cumsum(total) - total) * _GROUPS // rows, return_inverse=True)[1]
+    heavy = total > rows / _GROUPS  # a value that fills a cell has it alone
+    group = np.unique(2 * group + np.cumsum(heavy) + np.cumsum(np.r_[False, heavy[:-1]]), return_inverse=True)[1]
+    first, total = np.bincount(group, first).astype(np.int64), np.bincount(group, total).astype(np.int64)
+    statistic = float(_anderson_darling(first, total, n))
+    draws = np.random.default_rng(0).multivariate_hypergeometric(total, n, size=_DRAWS, method="marginals")
+    drawn = _anderson_darling(draws, total, n)
+    beyond = int((drawn >= statistic * (1 - 1e-12)).sum())
+    if beyond >= 10:
+        return (1 + beyond) / (1 + _DRAWS)
+    high = float(np.quantile(drawn, 0.95))  # a sum of weighted chi-squares has an exponential tail
+    excess = float(drawn[drawn > high].mean()) - high
+    return 0.05 * math.exp(-(statistic - high) / excess)
+
+
+def _anderson_darling_tail(z: float) -> float:
+    """The chance that the limit, the sum of chi-squares over j (j + 1), exceeds z.
+
+    Marsaglia & Marsaglia 2004 (doi 10.18637/jss.v009.i02) up to 6; above, Zolotarev's tail sqrt(3) P(chi-square(1) > 2 z).
+    """
+    if z <= 0:
+        return 1.0
+    if z > 6:
+        return math.sqrt(3) * float(special.erfc(math.sqrt(z)))
+    if z < 2:
+        series = 2.00012 + (0.247105 - (0.0649821 - (0.0347962 - (0.011672 - 0.00168691 * z) * z) * z) * z) * z
+        return 1 - math.exp(-1.2337141 / z) / math.sqrt(z) * series
+    power = 1.0776 - (2.30695 - (0.43424 - (0.082433 - (0.008056 - 0.0003146 * z) * z) * z) * z) * z
+    return -math.expm1(-math.exp(power))
 
 
 def _mean_and_error(total: float, squares: float, rows: int) -> tuple[float, float, int]:

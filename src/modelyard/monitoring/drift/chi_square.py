@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelyard.core.measures import Measurement
-from modelyard.monitoring.profile import ColumnProfile
+from modelyard.monitoring.profile import ColumnProfile, aligned
 from modelyard.stats.two_sample import homogeneity
 
 
@@ -14,7 +14,7 @@ def chi_square(reference: ColumnProfile, current: ColumnProfile) -> Measurement:
     """
     if reference.shape.kind != "level":
         return Measurement(name="chi_square", value=None, note="only for levels")
-    value, p_value = homogeneity(reference.table, current.table)
+    value, p_value = homogeneity(*aligned(reference, current))
     return Measurement(
         name="chi_square", value=value, p_value=p_value, n=current.rows, method="chi-square of homogeneity"
     )

@@ -1,4 +1,4 @@
-"""Kolmogorov-Smirnov: have the numbers of a column moved? A test, on the reference's quantile bins."""
+"""Kolmogorov-Smirnov: have the numbers of a column moved? Reported beside the deciding test."""
 
 from __future__ import annotations
 
