@@ -99,10 +99,13 @@ def test_every_dataset_of_the_lineage_must_be_on_record(known):
 
 
 def test_what_somebody_reported_is_attested_and_not_proved(known, emit):
-    emit(EventType.APPROVAL_GRANTED, "model", "fraud:v1.0.0", {"reported": True}, actor="mallory")
+    approved = {"request_id": "r", "approvers": ["carol"]}
+    emit(EventType.STAGE_CHANGED, "model", "fraud:v1.0.0", {"to": "staging"}, actor="carol")
+    assert row(known, AI_ACT, "quality_management").status is EvidenceStatus.MISSING
+    emit(EventType.STAGE_CHANGED, "model", "fraud:v1.0.0", {**approved, "reported": True}, actor="mallory")
     found = row(known, AI_ACT, "quality_management")
     assert (found.status, found.person) == (EvidenceStatus.ATTESTED, "mallory")
-    emit(EventType.APPROVAL_GRANTED, "model", "fraud:v1.0.0", {"request_id": "r"}, actor="carol")
+    emit(EventType.STAGE_CHANGED, "model", "fraud:v1.0.0", approved, actor="carol")
     assert row(known, AI_ACT, "quality_management").status is EvidenceStatus.PROVED
 
 

@@ -21,14 +21,16 @@ OLDEST_PYTHON = 11
 class Plan:
     """What differs between projects. Every value is checked, so that it can stand in shell text as it is.
 
-    `config` is the pipeline's configuration file, `package` the folder that training leaves the model package in,
-    `minimum` what each metric must reach, and `branch` the branch that releases are made from.
+    `config` is the training configuration, `package` the folder that training leaves the model package in (`model` in
+    the configuration's output_dir), `framework` what the package's model is made with, `minimum` what each metric must
+    reach, and `branch` the branch that releases are made from.
     """
 
     model_name: str
     python_version: str = "3.12"
     config: str = "pipeline.yaml"
     package: str = "output/model"
+    framework: str = "sklearn"
     branch: str = "main"
     minimum: Mapping[str, float] = field(default_factory=dict)
 
@@ -37,6 +39,7 @@ class Plan:
             ("model_name", self.model_name, _NAME, "letters, digits and _.-, starting with a letter or digit"),
             ("config", self.config, _PATH, "a relative path of letters, digits and _./-, without .."),
             ("package", self.package, _PATH, "a relative path of letters, digits and _./-, without .."),
+            ("framework", self.framework, _NAME, "letters, digits and _.-, starting with a letter or digit"),
             ("branch", self.branch, _BRANCH, "letters, digits and _./-"),
         )
         for name, value, pattern, words in checks:
@@ -104,7 +107,10 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
             steps=(
                 Step(
                     title="Register",
-                    commands=(f'modelyard registry register-model {plan.model_name} "$MODEL_VERSION" {plan.package}',),
+                    commands=(
+                        f'modelyard registry register-model {plan.model_name} "$MODEL_VERSION" {plan.package}'
+                        f' --framework {plan.framework} --code-version "$CODE_VERSION"',
+                    ),
                 ),
                 Step(
                     title="Request promotion",

@@ -63,14 +63,15 @@ class CITemplateGenerator:
         python_version: str = "3.12",
         config: str = "pipeline.yaml",
         package: str = "output/model",
+        framework: str = "sklearn",
         branch: str = "main",
         minimum: Mapping[str, float] | None = None,
     ) -> str:
         """The text of one system's pipeline file for a model.
 
-        `config` is the training configuration, `package` the folder that training leaves the model package in,
-        `minimum` maps metrics to what they must reach, `branch` is released from. Invalid for a value that would
-        not be safe in a script.
+        `config` is the training configuration, `package` the folder that training leaves the model package in (`model`
+        in the configuration's output_dir), `framework` what the model is made with; `minimum` maps metrics to what
+        they must reach; `branch` is released from. Invalid for a value that would not be safe in a script.
 
         >>> from modelyard.ci_templates import CISystem, CITemplateGenerator
         >>> CITemplateGenerator().generate(CISystem.JENKINS, "fraud_detector").splitlines()[3]
@@ -81,6 +82,7 @@ class CITemplateGenerator:
             python_version=python_version,
             config=config,
             package=package,
+            framework=framework,
             branch=branch,
             minimum=dict(minimum or {}),
         )
@@ -113,7 +115,7 @@ class CITemplateGenerator:
             part.replace(file)
         except OSError as error:
             if part.exists():
-            part.unlink()
+                part.unlink()
             raise Unavailable(f"{file} cannot be written: {error.strerror}. Choose a file you may write to.") from error
         return str(file)
 

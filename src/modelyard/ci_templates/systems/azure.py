@@ -8,7 +8,11 @@ from modelyard.ci_templates.documents import document, script
 from modelyard.ci_templates.flow import INSTALL, Job, Plan, Step, jobs
 
 PATH = "azure-pipelines.yml"
-SECRETS = {"MODELYARD_YARD": "$(MODELYARD_YARD)", "MODELYARD_FILES": "$(MODELYARD_FILES)"}
+SECRETS = {
+    "MODELYARD_YARD": "$(MODELYARD_YARD)",
+    "MODELYARD_FILES": "$(MODELYARD_FILES)",
+    "MODELYARD_USER": "$(Build.RequestedForEmail)",  # who pushed cannot approve
+}
 
 
 def render(plan: Plan) -> str:
@@ -20,8 +24,8 @@ def render(plan: Plan) -> str:
             "pool": {"vmImage": "ubuntu-latest"},
             "variables": [
                 {"group": "modelyard"},
-                {"name": "MODEL_NAME", "value": plan.model_name},
                 {"name": "MODEL_VERSION", "value": "v1.0.$(Build.BuildId)"},
+                {"name": "CODE_VERSION", "value": "$(Build.SourceVersion)"},
             ],
             "stages": [_stage(job, plan) for job in jobs(plan)],
         },

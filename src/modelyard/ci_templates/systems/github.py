@@ -18,7 +18,7 @@ def render(plan: Plan) -> str:
             "on": {"push": {"branches": [plan.branch]}, "pull_request": {"branches": [plan.branch]}},
             "permissions": {"contents": "read"},
             "concurrency": {"group": "${{ github.workflow }}-${{ github.ref }}", "cancel-in-progress": False},
-            "env": {"MODEL_NAME": plan.model_name, "MODEL_VERSION": "v1.0.${{ github.run_number }}"},
+            "env": {"MODEL_VERSION": "v1.0.${{ github.run_number }}", "CODE_VERSION": "${{ github.sha }}"},
             "jobs": {job.id: _job(job, plan) for job in jobs(plan)},
         },
         (
@@ -39,6 +39,7 @@ def _job(job: Job, plan: Plan) -> dict[str, Any]:
         found["if"] = f"github.event_name == 'push' && github.ref == 'refs/heads/{plan.branch}'"
         secrets = ("MODELYARD_YARD", "MODELYARD_FILES")
         found["env"] = {name: f"${{{{ secrets.{name} }}}}" for name in secrets}
+        found["env"]["MODELYARD_USER"] = "${{ github.actor }}"  # who pushed cannot approve
     if job.guarded:
         found["environment"] = "production"
     return {**found, "steps": _steps(job, plan)}

@@ -21,7 +21,7 @@ def render(plan: Plan) -> str:
             ]
         },
         "stages": [job.id for job in flow],
-        "variables": {"MODEL_NAME": plan.model_name, "MODEL_VERSION": "v1.0.$CI_PIPELINE_IID"},
+        "variables": {"MODEL_VERSION": "v1.0.$CI_PIPELINE_IID", "CODE_VERSION": "$CI_COMMIT_SHA"},
         "default": {
             "image": f"python:{plan.python_version}",
             "before_script": list(INSTALL.commands),
@@ -47,6 +47,7 @@ def _job(job: Job, plan: Plan) -> dict[str, Any]:
     if job.release:
         rule: dict[str, Any] = {"if": f'$CI_COMMIT_BRANCH == "{plan.branch}"'}
         found["rules"] = [{**rule, "when": "manual"} if job.guarded else rule]
+        found["variables"] = {"MODELYARD_USER": "$GITLAB_USER_LOGIN"}  # who pushed cannot approve
     if job.guarded:
         found["environment"] = {"name": "production"}
     found["script"] = [command for step in job.steps for command in step.commands]

@@ -18,8 +18,9 @@ def render(plan: Plan) -> str:
         *_block(
             "environment",
             [
-                f"MODEL_NAME = '{plan.model_name}'",
                 'MODEL_VERSION = "v1.0.${env.BUILD_NUMBER}"',
+                'CODE_VERSION = "${env.GIT_COMMIT}"',
+                "MODELYARD_USER = 'jenkins'",
             ],
         ),
         *_block("stages", [line for stage in stages for line in stage]),
