@@ -15,6 +15,7 @@ from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Traits
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
+from modelyard.engines.answers import likeliest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -79,7 +80,7 @@ class LightgbmTrainer:
         A threshold t becomes the largest float32 <= t: no float32 number lies between, so no decision changes. Converters
         round to the nearest instead, which sends boundary rows the wrong way.
         """
-        text = re.sub(r"^threshold=(.*)$", _floored, model.booster_.model_to_string(), flags=re.MULTILINE)
+        text = re.sub(r"^threshold=(.*)$", _floored, _unsized(model.booster_.model_to_string()), flags=re.MULTILINE)
         twin = copy.copy(model)
         twin._Booster = lightgbm.Booster(model_str=text)
         return twin
@@ -95,7 +96,7 @@ class LightgbmRuntime:
         if not text.startswith("tree\n") or "end of trees" not in text:
             raise Damaged(f"{path} is no whole LightGBM text model. Write it with booster.save_model(path).")
         try:
-            self.native = lightgbm.Booster(model_str=text)
+            self.native = lightgbm.Booster(model_str=_unsized(text))
         except lightgbm.basic.LightGBMError as error:
             raise Damaged(f"{path} cannot be read by LightGBM: {error}") from error
         self._signature = signature or _signature_of(self.native, text)
@@ -112,7 +113,7 @@ class LightgbmRuntime:
         if self._signature.task == "regression":
             return Output(predictions=raw)
         probabilities = np.column_stack([1.0 - raw, raw]) if raw.ndim == 1 else raw
-        return Output(predictions=self._classes[probabilities.argmax(axis=1)], probabilities=probabilities)
+        return Output(predictions=self._classes[likeliest(probabilities)], probabilities=probabilities)
 
     def contributions(self, batch: Array) -> tuple[Array, Array]:
         """LightGBM's own TreeSHAP: values (n, inputs) and base values (n,), raw scores of the last class."""
@@ -128,6 +129,12 @@ def _last(booster: Any, seen: Array) -> tuple[Array, Array]:
     width = booster.num_feature() + 1
     last = values[:, -width:]
     return last[:, :-1], last[:, -1]
+
+
+def _unsized(text: str) -> str:
+    """The text without its table of tree sizes. With one, LightGBM reads trees in parallel, and a tree of another length
+    than it says ends the whole process; without one, it reads them in order and a damaged tree is an error."""
+    return re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE)
 
 
 def _floored(line: re.Match[str]) -> str:

@@ -27,6 +27,7 @@ from modelyard.core.errors import Damaged, Invalid, NotFound
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.packages import signature_of
 from modelyard.core.ports import Output
+from modelyard.engines.answers import likeliest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -113,7 +114,7 @@ class OnnxRuntime:
         if self._regression:
             return Output(predictions=answer.reshape(-1).astype(np.float64))
         probabilities = np.array([list(row.values()) for row in answer]) if self._mapped else answer
-        return Output(predictions=self._classes[probabilities.argmax(axis=1)], probabilities=probabilities)
+        return Output(predictions=self._classes[likeliest(probabilities)], probabilities=probabilities)
 
     def contributions(self, batch: Array) -> tuple[Array, Array]:  # noqa: ARG002
         """Always Invalid: a graph tells no contributions."""

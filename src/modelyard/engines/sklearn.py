@@ -33,6 +33,7 @@ from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Block, Folding, Step, Traits
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
+from modelyard.engines.answers import as_float32, likeliest
 from modelyard.engines.contributions import contributions
 
 Estimator = Any
@@ -117,9 +118,12 @@ class _Columnwise(base.TransformerMixin, base.BaseEstimator):  # type: ignore[mi
         self.n_features_in_ = np.shape(x)[1]
         return self
 
-    def get_feature_names_out(self, names: Sequence[str]) -> Array:
-        """The input names."""
-        return np.asarray(names, dtype=object)
+    def get_feature_names_out(self, names: Sequence[str] | None = None) -> Array:
+        """The input names, x0, x1, ... without any."""
+        return np.asarray(self._named(names), dtype=object)
+
+    def _named(self, names: Sequence[str] | None) -> Sequence[str]:
+        return [f"x{i}" for i in range(self.n_features_in_)] if names is None else names
 
 
 class AsNumbers(_Columnwise):
@@ -166,9 +170,9 @@ class DateParts(_Columnwise):
         """Five columns for each."""
         return np.array([[part for text in row for part in self._parts_of(text)] for row in x], dtype=np.float64)
 
-    def get_feature_names_out(self, names: Sequence[str]) -> Array:
+    def get_feature_names_out(self, names: Sequence[str] | None = None) -> Array:
         """Each name with each part."""
-        return np.asarray([f"{name}_{part}" for name in names for part in self.parts], dtype=object)
+        return np.asarray([f"{name}_{part}" for name in self._named(names) for part in self.parts], dtype=object)
 
     @staticmethod
     def _parts_of(text: str | None) -> tuple[float, ...]:
@@ -271,7 +275,7 @@ class SklearnTrainer:
         if not classification:
             return np.asarray(model.predict(x), dtype=np.float64), None
         probabilities = model.predict_proba(x)
-        return model.classes_[probabilities.argmax(axis=1)], probabilities
+        return model.classes_[likeliest(probabilities)], probabilities
 
     @staticmethod
     def scores(y: Array, predicted: Array, probabilities: Array | None, *, classes: int) -> dict[str, float]:
@@ -300,8 +304,11 @@ class SklearnRuntime:
     ) -> None:
         self.native = _read(path)
         self._signature = signature or _signature_of(self.native)
-        self._means = np.asarray((training or {}).get("transformed_means", ()), dtype=np.float64)
+        kept = training or {}
+        self._means = np.asarray(kept.get("transformed_means", ()), dtype=np.float64)
+        self._rounds = kept.get("input_precision") == "float32"
         self._text = [i for i, spec in enumerate(self._signature.inputs) if spec.kind == "string"]
+        self._numbers = [i for i, spec in enumerate(self._signature.inputs) if spec.kind != "string"]
         self._classes = np.asarray(self._signature.classes)
 
     @property
@@ -317,7 +324,7 @@ class SklearnRuntime:
         if not hasattr(self.native, "predict_proba"):
             return Output(predictions=np.asarray(self.native.predict(rows)))
         probabilities = self.native.predict_proba(rows)
-        return Output(predictions=self._classes[probabilities.argmax(axis=1)], probabilities=probabilities)
+        return Output(predictions=self._classes[likeliest(probabilities)], probabilities=probabilities)
 
     def contributions(self, batch: Array) -> tuple[Array, Array]:
         """SHAP values (n, inputs) and base values (n,): of a forest in probability, of a boosted or linear classifier in
@@ -335,13 +342,15 @@ class SklearnRuntime:
         self.native = None
 
     def _filled(self, batch: Array) -> Array:
-        """Missing text is empty text to the estimator, as it was in training."""
+        """The batch as it was in training: missing text is empty text, and numbers are float32 ones where they were."""
         if not self._text:
-            return batch
+            return as_float32(batch) if self._rounds else batch
         rows = batch.copy()
         text = rows[:, self._text]
         text[np.equal(text, np.array(None))] = ""
         rows[:, self._text] = text
+        if self._rounds:
+            rows[:, self._numbers] = as_float32(rows[:, self._numbers].astype(np.float64))
         return rows
 
 

@@ -14,6 +14,7 @@ from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Traits
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
+from modelyard.engines.answers import likeliest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -85,7 +86,7 @@ class XgboostRuntime:
         if self._signature.task == "regression":
             return Output(predictions=raw.astype(np.float64))
         probabilities = np.column_stack([1.0 - raw, raw]) if raw.ndim == 1 else raw
-        return Output(predictions=self._classes[probabilities.argmax(axis=1)], probabilities=probabilities)
+        return Output(predictions=self._classes[likeliest(probabilities)], probabilities=probabilities)
 
     def contributions(self, batch: Array) -> tuple[Array, Array]:
         """XGBoost's own TreeSHAP: values (n, inputs) and base values (n,), margins of the last class."""

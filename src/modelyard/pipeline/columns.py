@@ -45,6 +45,11 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
+def as_float32(values: Array) -> Array:
+    """The nearest float32 numbers, as float64."""
+    return values.astype(np.float32).astype(np.float64)
+
+
 def missing(values: Array) -> Array:
     """True where a value is missing."""
     found: Array = np.isnan(values) if values.dtype.kind == "f" else np.equal(values, np.array(None))
@@ -99,13 +104,17 @@ def target_of(values: Array, kind: FeatureKind, wanted: str) -> tuple[Array, Tas
 
 
 def matrix(columns: Columns, signature: Signature) -> Array:
-    """The batch of the columns in the signature's order: float64, or objects where some are text (missing = "")."""
+    """The batch of the columns in the signature's order: float64, or objects where some are text (missing = "").
+
+    Numbers are rounded to float32, in training and in every answer: an exported graph takes float32, and a value that
+    rounds across a split would be answered otherwise by the graph than by the native model.
+    """
     if signature.numeric:
-        return np.column_stack([columns[name] for name in signature.names])
+        return np.column_stack([as_float32(columns[name]) for name in signature.names])
     batch = np.empty((len(next(iter(columns.values()))), len(signature.inputs)), dtype=object)
     for position, spec in enumerate(signature.inputs):
         values = columns[spec.name]
-        batch[:, position] = np.where(missing(values), "", values) if spec.kind == "string" else values
+        batch[:, position] = np.where(missing(values), "", values) if spec.kind == "string" else as_float32(values)
     return batch
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from modelyard.core.models import FeatureSpec, Parity, Task
-from modelyard.pipeline.columns import Array, is_date, missing
+from modelyard.pipeline.columns import Array, as_float32, is_date, missing
 from modelyard.pipeline.config import LOWER_IS_BETTER
 from modelyard.pipeline.results import Finding, Trial
 
@@ -30,11 +30,17 @@ def column_findings(spec: FeatureSpec, values: Array) -> list[Finding]:
             Finding(kind="missing_values", severity=_weight(share > 0.5), message=text, column=spec.name, value=share)
         )
     levels = len(set(values[~lacking].tolist()))
+    if spec.kind != "string" and len(np.unique(as_float32(values[~lacking]))) < levels:
+        text = (
+            f"{spec.name} has values that differ by less than float32 can tell (7 digits). Take differences, or parts."
+        )
+        found.append(Finding(kind="precision", severity="warning", message=text, column=spec.name))
     if levels <= 1:
         text = f"{spec.name} has one value in all rows, so nothing can be learnt from it."
         found.append(Finding(kind="constant", severity="warning", message=text, column=spec.name))
     if is_identifier(spec, values):
-        text = f"{spec.name} has a value of its own in nearly every row, as an identifier has."
+        remedy = "It is left out." if spec.kind == "string" else "Name it in exclude_columns if it is one."
+        text = f"{spec.name} has a value of its own in nearly every row, as an identifier has. {remedy}"
         found.append(
             Finding(kind="identifier", severity="warning", message=text, column=spec.name, value=float(levels))
         )
@@ -217,5 +223,5 @@ def boundary_rows(batch: Array, specs: Sequence[FeatureSpec]) -> Array:
             rows.append(row)
     found = np.array(rows, dtype=batch.dtype).reshape(-1, len(specs))
     numeric = [position for position, spec in enumerate(specs) if spec.kind != "string"]
-    found[:, numeric] = found[:, numeric].astype(np.float64).astype(np.float32).astype(np.float64)
+    found[:, numeric] = as_float32(found[:, numeric].astype(np.float64))
     return found
