@@ -201,7 +201,7 @@ def _key_fields(text: str, what: str) -> tuple[str, bytes, bytes]:
 
 def _check(key: PublicKey, signature: bytes, text: str) -> None:
     try:
-        Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, text.encode())
+        Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, text.encode("utf-8", "surrogatepass"))
     except InvalidSignature as error:
         raise Damaged(f"The signature by {key.name} does not belong to this text: one of them was changed.") from error
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from modelyard.audit import store
 from modelyard.audit.keys import KeyFolder
@@ -17,12 +18,21 @@ from modelyard.core.errors import Damaged, Unavailable, YardError
 from modelyard.core.ids import new_id
 from modelyard.core.ports import Connection
 
-if TYPE_CHECKING:
-    from modelyard.audit.service import AuditLogger
-
 BATCH = 5_000  # events a transaction: other writers wait for it no longer than about 0.1 s
 LEASE_SECONDS = 5.0
 _log = logging.getLogger("modelyard.audit")
+
+
+class Integrating(Protocol):
+    """What the thread drives: an AuditLogger."""
+
+    def integrate_as(self, holder: str) -> int:
+        """Integrate if the holder may."""
+        ...
+
+    def release(self, holder: str) -> None:
+        """Give the lease back."""
+        ...
 
 
 def integrate(rows: Connection, keys: KeyFolder, now: int) -> int:
@@ -61,7 +71,10 @@ def _standing(rows: Connection, keys: KeyFolder) -> tuple[SigningKey, list[bytes
     if last is None:
         raise Damaged("The audit log has leaves but no checkpoint. See what was changed: modelyard audit verify")
     frontier = _peaks_hashes(rows, size)
-    signed = checkpoint(last["note"], key.public)
+    try:
+        signed = checkpoint(last["note"], key.public)
+    except Damaged as error:
+        raise Damaged(f"{error} See what was changed: modelyard audit verify") from error
     if signed.size != size or signed.root != fold(frontier):
         raise Damaged(
             "The audit log is not what its last checkpoint signed. See what was changed: modelyard audit verify"
@@ -85,12 +98,13 @@ def signed_head(rows: Connection, key: PublicKey) -> tuple[str, Checkpoint] | No
 class Sequencer(threading.Thread):
     """Integrates every `interval` seconds in the background, if no other process does. Stops with its logger."""
 
-    def __init__(self, logger: AuditLogger, interval: float) -> None:
+    def __init__(self, logger: Integrating, interval: float) -> None:
         super().__init__(name="modelyard-audit", daemon=True)
         self.interval = interval
         self.holder = new_id(f"seq{os.getpid()}")
         self._logger = weakref.ref(logger)
         self._stopped = threading.Event()
+        atexit.register(self._end)  # before the database closes its connections at exit, which is registered earlier
 
     def run(self) -> None:
         """Integrate until stopped; what fails is logged and tried again."""
@@ -106,9 +120,14 @@ class Sequencer(threading.Thread):
 
     def stop(self) -> None:
         """End the thread, and integrate what is left."""
+        self._end()
+        atexit.unregister(self._end)
+        logger = self._logger()
+        if logger is not None:
+            logger.integrate_as(self.holder)
+            logger.release(self.holder)
+
+    def _end(self) -> None:
         self._stopped.set()
         if self.is_alive() and threading.current_thread() is not self:
             self.join()
-        logger = self._logger()
-        if logger is not None:
-            logger.release(self.holder)

@@ -41,6 +41,10 @@ class AuditLogger(Area):
         """Where the signing key lies."""
         return KeyFolder(self.store.folder)
 
+    @cached_property
+    def _sequencers(self) -> list[Sequencer]:
+        return []
+
     # writing
 
     @operation("POST", "/audit/events", needs="audit.write")
@@ -327,16 +331,19 @@ class AuditLogger(Area):
         >>> logger.verify().ok
         True
         """
-        outside_note = None if checkpoint_path is None else _text_of(checkpoint_path, "checkpoint")
+        note = None if checkpoint_path is None else _text_of(checkpoint_path, "checkpoint")
         with suppress(Damaged):  # the walk says what is damaged, and where
             self._catch_up()
-        with self.store.reading() as rows:
-            key = self._key(rows, public_key_path)
-            if outside_note is None:
-                return Walk(rows, key).result()
-            if key is None:
-                raise Unavailable("A checkpoint is checked with the log's public key. Pass public_key_path.")
-            return Walk(rows, key, checkpoint(outside_note, key)).result()
+        key = self._key(public_key_path)
+        if note is not None and key is None:
+            raise Unavailable("A checkpoint is checked with the log's public key. Pass public_key_path.")
+        outside = None if note is None or key is None else checkpoint(note, key)
+        walk = Walk(key, outside)
+        try:
+            with self.store.reading() as rows:
+                return walk.result(rows)
+        except Damaged as error:
+            return walk.unreadable(error)
 
     # keeping up
 
@@ -355,7 +362,14 @@ class AuditLogger(Area):
         """
         sequencer = Sequencer(self, interval)
         sequencer.start()
+        self._sequencers.append(sequencer)
         return sequencer
+
+    def close(self) -> None:
+        """Stop the sequencers started here and give connections back. Not closing loses nothing."""
+        while self._sequencers:
+            self._sequencers.pop().stop()
+        super().close()
 
     def integrate_as(self, holder: str) -> int:
         """Integrate if the holder has the lease or can take it; returns how many events it took in."""
@@ -388,12 +402,13 @@ class AuditLogger(Area):
                     return
         self.integrate()
 
-    def _key(self, rows: Connection, path: str | Path | None) -> PublicKey | None:
+    def _key(self, path: str | Path | None) -> PublicKey | None:
         """The key to verify with; None for a log that has never signed."""
         if path is not None:
             return public_key_at(path)
-        if store.last_checkpoint(rows) is None and not self.keys.folder.exists():
-            return None
+        with self.store.reading() as rows:
+            if store.last_checkpoint(rows) is None and not self.keys.folder.exists():
+                return None
         return self.keys.public()
 
     def _unproved(self, rows: Connection, event_id: str) -> Exception:

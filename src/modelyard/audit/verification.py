@@ -18,28 +18,42 @@ MOST_PROBLEMS = 100
 class Walk:
     """One pass over the leaves in order, with the tree rebuilt beside it.
 
-    Where an event was changed but its stored hash was not, the pass goes on with the stored hash, so that each changed
-    event is named and nothing else is.
+    Where an event and its stored hash differ, one of them was changed. The pass then goes on with two trees, one over the
+    stored hashes and one over the events as they are; a checkpoint that fits either one clears the leaves around, so
+    that what was changed is named and nothing else is.
     """
 
-    def __init__(self, rows: Connection, key: PublicKey | None, outside: Checkpoint | None = None) -> None:
-        self.rows = rows
+    rows: Connection
+
+    def __init__(self, key: PublicKey | None, outside: Checkpoint | None = None) -> None:
         self.key = key
         self.outside = outside
-        self.frontier: list[bytes] = []
+        self.frontier: list[bytes] = []  # over the events as they are
+        self.kept: list[bytes] | None = None  # over the stored hashes, once the two have parted
         self.size = 0
+        self.suspect: int | None = None  # the first bad leaf since the last checkpoint that fitted
         self.sound = 0  # leaves covered by the last checkpoint that fitted
         self.checkpoints = 0
         self.first_bad: int | None = None
         self.problems: list[str] = []
 
-    def result(self) -> Verification:
-        """Walk, and say what was found."""
+    def result(self, rows: Connection) -> Verification:
+        """Walk within one view of the database, and say what was found."""
+        self.rows = rows
         self._leaves()
         self._ends()
         waiting = self.rows.one(
             "SELECT count(*) AS n FROM events WHERE position > (SELECT coalesce(max(position), 0) FROM audit_leaves)"
         )
+        return self.found(waiting["n"] if waiting else 0)
+
+    def unreadable(self, error: Damaged) -> Verification:
+        """What was found before the database could not be read any further."""
+        self._bad(self.size, f"it or one of the {PAGE} after it cannot be read ({error})")
+        return self.found(0)
+
+    def found(self, waiting: int) -> Verification:
+        """The result as far as the walk has come."""
         return Verification(
             ok=self.first_bad is None,
             size=self.size,
@@ -47,20 +61,21 @@ class Walk:
             checkpoints=self.checkpoints,
             first_bad=self.first_bad,
             problems=tuple(self.problems[:MOST_PROBLEMS]),
-            waiting=waiting["n"] if waiting else 0,
+            waiting=waiting,
             against=self.outside.size if self.outside else None,
         )
 
     def _bad(self, index: int, words: str) -> None:
         index = max(index, 0)
         self.first_bad = index if self.first_bad is None else min(self.first_bad, index)
+        self.suspect = index if self.suspect is None else self.suspect
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(f"leaf {index}: {words}")
 
     def _leaves(self) -> None:
         notes = self._notes()
         note = next(notes, None)
-        while page := self._page():
+        while page := store.leaves(self.rows, self.size, PAGE):
             stored = self._stored(page)
             for row in page:
                 if row["leaf_index"] != self.size:
@@ -78,13 +93,6 @@ class Walk:
             self._bad(self.size, f"a checkpoint signs {note['size']} leaves, but only {self.size} are there")
             note = next(notes, None)
 
-    def _page(self) -> list[Row]:
-        try:
-            return store.leaves(self.rows, self.size, PAGE)
-        except Damaged as error:
-            self._bad(self.size, f"it or one of the {PAGE} after it cannot be read ({error})")
-            return []
-
     def _stored(self, page: list[Row]) -> dict[int, bytes]:
         last = self.size + len(page)
         found = store.nodes(self.rows, number(0, self.size), number(0, last))
@@ -97,9 +105,14 @@ class Walk:
             self._bad(index, "its hash is missing")
         elif value is not None and value != kept:
             self._bad(index, f"event {row['event_id']} at position {row['position']} is not what was logged")
-        known = append(self.frontier, index, kept if isinstance(kept, bytes) else value or b"")
-        for above, computed in enumerate(known[1:], start=1):
-            if stored.get(first + above) != computed:
+        if value != kept and self.kept is None:
+            self.kept = self.frontier.copy()
+        known = append(self.frontier, index, value or EMPTY_ROOT)
+        others = known
+        if self.kept is not None:
+            others = append(self.kept, index, kept if isinstance(kept, bytes) else value or EMPTY_ROOT)
+        for above in range(1, len(known)):
+            if stored.get(first + above) not in (known[above], others[above]):
                 self._bad(index, f"hash number {first + above} of the tree is not the hash of its two halves")
         self.size += 1
 
@@ -134,15 +147,18 @@ class Walk:
             return
         if signed.size != note["size"] or signed.size != self.size:
             self._bad(self.sound, f"a checkpoint of {signed.size} leaves stands as one of {note['size']}")
-        elif signed.root != fold(self.frontier):
-            self._bad(
-                self.sound, f"the first {self.size} leaves are not the ones that the checkpoint at {self.size} signed"
-            )
+        elif signed.root not in self._roots():
+            at = self.sound if self.suspect is None else self.suspect
+            self._bad(at, f"the first {self.size} leaves are not the ones that the checkpoint at {self.size} signed")
         else:
-            self.sound = self.size
+            self.sound, self.suspect = self.size, None
+
+    def _roots(self) -> tuple[bytes, ...]:
+        """The root over the events, and the one over the stored hashes where it differs."""
+        return (fold(self.frontier),) if self.kept is None else (fold(self.frontier), fold(self.kept))
 
     def _against(self, outside: Checkpoint) -> None:
-        if outside.root != (fold(self.frontier) if self.size else EMPTY_ROOT):
+        if outside.root not in self._roots():
             self._bad(
                 0, f"the log was rewritten: its first {outside.size} leaves are not what the outside checkpoint signed"
             )

@@ -189,7 +189,7 @@ def _told(error: sqlite3.DatabaseError, file: Path) -> YardError | None:
     name = getattr(error, "sqlite_errorname", "")
     if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
         return Conflict(f"{file} holds that already: {error}")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "Could not decode to UTF-8" in str(error):
         return Damaged(
             f"{file} is damaged ({error}). Restore it from a backup, or move it away to start with an empty yard."
         )

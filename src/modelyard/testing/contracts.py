@@ -37,7 +37,7 @@ def in_threads(count: int, task: Callable[[int], object]) -> None:
         gate.wait()
         try:
             task(number)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             failed.append(error)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
@@ -55,7 +55,7 @@ def in_child(task: Callable[[], object]) -> int:
     if child == 0:
         try:
             task()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the child must not go on as a second test run
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
@@ -102,7 +102,7 @@ class DatabaseContract:
             assert rows.all("SELECT reader, position FROM event_cursors") == [{"reader": "a", "position": 1}]
 
     def test_an_exception_undoes_everything(self, database: Database) -> None:
-        with pytest.raises(ZeroDivisionError), database.write() as rows:
+        with pytest.raises(ZeroDivisionError), database.write() as rows:  # noqa: PT012 - the write comes first
             rows.run(CURSOR, reader="a", position=1)
             raise ZeroDivisionError
         assert self.count(database) == 0

@@ -14,7 +14,7 @@ from modelyard.core.ids import new_id
 from modelyard.testing.servers import end, free_port, program, someone_else, wait_until
 
 INSTALL = "apt-get install postgresql (or put the server's bin folder into PATH)"
-PASSWORD = "modelyard"  # noqa: S105 - of a server that lives for one test run on the loopback address
+PASSWORD = "modelyard"
 QUICK = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
@@ -28,7 +28,7 @@ class PostgresServer:
         debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
         self._programs = {name: program(name, debian, INSTALL) for name in ("initdb", "postgres", "psql", "pg_isready")}
         self._user = someone_else()
-        self.folder = Path(tempfile.mkdtemp(prefix="modelyard-pg-", dir="/tmp"))  # noqa: S108 - a socket's path must be short
+        self.folder = Path(tempfile.mkdtemp(prefix="modelyard-pg-", dir="/tmp"))
         if self._user:
             shutil.chown(self.folder, self._user)
         self.port = free_port()
