@@ -356,6 +356,7 @@ def _guard(rollout: Rollout) -> Guard:
         alpha=GUARD_PART * terms.alpha,
         warmup=terms.warmup,
         latency_ms=dict(progress.latency_ms),
+        latency_margin=terms.latency_margin,
         carried=dict(progress.carried),
     )
 

@@ -44,7 +44,7 @@ def t_sf(t: float, df: float) -> float:
     """
     if math.isinf(df):
         return normal_sf(t)
-    tail = 0.5 * incomplete_beta(df / 2, 0.5, df / (df + t * t))
+    tail = 0.5 * incomplete_beta(df / 2, 0.5, df / (df + t * t), rest=t * t / (df + t * t))
     return tail if t >= 0 else 1 - tail
 
 
@@ -63,17 +63,20 @@ def t_isf(p: float, df: float) -> float:
     return (low + high) / 2
 
 
-def incomplete_beta(a: float, b: float, x: float) -> float:
+def incomplete_beta(a: float, b: float, x: float, *, rest: float | None = None) -> float:
     """The regularized incomplete beta function I_x(a, b) (continued fraction: DLMF 8.17.22, by Lentz's method).
+
+    `rest` is 1 - x where the caller knows it better than the subtraction does.
 
     >>> round(incomplete_beta(2, 3, 0.5), 6)
     0.6875
     """
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
+    rest = 1 - x if rest is None else rest
+    if x <= 0 or rest <= 0:
+        return float(rest <= 0)
     if x > (a + 1) / (a + b + 2):
-        return 1 - incomplete_beta(b, a, 1 - x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+        return 1 - incomplete_beta(b, a, rest, rest=x)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
     return math.exp(log_front) / (a * _fraction(a, b, x))
 
 

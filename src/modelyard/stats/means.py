@@ -161,9 +161,7 @@ def welch(control: Moments, treatment: Moments, *, level: float = 0.95) -> MeanD
     difference, error = treatment.mean - control.mean, math.sqrt(c + t)
     if error == 0:
         p = 1.0 if difference == 0 else 0.0
-        return MeanDifference(
-            difference=difference, error=0.0, df=math.inf, p_value=p, low=difference, high=difference
-        )
+        return MeanDifference(difference=difference, error=0.0, df=math.inf, p_value=p, low=difference, high=difference)
     total = c + t  # scaled, so that tiny variances do not underflow when squared
     df = 1 / ((c / total) ** 2 / (control.n - 1) + (t / total) ** 2 / (treatment.n - 1))
     half = t_isf((1 - level) / 2, df) * error
