@@ -145,7 +145,7 @@ def test_the_openlineage_file_is_read_by_openlineages_own_classes(known, tmp_pat
 
 
 def test_the_prov_file_names_every_edge(known, tmp_path):
-    known.export_lineage("fraud", tmp_path / "prov.json", format="prov")
+    known.export_lineage("fraud", tmp_path / "prov.json", standard="prov")
     found = json.loads((tmp_path / "prov.json").read_text())
     derived = list(found["wasDerivedFrom"].values())
     assert [(d["prov:generatedEntity"], d["prov:usedEntity"]) for d in derived] == [
@@ -153,7 +153,7 @@ def test_the_prov_file_names_every_edge(known, tmp_path):
     ]
     assert set(found["entity"]) == {"my:model:fraud:v1.0.0", "my:dataset:train_001"}
     with pytest.raises(ValueError, match="Did you mean prov"):
-        known.export_lineage("fraud", tmp_path / "x", format="prv")
+        known.export_lineage("fraud", tmp_path / "x", standard="prv")
 
 
 def test_a_second_manager_on_the_folder_sees_the_same_graph(known, tmp_path, clock):

@@ -49,7 +49,8 @@ class Plan:
         if python is None or int(python[1]) < OLDEST_PYTHON:
             raise Invalid(f'python_version is {self.python_version!r}. Write it as text, "3.11" or newer.')
         for metric, least in self.minimum.items():
-            if not _METRIC.match(metric) or isinstance(least, bool) or not math.isfinite(least):
+            number = isinstance(least, (int, float)) and not isinstance(least, bool) and math.isfinite(least)
+            if not _METRIC.match(metric) or not number:
                 raise Invalid(f"minimum has {metric!r}: {least!r}. Map metric names such as test_f1_score to numbers.")
 
 

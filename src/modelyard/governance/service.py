@@ -192,7 +192,7 @@ class GovernanceManager(Area):
             return store.models_from(rows, f"dataset:{dataset_id}")
 
     @operation("POST", "/governance/models/{model_id}/lineage-files", needs="governance.read")
-    def export_lineage(self, model_id: str, path: str | Path, *, format: str = "openlineage") -> str:
+    def export_lineage(self, model_id: str, path: str | Path, *, standard: str = "openlineage") -> str:
         """The path of a file with the model's lineage: `openlineage` (one run event a line) or `prov` (PROV-JSON).
 
         >>> from modelyard.governance import GovernanceManager
@@ -206,9 +206,9 @@ class GovernanceManager(Area):
             "openlineage": lambda t: "".join(dumps(e) + "\n" for e in lineage.openlineage(t)),
             "prov": lambda t: dumps(lineage.prov(t), indent=2) + "\n",
         }
-        if format not in known:
-            raise Invalid(f"{format!r} is no lineage format. {nearest(format, list(known))}")
-        report.write(Path(path), known[format](self.get_full_lineage_tree(model_id)))
+        if standard not in known:
+            raise Invalid(f"{standard!r} is no lineage format. {nearest(standard, list(known))}")
+        report.write(Path(path), known[standard](self.get_full_lineage_tree(model_id)))
         return str(path)
 
     async def assess_bias(

@@ -46,13 +46,13 @@ def _stage(job: Job, plan: Plan) -> dict[str, Any]:
 
 
 def _plain(job: Job, plan: Plan) -> dict[str, Any]:
-    return {"job": job.id, "timeoutInMinutes": 60, "steps": _steps(job, plan)}
+    return {"job": job.id, "timeoutInMinutes": "60", "steps": _steps(job, plan)}
 
 
 def _guarded(job: Job, plan: Plan) -> dict[str, Any]:
     return {
         "deployment": job.id,
-        "timeoutInMinutes": 60,
+        "timeoutInMinutes": "60",
         "environment": "production",
         "strategy": {"runOnce": {"deploy": {"steps": _steps(job, plan)}}},
     }
@@ -65,7 +65,9 @@ def _steps(job: Job, plan: Plan) -> list[dict[str, Any]]:
         _run(INSTALL, job),
     ]
     if job.release:
-        steps.append({"task": "DownloadPipelineArtifact@2", "inputs": {"artifact": "model", "path": plan.package}})
+        steps.append(
+            {"task": "DownloadPipelineArtifact@2", "inputs": {"artifactName": "model", "targetPath": plan.package}}
+        )
     steps += [_run(step, job) for step in job.steps]
     if job.makes:
         steps.append({"publish": plan.package, "artifact": "model"})
