@@ -261,14 +261,15 @@ def _one_value(raw: psycopg.Connection[dict[str, Any]], sql: str) -> Any:
 
 def _parsed(url: str) -> tuple[str, str]:
     """(conninfo, the URL without secrets). The driver's own words are left out, since they may quote the password."""
-    text = re.sub(r"^postgresql\+psycopg://", "postgresql://", url)
     try:
-        parts = conninfo_to_dict(text)
+        parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise Invalid(
-            "This is no PostgreSQL URL. Write it as postgresql://user:password@host:5432/database, "
-            "with %40 for an @ in the password."
-        ) from None
+        raise Invalid(_NO_URL) from None
+    # With a bare @ or / in the password, libpq takes parts of it for the host, the port or the database.
+    if not re.fullmatch(r"[0-9,]*", str(parts.get("port") or "")) or any(
+        sign in str(parts.get(name) or "") for name, sign in (("host", "@"), ("dbname", "@"), ("dbname", "/"))
+    ):
+        raise Invalid(_NO_URL)
     parts.setdefault("connect_timeout", CONNECT_SECONDS)
     conninfo = make_conninfo("", **{"application_name": "modelyard", "client_encoding": "utf8", **parts})
     user = f"{parts['user']}@" if parts.get("user") else ""
@@ -304,6 +305,10 @@ def _unreachable(error: psycopg.OperationalError, place: str) -> YardError:
     return Unavailable(f"{place} cannot be used: {_first_line(error)}. What was not committed is undone.")
 
 
+_NO_URL = (
+    "This is no PostgreSQL URL. Write it as postgresql://user:password@host:5432/database, "
+    "with %40 for an @ and %2F for a / in the password."
+)
 _UNREACHABLE = (
     ("password authentication failed", "{place} refuses the user or the password. Correct them in the URL."),
     ("no password supplied", "{place} asks for a password. Put it into the URL or into ~/.pgpass."),

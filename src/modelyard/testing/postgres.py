@@ -45,7 +45,7 @@ class PostgresServer:
 
     def tcp_url(self, database: str = "postgres", password: str = PASSWORD) -> str:
         """The URL of a database over TCP, with a password."""
-        return f"postgresql://postgres:{quote(password)}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, template: str = "template1") -> str:
         """The name of a fresh database, a copy of the template."""
