@@ -26,8 +26,7 @@ class LimeExplainer:
         """Values (columns,), each weight times the row's distance from the mean in standard deviations, and the intercept."""
         found = self._explainer.explain_instance(row, self._predict, num_features=len(self._names), num_samples=2000)
         weights = np.zeros(len(self._names))
-        key = next(iter(found.local_exp))
-        for position, weight in found.local_exp[key]:
+        for position, weight in found.local_exp[1]:  # 0 holds the same with the sign turned
             weights[position] = weight
         scale = np.where(self._explainer.scaler.scale_ > 0, self._explainer.scaler.scale_, 1.0)
-        return weights * (row - self._explainer.scaler.mean_) / scale, float(found.intercept[key])
+        return weights * (row - self._explainer.scaler.mean_) / scale, float(found.intercept[1])
