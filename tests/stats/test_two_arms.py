@@ -13,7 +13,6 @@ from modelyard.core.errors import Invalid
 from modelyard.stats.bootstrap import counts_bootstrap, paired_bootstrap
 from modelyard.stats.distributions import normal_isf, normal_sf, t_isf, t_sf, two_sided
 from modelyard.stats.means import Moments, Sums, welch
-from modelyard.stats.multiplicity import benjamini_hochberg
 from modelyard.stats.power import detectable_lift, power_of, sample_size
 from modelyard.stats.proportions import equality_p, fisher_p, lift_interval, mid_p, newcombe, score_test, wilson
 
@@ -153,11 +152,6 @@ def test_sample_size_and_power_agree_with_each_other_and_with_a_simulation():
     c, t = random.binomial(n // 2, 0.2, 2000), random.binomial(n // 2, 0.22, 2000)
     found = np.mean([score_test(a, n // 2, b, n // 2)[1] < 0.05 for a, b in zip(c, t, strict=True)])
     assert found == pytest.approx(0.8, abs=0.03)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_benjamini_hochberg_is_scipys(p_values):
-    assert benjamini_hochberg(p_values) == pytest.approx(list(scipy.stats.false_discovery_control(p_values)), abs=1e-12)
 
 
 def test_the_bootstraps_have_the_standard_error_of_theory():

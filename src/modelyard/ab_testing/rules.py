@@ -12,7 +12,6 @@ from modelyard.ab_testing.tally import Tally
 from modelyard.core.errors import Invalid
 from modelyard.stats.distributions import two_sided
 from modelyard.stats.means import Moments, welch
-from modelyard.stats.multiplicity import benjamini_hochberg, holm
 from modelyard.stats.power import detectable_lift
 from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, score_test, wilson
 from modelyard.stats.sequential import rate_difference, sequence_p, sequence_z
@@ -253,11 +252,17 @@ def _means(control: Moments, treatment: Moments, level: float) -> dict[str, Any]
 def _metrics(control: Tally, treatment: Tally, level: float) -> dict[str, Any]:
     """Each custom metric that both arms have, with p values adjusted over all of them."""
     both = sorted(control.metrics.keys() & treatment.metrics.keys())
+    if not both:
+        return {}
+    import numpy as np  # loaded only where there are metrics to adjust
+
+    from modelyard.stats.multiple import benjamini_hochberg, holm
+
     pairs = {name: _means(control.metrics[name].moments(), treatment.metrics[name].moments(), level) for name in both}
     found = {name: pair for name, pair in pairs.items() if pair is not None}
-    p_values = [pair["p_value"] for pair in found.values()]
+    p_values = np.array([pair["p_value"] for pair in found.values()])
     for pair, by_holm, by_bh in zip(found.values(), holm(p_values), benjamini_hochberg(p_values), strict=True):
-        pair.update(p_value_holm=by_holm, p_value_benjamini_hochberg=by_bh)
+        pair.update(p_value_holm=float(by_holm), p_value_benjamini_hochberg=float(by_bh))
     return found
 
 
