@@ -61,7 +61,9 @@ def files_of(source: Path) -> list[tuple[str, Path]]:
 
 
 def _walk(folder: Path, above: str) -> Iterator[tuple[str, Path]]:
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), f"{above}{entry.name}/")
         else:

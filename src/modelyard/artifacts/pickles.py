@@ -66,12 +66,14 @@ class Walk:
 
     stream: BinaryIO
     persistent: bool = False  # a torch file's storages are referred to by persistent ids
+    plain: bool = False  # as pickle.load reads: joblib alone takes what follows an array's description as raw bytes
     names: dict[Name, None] = field(default_factory=dict)
     called: set[Name] = field(default_factory=set)
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     frame_end: int = 0
     opcodes: int = 0
+    arrays: int = 0  # that joblib wrote as raw bytes
     calls: int = 0  # what runs code beyond an import: without a global it cannot
 
     def run(self) -> None:
@@ -142,12 +144,28 @@ def unlisted(stream: BinaryIO, listed: str, *, persistent: bool = False) -> list
     walk.run()
     if stream.read(1):
         raise Malformed("bytes follow its end")
+    if walk.arrays:
+        _as_plain(stream, walk)
     known, made_only = trusted.names(listed), trusted.not_callable(listed)
     bad = [name for name in walk.names if (name.module, name.name) not in known]
     called = [name for name in walk.called if (name.module, name.name) in made_only]
     return [f"it imports {name}, which is not on the list of harmless names" for name in bad] + [
         f"it calls {name}, which may only be rebuilt" for name in called
     ]
+
+
+def _as_plain(stream: BinaryIO, walk: Walk) -> None:
+    """Add what pickle.load would import from a joblib file before it stumbles over an array's raw bytes."""
+    stream.seek(0)
+    other = Walk(stream, plain=True)
+    try:
+        other.run()
+    except Foreign:
+        raise
+    except Malformed:
+        pass  # the usual case: raw bytes are no opcodes
+    walk.names.update(other.names)
+    walk.called.update(other.called)
 
 
 def acts(stream: BinaryIO) -> bool:
@@ -300,7 +318,7 @@ def _build(walk: Walk, _: Any, position: int | None) -> None:
         if target.built:  # a second state could undo what was checked of the first
             raise Foreign("it sets an object's state twice")
         target.state, target.built = state, True
-        if target.maker == WRAPPER:
+        if target.maker == WRAPPER and not walk.plain:
             _skip_array(walk, state, (position or 0) + 1)
             walk.stack[-1] = OPAQUE
 
@@ -330,6 +348,11 @@ def _skip_array(walk: Walk, state: Any, here: int) -> None:
         raise Foreign("an array is described in an unknown way")
     if state["subclass"] not in ARRAYS:
         raise Foreign("an array has an unknown class")
+    walk.arrays += 1
+    if _holds_objects(state["dtype"]):
+        # joblib reads such an array by pickle.load, as a pickle within the pickle
+        Walk(walk.stream, plain=True, names=walk.names, called=walk.called).run()
+        return
     size = _item_size(state["dtype"])
     shape = state["shape"]
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
@@ -343,6 +366,15 @@ def _skip_array(walk: Walk, state: Any, here: int) -> None:
 def _step_over(stream: BinaryIO, size: int) -> None:
     if size and (stream.seek(size - 1, 1) < 0 or len(stream.read(1)) != 1):
         raise Malformed("an array is cut short")
+
+
+def _holds_objects(dtype: Any) -> bool:
+    """True for NumPy's plain object type, as NumPy writes it: neither a record, nor one whose flags say otherwise."""
+    if not isinstance(dtype, Made) or dtype.maker != DTYPE or not isinstance(dtype.arguments, tuple):
+        return False
+    if dtype.arguments[:1] not in (("O8",), ("O4",)) or not isinstance(dtype.state, tuple) or len(dtype.state) < 8:
+        return False
+    return dtype.state[2:5] == (None, None, None) and type(dtype.state[7]) is int and dtype.state[7] & 1 == 1
 
 
 def _item_size(dtype: Any) -> int:

@@ -66,8 +66,6 @@ class ModelRegistry(Promotions):
         rules.checked_model_name(name)
         rules.canonical_version(version)
         rules.checked_person(created_by, "created_by")
-        texts = {"description": description, "training_data": training_data, "code_version": code_version}
-        texts |= {"trained_by": trained_by, "parent": parent}
         model = ModelVersion(
             name=name,
             version=version,
@@ -82,7 +80,11 @@ class ModelRegistry(Promotions):
             parameters=plain(rules.checked_entries(parameters or {}, "parameters")),
             signature=None if signature is None else _signature(signature),
             metadata=plain(rules.checked_entries(metadata or {}, "metadata")),
-            **{what: rules.checked_text(text, what) for what, text in texts.items()},
+            description=rules.checked_text(description, "description"),
+            trained_by=rules.checked_text(trained_by, "trained_by"),
+            training_data=rules.checked_text(training_data, "training_data"),
+            code_version=rules.checked_text(code_version, "code_version"),
+            parent=rules.checked_text(parent, "parent"),
         )
         with self.store.reading() as rows:  # before a large file is read for nothing
             _check_free(rows, model)

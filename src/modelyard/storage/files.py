@@ -143,17 +143,18 @@ def _sync(folder: Path) -> None:
 
 
 def _forget_old(incoming: Path) -> None:
-    for entry in os.scandir(incoming):
+    for entry in list(incoming.iterdir()):
         try:
             if entry.stat().st_mtime < time.time() - FORGOTTEN_AFTER:
-                os.unlink(entry.path)
+                entry.unlink()
         except FileNotFoundError:
             continue  # its own writer was faster
 
 
 def _keys(folder: Path, above: str, prefix: str) -> Iterator[str]:
     try:
-        found = [(entry.name + "/" * entry.is_dir(), entry.is_dir()) for entry in os.scandir(folder)]
+        with os.scandir(folder) as entries:
+            found = [(entry.name + "/" * entry.is_dir(), entry.is_dir()) for entry in entries]
     except FileNotFoundError:
         return
     for name, is_folder in sorted(found):  # "a-b" < "a/x" < "ab": a folder sorts with its slash, as its keys do
