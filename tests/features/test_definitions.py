@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+import pandas as pd
 import pytest
 
 from modelyard.core.errors import Conflict, Invalid, NotFound
-from modelyard.features import Feature, FeatureStore, FeatureType
+from modelyard.features import Feature, FeatureStore, FeatureType, FeatureValue
 
 
 @pytest.fixture
@@ -148,7 +151,6 @@ def test_another_process_sees_a_change_at_its_next_read(store, tmp_path):
         (FeatureType.BOOL, "true"),
         (FeatureType.STRING, 1),
         (FeatureType.STRING, b"x"),
-        (FeatureType.STRING, "\ud800"),
         (FeatureType.FLOAT, [1.0]),
     ],
 )
@@ -159,6 +161,32 @@ def test_a_value_of_another_type_is_refused_and_nothing_is_written(store, kind, 
     with pytest.raises(Invalid, match="card:amount"):
         store.write_rows("card", rows)
     assert store.compute_feature_statistics("fine").count == 0
+
+
+def test_text_that_is_no_unicode_is_refused(store):
+    store.register_feature(feature(kind=FeatureType.STRING))
+    with pytest.raises(Invalid):
+        store.write_rows("card", [{"card": "c", "event_timestamp": "2026-01-01", "amount": "\ud800"}])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for entity, text in (("c", "\ud800"), ("\ud800", "fine")):
+        with pytest.raises(Invalid):
+            store.write_online_features([FeatureValue(feature="amount", entity_id=entity, value=text, timestamp=at)])
+    with pytest.raises(Invalid):
+        store.get_online_features(["\ud800"], ["amount"])
+
+
+@pytest.mark.parametrize("table", [{"card": ["a"], "event_timestamp": []}, 7, "card", [1, 2]])
+def test_what_is_no_table_is_refused(store, table):
+    store.register_feature(feature())
+    with pytest.raises((Invalid, NotFound)):
+        store.write_features(table, entity_type="card")
+
+
+def test_two_columns_of_one_name_are_refused(store):
+    store.register_feature(feature())
+    frame = pd.DataFrame([["c", "2026-01-01", 1.0, 2.0]], columns=["card", "event_timestamp", "amount", "amount"])
+    with pytest.raises(Invalid, match="two columns called 'amount'"):
+        store.write_features(frame)
 
 
 @pytest.mark.parametrize(

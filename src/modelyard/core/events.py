@@ -49,6 +49,7 @@ class EventType(Enum):
     FEATURE_REGISTERED = "feature_registered"
     FEATURES_WRITTEN = "features_written"
     FEATURES_READ = "features_read"
+    FEATURES_FORGOTTEN = "features_forgotten"
     # serving
     ENDPOINT_CREATED = "endpoint_created"
     ENDPOINT_REMOVED = "endpoint_removed"

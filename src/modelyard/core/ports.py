@@ -170,8 +170,8 @@ class OfflineStore(Protocol):
         """Counts, moments, quantiles and frequent values of one column, each (entity, event time) counted once."""
         ...
 
-    def merge(self, history: Sequence[Path], path: Path) -> None:
-        """Write one segment with all rows of several, in writing order."""
+    def merge(self, history: Sequence[Path], path: Path, *, without: Sequence[str] = ()) -> int:
+        """Write one segment with the rows of several, in writing order, except those of some entities; returns how many."""
         ...
 
 

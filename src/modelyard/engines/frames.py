@@ -53,7 +53,10 @@ class PandasTables:
         if isinstance(table, pd.DataFrame):
             return table
         if isinstance(table, (Mapping, Sequence)) and not isinstance(table, str):
-            return pd.DataFrame(table if isinstance(table, Mapping) else list(table))
+            try:
+                return pd.DataFrame(table if isinstance(table, Mapping) else list(table))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise Invalid(f"These columns or records make no table: {error}.") from error
         raise Invalid(
             f"A {type(table).__name__} is no table. Pass a DataFrame, a mapping of columns or a list of records."
         )

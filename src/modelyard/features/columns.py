@@ -40,7 +40,7 @@ def entity_key(value: Any) -> str | None:
     ('7', '007', None)
     """
     if isinstance(value, str):
-        return value
+        return _unicode(value)
     if value is None or _is_nan(value):
         return None
     if isinstance(value, (bool, np.bool_)):
@@ -61,6 +61,7 @@ def entity_keys(values: Masked) -> np.ndarray:
         keys = data.astype(str).astype(object)
     else:
         keys = np.array([x if type(x) is str else entity_key(x) for x in data.tolist()], dtype=object)
+        _unicode("".join(x for x in keys.tolist() if x is not None))
     keys[missing] = None
     return keys
 
@@ -71,6 +72,14 @@ def masked(values: Iterable[Any]) -> Masked:
     data = np.empty(len(items), dtype=object)
     data[:] = items
     return np.ma.MaskedArray(data, mask=[x is None or _is_nan(x) for x in items])
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(f"An entity id is not valid Unicode: {error.reason}. Correct the text.") from error
+    return text
 
 
 def _is_nan(value: Any) -> bool:

@@ -26,7 +26,11 @@ GENERATION, FLOOR = "generation", "floor"
 NOBODY = "0/"  # no layout has id 0: the key of an unknown entity
 MANY_MARKS = 100
 
+NEVER = -(1 << 63)  # earlier than any event
+
 Rows = list[tuple[str, int, bytes]]
+Sources = tuple[tuple[int, int], ...]  # (layout's index in the plan, position in its packed values)
+Winners = dict[tuple[int, ...], list[tuple[Any, int]]]  # by layouts: each entity's (row or None, layout)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list).decode
@@ -40,7 +44,7 @@ class Plan:
     entity_type: str
     generation: int
     prefixes: tuple[str, ...]
-    columns: tuple[tuple[str, int | None, tuple[tuple[int, int], ...]], ...]  # output, ttl, sources
+    columns: tuple[tuple[str, int | None, Sources], ...]  # output, ttl, sources
     versions: Mapping[str, int]
 
 
@@ -79,11 +83,14 @@ class Online:
         found = self.port.read(plan.view, asked)
         generation = found[0][0] if found[0] else 0
         count = len(keys)
+        if not count:
+            return generation, [[] for _ in plan.columns]
         blocks = [
             [row and (row[0], row[1], _decode(row[1][16:])) for row in found[start : start + count]]
-            for start in range(1, len(found), count or 1)
+            for start in range(1, len(found), count)
         ]
-        return generation, [_column(blocks, ttl, sources, now, count) for _, ttl, sources in plan.columns]
+        winners = _winners(blocks, plan, count)
+        return generation, [_column(winners, ttl, sources, now) for _, ttl, sources in plan.columns]
 
     def put(self, view: str, rows: Rows) -> int:
         """Store packed rows, each if it is newer; returns how many were."""
@@ -143,25 +150,34 @@ def _items(column: Masked, chosen: np.ndarray) -> list[Any]:
     return items
 
 
-def _column(
-    blocks: list[list[Any]], ttl: int | None, sources: tuple[tuple[int, int], ...], now: int, count: int
-) -> list[Any]:
+def _column(winners: Winners, ttl: int | None, sources: Sources, now: int) -> list[Any]:
+    """One column's values: of each entity's newest row among the column's layouts."""
+    position = dict(sources)
     oldest = None if ttl is None else now - ttl
-    if len(sources) == 1:
-        block, position = blocks[sources[0][0]], sources[0][1]
-        if oldest is None:
-            return [row and row[2][position] for row in block]
-        return [row[2][position] if row and row[0] >= oldest else None for row in block]
-    values = []
-    for index in range(count):
-        held = [(blocks[block][index], position) for block, position in sources if blocks[block][index]]
-        row, position = max(held, key=_newness, default=(None, 0))
-        values.append(row[2][position] if row and (oldest is None or row[0] >= oldest) else None)
-    return values
+    return [
+        row[2][position[block]] if row and (oldest is None or row[0] >= oldest) else None
+        for row, block in winners[tuple(position)]
+    ]
+
+
+def _winners(blocks: list[list[Any]], plan: Plan, count: int) -> Winners:
+    """For each set of layouts that a column may be in: each entity's newest row among them, and its layout."""
+    found: Winners = {(): [(None, 0)] * count}
+    for _, _, sources in plan.columns:
+        among = tuple(block for block, _ in sources)
+        if among in found:
+            continue
+        if len(among) == 1:
+            found[among] = [(row, among[0]) for row in blocks[among[0]]]
+        else:
+            rows = zip(*(blocks[block] for block in among), strict=True)
+            found[among] = [max(zip(row, among, strict=True), key=_newness) for row in rows]
+    return found
 
 
 def _newness(held: tuple[Any, int]) -> tuple[int, bytes]:
-    return held[0][0], held[0][1][:16]
+    row = held[0]
+    return (row[0], row[1][:16]) if row else (NEVER, b"")
 
 
 def _mark(segment_id: int) -> str:

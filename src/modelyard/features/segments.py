@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -87,21 +87,27 @@ class Segments:
         work.emit(EventType.FEATURES_WRITTEN, Resource("feature_segment", str(segment.segment_id)), details)
         return segment
 
-    def merge(self, work: Work, members: Sequence[Segment]) -> Segment:
-        """Put one segment in the place of several of one layout."""
+    def merge(self, work: Work, members: Sequence[Segment], *, without: Sequence[str] = ()) -> Segment | None:
+        """Put one segment in the place of several of one layout, without the rows of some entities.
+
+        None, and nothing changes, where one segment would be replaced by the same.
+        """
+        before = sum(member.rows for member in members)
         with tempfile.TemporaryDirectory(prefix="modelyard-") as scratch:
             file = Path(scratch) / f"{secrets.token_hex(16)}.parquet"
-            self.engine.merge(self.paths(members), file)
-            merged = self._admit(work, members[0].layout, file, count=sum(x.rows for x in members), first=0, last=0)
+            count = self.engine.merge(self.paths(members), file, without=without)
+            if len(members) == 1 and count == before:
+                return None
+            merged = self._admit(work, members[0].layout, file, count=count, first=0, last=0)
         sql.replace_segments(work.rows, list(members), merged, at=micros(work.now))
-        return merged
+        return replace(merged, rows=count)
 
-    def clean(self, work: Work) -> int:
-        """Remove files that no segment in use needs: left by a killed writer, or merged a while ago. Returns how many.
+    def clean(self, work: Work, *, kept: timedelta = KEPT) -> int:
+        """Remove files that no segment in use needs: left by a killed writer, or replaced a while ago. Returns how many.
 
         Files appear only within a transaction that no other writer shares, so within this one every unlisted file is an orphan.
         """
-        since = micros(work.now - KEPT)
+        since = micros(work.now - kept)
         needed = sql.blobs_in_use(work.rows, retired_after=since)
         orphans = [key for key in self.store.blobs.keys(PREFIX) if key not in needed]
         for key in orphans:

@@ -11,7 +11,7 @@ from typing import Any
 import modelyard.features.store as sql
 from modelyard.core import plugins
 from modelyard.core.area import Area
-from modelyard.core.errors import Invalid
+from modelyard.core.errors import Invalid, NotFound, nearest
 from modelyard.core.events import EventType
 from modelyard.core.instants import SYSTEM_CLOCK, micros
 from modelyard.core.operations import operation
@@ -314,7 +314,7 @@ class FeatureStore(Area):
         """
         if isinstance(entity_ids, str):
             raise Invalid(f"Entities are a list of ids. Pass [{entity_ids!r}].")
-        keys = [x if type(x) is str else entity_key(x) for x in entity_ids]
+        keys = [entity_key(x) for x in entity_ids]
         asked = self._plan(features, entity_type)
         now = micros(self.store.clock.now())
         generation, found = self._stored.online.read(asked, keys, now)
@@ -426,6 +426,28 @@ class FeatureStore(Area):
         Compacted(merged=0, into=0, removed=0)
         """
         return self._stored.compact(user)
+
+    @operation("POST", "/features/{entity_type}/forget", needs="features.write")
+    def forget_entities(self, entity_type: str, entity_ids: list[str], *, user: str = "system") -> int:
+        """How many stored rows were removed: everything about some entities, online and in the history, as erasure requests ask.
+
+        The event that tells of it holds their number, not their ids. A history that is being read meanwhile may have to be
+        read again.
+
+        >>> from modelyard.features import FeatureStore, FeatureType
+        >>> store = FeatureStore(folder)
+        >>> _ = store.define_feature("amount", "card", FeatureType.FLOAT)
+        >>> _ = store.write_rows("card", [{"card": "c1", "event_timestamp": "2026-01-01", "amount": 9.5}])
+        >>> store.forget_entities("card", ["c1"])
+        1
+        """
+        known = sorted({kind for kind, _ in self._fresh().features})
+        if entity_type not in known:
+            raise NotFound(f"There is no entity type {entity_type!r}. {nearest(entity_type, known)}")
+        if isinstance(entity_ids, str):
+            raise Invalid(f"Entities are a list of ids. Pass [{entity_ids!r}].")
+        keys = [key for key in map(entity_key, entity_ids) if key is not None]
+        return self._stored.forget(entity_type, keys, user)
 
     def close(self) -> None:
         """Give connections back. Not closing loses nothing."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
 import modelyard.features.store as sql
 from modelyard.core import plugins
 from modelyard.core.errors import Unavailable
+from modelyard.core.events import EventType
 from modelyard.core.ports import OnlineStore
+from modelyard.core.refs import Resource
 from modelyard.core.work import Store, Work
 from modelyard.features.online import MANY_MARKS, Online, packed, view_of
 from modelyard.features.rules import Catalogue, Layout, runs
@@ -19,6 +22,7 @@ from modelyard.features.segments import Batch, Segments
 from modelyard.features.store import Segment
 from modelyard.features.values import Compacted, Written
 
+EVERY, SMALL = 100, 100_000  # after so many segments, those of fewer rows are merged
 LARGEST = 5_000_000  # rows of one merged segment: some hundred megabytes in memory
 
 
@@ -67,6 +71,8 @@ class Stored:
         with self._in_step():
             changed = self._put_batches(catalogue, added, batches)
             self.online.mark(catalogue.identity, added)
+        if any(segment.segment_id % EVERY == 0 for segment in added):
+            self.compact(user, SMALL)
         return Written(rows=sum(len(x.events) for x in batches), segments=len(added), online=changed)
 
     def materialize(self, features: Sequence[str] | None, up_to: int | None) -> int:
@@ -79,16 +85,34 @@ class Stored:
         with self._in_step():
             return self._put(self.online, catalogue, [x for x in segments if x.layout in layouts], up_to)
 
-    def compact(self, user: str) -> Compacted:
+    def compact(self, user: str, largest: int = LARGEST) -> Compacted:
         """Merge small segments and remove files that nothing needs."""
         _ = self.online  # a segment's rows are online before it is merged away
         with self.store.work(user) as work:
             segments = sql.segments(work.rows)
             told = [(x.rows, x.layout.layout_id, frozenset(x.layout.features)) for x in segments]
-            found = [[segments[at] for at in run] for run in runs(told, LARGEST)]
-            merged = [self.segments.merge(work, run) for run in found]
+            found = [[segments[at] for at in run] for run in runs(told, largest)]
+            for run in found:
+                self.segments.merge(work, run)
             removed = self.segments.clean(work)
-        return Compacted(merged=sum(map(len, found)), into=len(merged), removed=removed)
+        return Compacted(merged=sum(map(len, found)), into=len(found), removed=removed)
+
+    def forget(self, entity_type: str, keys: Sequence[str], user: str) -> int:
+        """Remove every row of some entities, online and from the segments, whose old files go at once; returns how many rows."""
+        with self.store.work(user) as work:
+            catalogue = sql.catalogue(work.rows)
+            segments = [x for x in sql.segments(work.rows) if x.layout.entity_type == entity_type]
+            pairs = [(x, self.segments.merge(work, [x], without=keys)) for x in segments]
+            removed = sum(before.rows - after.rows for before, after in pairs if after is not None)
+            details = {"entity_type": entity_type, "entities": len(keys), "rows": removed}
+            work.emit(EventType.FEATURES_FORGOTTEN, Resource("entity_type", entity_type), details)
+        with self.store.work(user) as work:
+            self.segments.clean(work, kept=timedelta(microseconds=-1))
+        layouts = [layout.layout_id for layout in catalogue.layouts if layout.entity_type == entity_type]
+        with self._in_step():
+            for layout in layouts:
+                self.online.port.delete(view_of(catalogue, entity_type), [f"{layout}/{key}" for key in keys])
+        return removed
 
     def announce(self, entity_types: Iterable[str]) -> None:
         """Let other processes know that the catalogue has changed."""

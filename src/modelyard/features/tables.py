@@ -31,6 +31,10 @@ def batch_of_frame(
     if not len(table):
         return []
     present = [str(name) for name in table.columns]
+    if len(set(present)) < len(present):
+        twice = sorted({name for name in present if present.count(name) > 1})
+        raise Invalid(f"The table has two columns called {twice[0]!r}. Rename or drop one.")
+    table = table.set_axis(present, axis=1)
     if features is None and entity_type is None and entity_column is None:
         entity_type = _kind_among(present, catalogue)
     others = {timestamp_column, created_column, entity_column or entity_type}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ SQL_TYPES = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "string": "V
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
 MOST_FREQUENT = 20
+HUGE = 1e100  # beyond this, squares overflow: moments are then taken of scaled values
 
 
 def read_parquet(path: Path) -> Any:
@@ -87,13 +90,17 @@ class DuckOfflineStore:
                 return {**found, "top": session.execute(TOP).fetchall()}
             return {**found, **_numbers(session)}
 
-    def merge(self, history: Sequence[Path], path: Path) -> None:
-        """Write one segment with all rows of several, in writing order."""
+    def merge(self, history: Sequence[Path], path: Path, *, without: Sequence[str] = ()) -> int:
+        """Write one segment with the rows of several, in writing order, except those of some entities; returns how many."""
         with _session() as session:
             session.execute(
-                f"COPY (SELECT * FROM {_scan(history)} ORDER BY file_index, file_row_number) "
-                f"TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+                "CREATE TEMP TABLE left_out AS SELECT unnest(CAST($1 AS VARCHAR[])) AS entity", [list(without)]
             )
+            copied = session.execute(
+                f"COPY (SELECT * FROM {_scan(history)} WHERE __entity NOT IN (SELECT entity FROM left_out) "
+                f"ORDER BY file_index, file_row_number) TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+            )
+            return int(copied.fetchall()[0][0])
 
 
 NEWEST = "__event DESC, __created DESC, file_index DESC, file_row_number DESC"
@@ -105,9 +112,10 @@ FROM told
 TOP = f"""
 SELECT value, count(*) AS n FROM told WHERE value IS NOT NULL GROUP BY value ORDER BY n DESC, value LIMIT {MOST_FREQUENT}
 """
+RANGE = "SELECT count(*) AS finite, min(value) AS min, max(value) AS max FROM numbers"
 MOMENTS = f"""
-SELECT count(*) AS finite, avg(value) AS mean, CASE WHEN count(*) > 1 THEN stddev_samp(value) END AS std,
-       min(value) AS min, max(value) AS max, quantile_cont(value, {list(QUANTILES)}) AS quantiles
+SELECT avg(value / $scale) AS mean, CASE WHEN count(*) > 1 THEN stddev_samp(value / $scale) END AS std,
+       quantile_cont(value / $scale, {list(QUANTILES)}) AS quantiles
 FROM numbers
 """
 HISTOGRAM = """
@@ -147,18 +155,32 @@ def _numbers(session: Any) -> dict[str, Any]:
         "CREATE TEMP TABLE numbers AS SELECT CAST(value AS DOUBLE) AS value FROM told "
         "WHERE value IS NOT NULL AND isfinite(CAST(value AS DOUBLE))"
     )
-    found = _record(session, MOMENTS)
+    found = _record(session, RANGE)
     if not found["finite"]:
-        return {**found, "quantiles": {}, "edges": (), "counts": ()}
+        return found
     low, high = found["min"], found["max"]
-    edges = np.linspace(low, high, BINS + 1) if high > low else np.array([low, high])
-    bins = len(edges) - 1
-    width = (high - low) / bins if high > low else 1.0
+    scale = max(abs(low), abs(high))
+    scale = scale if scale > HUGE else 1.0
+    moments = _record(session, MOMENTS, scale=scale)
+    quantiles = zip(QUANTILES, moments["quantiles"], strict=True)
+    return {
+        **found,
+        "mean": moments["mean"] * scale,
+        "std": None if moments["std"] is None else moments["std"] * scale,
+        "quantiles": {f"p{round(q * 100)}": value * scale for q, value in quantiles},
+        **_histogram(session, low, high),
+    }
+
+
+def _histogram(session: Any, low: float, high: float) -> dict[str, Any]:
+    """Equal bins from the lowest to the highest value; one bin where they are equal."""
+    bins = BINS if high > low else 1
+    width = (high / bins - low / bins) or 1.0
+    edges = [low + n * width for n in range(bins)] + [high]
     counts = [0] * bins
     for position, n in session.execute(HISTOGRAM, {"low": low, "width": width, "bins": bins}).fetchall():
         counts[max(position, 0)] += n
-    quantiles = {f"p{round(q * 100)}": value for q, value in zip(QUANTILES, found["quantiles"], strict=True)}
-    return {**found, "quantiles": quantiles, "edges": tuple(edges.tolist()), "counts": tuple(counts)}
+    return {"edges": tuple(edges), "counts": tuple(counts)}
 
 
 def _columns(session: Any, sql: str) -> dict[str, Any]:
@@ -166,8 +188,8 @@ def _columns(session: Any, sql: str) -> dict[str, Any]:
     return found
 
 
-def _record(session: Any, sql: str) -> dict[str, Any]:
-    answer = session.execute(sql)
+def _record(session: Any, sql: str, **values: float) -> dict[str, Any]:
+    answer = session.execute(sql, values or None)
     return dict(zip([column[0] for column in answer.description], answer.fetchall()[0], strict=True))
 
 
@@ -185,10 +207,16 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+@cache
+def _engine(process: int) -> Any:  # noqa: ARG001  a forked process needs its own
+    """One engine a process: starting it takes longer than a small write."""
+    return duckdb.connect()
+
+
 @contextmanager
 def _session() -> Iterator[Any]:
     try:
-        with duckdb.connect() as session:
+        with _engine(os.getpid()).cursor() as session:
             yield session
     except duckdb.IOException as error:
         if "No files found" in str(error):
