@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.operations import operation
 from modelyard.core.refs import ModelRef
 from modelyard.monitoring import store
-from modelyard.monitoring.monitor import MLMonitor
 from modelyard.monitoring.values import DriftAlert, DriftReport, ModelPerformance, ReferenceSummary, Watched
+
+if TYPE_CHECKING:
+    from modelyard.monitoring.monitor import MLMonitor
 
 
 class Monitors(Area):
@@ -19,6 +21,8 @@ class Monitors(Area):
 
     def monitor(self, model: str) -> MLMonitor:
         """The monitor of one model version, on this store."""
+        from modelyard.monitoring.monitor import MLMonitor  # brings NumPy and SciPy, which listing operations must not
+
         ref = ModelRef.parse(model)
         return MLMonitor(ref.name, ref.version, self.store)
 
