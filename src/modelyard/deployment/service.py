@@ -138,6 +138,8 @@ class DeploymentManager(ReportedDeployments):
         """
         with self.store.work(user) as work:
             row = moves.known(work.rows, deployment_id)
+            if row["source"] == store.REPORTED:
+                raise Conflict(f"{deployment_id} is judged by metrics reported by hand. Call report_metrics instead.")
             rollout = store.rollout_from(row)
             decision = rules.advance(rollout, seen, work.now)
             if decision.verdict is Verdict.ROLL_BACK:
