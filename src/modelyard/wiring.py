@@ -38,7 +38,7 @@ class Wire:
 
 def only_approved_versions(work: Work, event: Event) -> None:
     """Live traffic goes only to versions whose stage allows it; a shadow's answers reach nobody, so it may be new."""
-    model = ModelRef.parse(event.details["model"])
+    model = ModelRef(event.details["model"], event.details["version"])
     row = work.rows.one(
         "SELECT stage FROM model_versions WHERE name = :name AND version = :version",
         name=model.name,
@@ -66,8 +66,7 @@ def crown(areas: Areas, event: Event) -> None:
     """A version whose rollout completed becomes its model's champion."""
     if event.details.get("strategy") == "shadow":
         return
-    model = ModelRef.parse(event.details["model"])
-    areas("registry").promote_champion(model.name, model.version, user=event.actor)
+    areas("registry").promote_champion(event.details["model"], event.details["version"], actor=event.actor)
 
 
 def settle(areas: Areas, event: Event) -> None:

@@ -25,8 +25,9 @@ class Arm:
 class Guard:
     """What the serving processes watch by themselves while a canary runs, and roll back on.
 
-    A bad event is an error, or an answer slower than a frozen baseline quantile. Under 'no worse than the baseline'
-    it falls on the canary with probability `share`, so the e-values of stats.eprocess hold at any look.
+    A bad event is an error, or a slow answer: slower than a frozen baseline quantile, for the canary slower than that
+    quantile times 1 + `latency_margin`. Under 'no worse than the baseline, and slower by the margin at most' it falls
+    on the canary with a probability of at most `share`, so the e-values of stats.eprocess hold at any look.
     `carried` holds the log e-value of earlier steps by metric; `latency_ms` the frozen baseline quantiles.
     """
 
@@ -36,6 +37,7 @@ class Guard:
     alpha: float = 0.001
     warmup: int = 0
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # for example {"p50": 2.1, "p95": 4.0, "p99": 9.2}
+    latency_margin: float = 0.0
     carried: Mapping[str, float] = field(default_factory=dict)  # metric -> log e, for example {"errors": 0.2}
 
 

@@ -14,6 +14,7 @@ from modelyard.pipeline import PipelineConfig
 from modelyard.ui.pages import number, percent
 
 SOURCE = "American Community Survey 2015, Massachusetts"
+DATASET = "acs_ma_2015"
 
 
 def features(scene: Scene, chapter: Chapter) -> None:
@@ -72,15 +73,15 @@ def train(scene: Scene, chapter: Chapter, version: str, config: PipelineConfig, 
         trained_by=PEOPLE["ana"],
         metrics=dict(result.metrics),
         parameters=dict(result.best_params),
-        training_data=run.data_digest,
+        training_data=DATASET,
         description=description,
         tags=["census", "employment"],
-        metadata={"run_id": result.run_id},
+        metadata={"run_id": result.run_id, "data_digest": run.data_digest},
     )
     scene.yard.governance.register_model(
         model_id=MODEL,
         model_version=version,
-        training_dataset="acs_ma_2015",
+        training_dataset=DATASET,
         training_algorithm=config.model_class,
         hyperparameters=dict(result.best_params),
     )
@@ -148,7 +149,7 @@ def _config(scene: Scene, **options: Any) -> PipelineConfig:
 def dataset(scene: Scene) -> None:
     """The training data enters the lineage with what has to be known about it."""
     scene.yard.governance.register_dataset(
-        dataset_id="acs_ma_2015",
+        dataset_id=DATASET,
         dataset_name="ACS employment records, Massachusetts 2015",
         source=SOURCE,
         contains_pii=True,
@@ -184,3 +185,35 @@ def approve(scene: Scene, chapter: Chapter, version: str) -> None:
         "stage": stage.value,
     }
     chapter.say(f"{ben} approves: approved, stage {stage.value}.")
+
+
+def approve_quietly(scene: Scene, version: str) -> None:
+    """The same for a later version, without the attempt that is refused."""
+    registry = scene.yard.registry
+    registry.request_promotion(
+        name=MODEL,
+        version=version,
+        target_stage=ModelStage.PRODUCTION,
+        requested_by=PEOPLE["ana"],
+        justification="Better on the same held-out records.",
+        reviewers=[PEOPLE["ben"]],
+    )
+    registry.approve_promotion(name=MODEL, version=version, approver=PEOPLE["ben"], comment="Go ahead, as a canary.")
+
+
+def third_version(scene: Scene, version: str) -> None:
+    """v3 in the registry, approved: the package of v2 under a new version, with what its step is said to do."""
+    package = scene.packages[version] = scene.packages["v2.0.0"]
+    model = scene.yard.registry.get_model(MODEL, "v2.0.0")
+    scene.yard.registry.register_model(
+        name=MODEL,
+        version=version,
+        model_path=str(package),
+        framework=model.framework,
+        created_by=PEOPLE["ana"],
+        trained_by=PEOPLE["ana"],
+        metrics=dict(model.metrics),
+        parent=f"{MODEL}:v2.0.0",
+        description="v2 with an income bracket looked up by age",
+    )
+    approve_quietly(scene, version)

@@ -23,8 +23,9 @@ BADGES = {
     "undefined": "warn",
     "drift": "bad",
     "biased": "bad",
-    "within the threshold": "good",
-    "roll_back": "bad",
+    "within threshold": "good",
+    "rolled back": "bad",
+    "roll back": "bad",
     "refused": "bad",
 }
 
@@ -134,14 +135,29 @@ def _nothing(_: Facts) -> Parts:
 
 
 def _training(facts: Facts) -> Parts:
-    metrics = [(name, f"{value:.4f}") for name, value in sorted(facts["metrics"].items())]
+    parts = ("cv", "validation", "test")
+    names = sorted({name.partition("_")[2] for name in facts["metrics"] if not name.endswith("_std")})
+    metrics = [
+        (name.replace("_", " "), *(_four_digits(facts["metrics"].get(f"{part}_{name}")) for part in parts))
+        for name in names
+    ]
     stages = {stage["name"].replace("_", " "): stage["seconds"] for stage in facts["stages"]}
     return Parts(
         figures=[
-            Figure(title="Seconds by stage", svg=drawn(charts.bars(stages, label="Seconds by stage", unit="seconds")))
+            Figure(
+                title="Seconds by stage",
+                svg=drawn(charts.bars(stages, label="Seconds by stage", unit="seconds", signed=False)),
+            )
         ],
-        tables=[Table(title="Metrics", columns=("metric", "value"), rows=metrics, numeric=frozenset({"value"}))],
+        tables=[Table(title="Metrics", columns=("metric", *_PARTS), rows=metrics, numeric=frozenset(_PARTS))],
     )
+
+
+_PARTS = ("cross-validation", "validation", "test")
+
+
+def _four_digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _rollout(facts: Facts) -> Parts:
@@ -153,7 +169,7 @@ def _rollout(facts: Facts) -> Parts:
             step["baseline_requests"],
             step["canary_errors"],
             step["baseline_errors"],
-            step["verdict"],
+            step["verdict"].replace("_", " "),
             "; ".join(step["reasons"]),
         )
         for step in facts["steps"]
@@ -261,11 +277,13 @@ def _bias(facts: Facts) -> Parts:
 
 
 def _controls(facts: Facts) -> Parts:
-    columns = ("control", "what it asks", "status", "evidence")
+    columns = ("control", "status", "what stands", "evidence")
     return Parts(
         tables=[
             Table(
-                title=name, columns=columns, rows=[(r["control"], r["title"], r["status"], r["evidence"]) for r in rows]
+                title=name,
+                columns=columns,
+                rows=[(r["title"], r["status"], r["statement"], r["evidence"]) for r in rows],
             )
             for name, rows in facts["frameworks"].items()
         ]

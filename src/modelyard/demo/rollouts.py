@@ -9,10 +9,11 @@ from typing import Any
 from modelyard.ab_testing import TrafficSplitStrategy
 from modelyard.core.decisions import Decision
 from modelyard.core.traffic import Arm, Traffic
+from modelyard.demo import building
 from modelyard.demo.scene import MODEL, PEOPLE, Scene
 from modelyard.demo.story import Chapter
-from modelyard.deployment import Deployment, DeploymentStatus
-from modelyard.stats.eprocess import log_e_value
+from modelyard.deployment import Deployment, DeploymentStatus, DeploymentStrategy
+from modelyard.stats.eprocess import combined, rollback_evidence
 from modelyard.stats.sketch import quantile
 from modelyard.ui.pages import number, percent
 
@@ -25,7 +26,7 @@ def serve(scene: Scene, chapter: Chapter) -> Any:
     """v1 answers over HTTP from two processes."""
     yard = scene.yard
     yard.provide(MODEL, "v1.0.0")
-    yard.deployments.start(MODEL, "v1.0.0", strategy="direct", created_by=PEOPLE["cem"])
+    yard.deployments.start(MODEL, "v1.0.0", strategy=DeploymentStrategy.DIRECT, created_by=PEOPLE["cem"])
     chapter.doing("starting two serving processes")
     started = time.perf_counter()
     plane = yard.serving.start(port=scene.port, workers=2, report="modelyard.yard:record_trip")
@@ -52,7 +53,12 @@ def serve(scene: Scene, chapter: Chapter) -> Any:
 def shadow(scene: Scene, chapter: Chapter) -> None:
     """v2 gets a copy of the live traffic; its answers are compared and reach nobody."""
     deployment = scene.yard.deploy(
-        MODEL, "v2.0.0", strategy="shadow", minimum_agreement=0.7, minimum_units=1000, created_by=PEOPLE["cem"]
+        MODEL,
+        "v2.0.0",
+        strategy=DeploymentStrategy.SHADOW,
+        minimum_agreement=0.7,
+        minimum_units=1000,
+        created_by=PEOPLE["cem"],
     )
     bodies, _ = scene.bodies(2016)
     with scene.traffic(bodies, seconds=LONGEST) as running:
@@ -89,7 +95,7 @@ def canary(scene: Scene, chapter: Chapter, version: str, baseline: str, years: t
     """A version takes growing shares of live traffic while it is judged against the live baseline."""
     yard = scene.yard
     deployment = yard.deployments.start(
-        MODEL, version, strategy="canary", baseline=baseline, created_by=PEOPLE["cem"], **TERMS
+        MODEL, version, strategy=DeploymentStrategy.CANARY, baseline=baseline, created_by=PEOPLE["cem"], **TERMS
     )
     watch = Watch(scene, deployment.deployment_id)
     bodies, _ = scene.bodies(*years, seed=int(version[1]))
@@ -126,7 +132,8 @@ class Watch:
         self.weights: list[tuple[float, float]] = []
         self.evidence: list[tuple[int, float]] = []
         self.steps: list[dict[str, Any]] = []
-        self.carried, self.before = 0.0, 0
+        self.carried: dict[str, float] = {}
+        self.before = 0
         self.deployment: Deployment = scene.yard.deployments.get_deployment(deployment_id)
 
     def look(self) -> str:
@@ -139,11 +146,12 @@ class Watch:
         self.deployment = yard.deployments.get_deployment(self.id)
         if new is None or old is None:
             return decision.reasons[0] if decision.reasons else ""
-        log_e = self.carried + log_e_value(new.errors, old.errors, share)
-        self.evidence.append((self.before + new.requests, log_e))
+        slower = [(new.slower[name], old.slower[name]) for name in new.slower]
+        logs = rollback_evidence(share, (new.errors, old.errors), slower, carried=self.carried)
+        self.evidence.append((self.before + new.requests, combined(logs)[0]))
         if self.deployment.step != step or not self.deployment.status.active:
             self._left(share, new, old, decision)
-            self.carried, self.before = log_e, self.before + new.requests
+            self.carried, self.before = logs, self.before + new.requests
         return (
             f"{percent(share, 0)} canary: {new.requests} requests, {new.errors} errors; {'; '.join(decision.reasons)}"
         )
@@ -223,8 +231,18 @@ def tell_rollback(scene: Scene, chapter: Chapter, deployment: Deployment) -> Non
     )
 
 
-def broken(scene: Scene, version: str) -> None:
-    """Make v3 known to the serving processes: v2's model behind a step that fails for some ages and takes 4 ms."""
+def third(scene: Scene, chapter: Chapter) -> None:
+    """v3 is registered and approved like any other; people can be wrong, and the canary finds out."""
+    version = "v3.0.0"
+    chapter.doing("registering v3")
+    building.third_version(scene, version)
+    _provide_third(scene, version)
+    deployment = canary(scene, chapter, version, "v2.0.0", (2016, 2017))
+    tell_rollback(scene, chapter, deployment)
+
+
+def _provide_third(scene: Scene, version: str) -> None:
+    """Make v3 known to the serving processes: v2's model, or the same behind a lookup that fails for some ages and is slow for others."""
     serving = scene.yard.serving
     if scene.v3 == "healthy":
         scene.yard.provide(MODEL, version)
@@ -259,8 +277,8 @@ def experiment(scene: Scene, chapter: Chapter) -> None:
             variant=answer.arm,
             success=answer.prediction == labels[answer.index],
             latency=answer.latency_ms / 1000,
-            unit_id=bodies[answer.index]["unit"],
         )
+    scene.outcomes = [(answer, bodies[answer.index], labels[answer.index]) for answer in answers]
     analysis = yard.ab_tests.analyze_test(test.test_id, confidence_level=0.95)
     chapter.facts |= _experiment_facts(analysis)
     facts = chapter.facts
@@ -278,7 +296,23 @@ _VARIANTS = (("control", "v1.0.0"), ("treatment", "v2.0.0"))
 
 
 def _experiment_facts(analysis: dict[str, Any]) -> dict[str, Any]:
-    raise NotImplementedError
+    arms = {}
+    for name in ("control", "treatment"):
+        arm = analysis[name]
+        low, high = arm["success_interval"]
+        arms[name] = {"rate": arm["success_rate"], "low": low, "high": high, "n": arm["requests"]}
+    low, high = analysis["improvement"]["absolute_interval"]
+    difference = arms["treatment"]["rate"] - arms["control"]["rate"]
+    return {
+        **arms,
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "p_value": analysis["p_value"],
+        "significant": analysis["statistically_significant"],
+        "conclusion": analysis["conclusion"],
+        "method": analysis["method"],
+    }
 
 
 def _until(reached: Callable[[], bool], *, seconds: float = LONGEST) -> bool:

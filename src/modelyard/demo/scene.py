@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from modelyard.core import plugins
 from modelyard.data.census import FEATURES, LABEL
-from modelyard.demo.load import Traffic, traffic
+from modelyard.demo.load import Answer, Traffic, traffic
 from modelyard.yard import Yard
 
 MODEL = "employment"
@@ -32,6 +32,7 @@ class Scene:
     url: str = ""
     packages: dict[str, Path] = field(default_factory=dict)  # version -> model package
     held_back: Any = None  # records of 2015 that no model was trained on
+    outcomes: list[tuple[Answer, dict[str, Any], Any]] = field(default_factory=list)  # answers, requests, truths
     _number: Iterator[int] = field(default_factory=itertools.count)
 
     def year(self, *years: int) -> Any:

@@ -59,8 +59,9 @@ class Controller:
             while not self._stop.wait(LOOK_EVERY):
                 try:
                     yard.dispatch()
-                    for deployment in yard.deployments.running():
-                        yard.step(deployment.deployment_id)
+                    for deployment in yard.deployments.list_deployments():
+                        if deployment.status.active and deployment.traffic is not None:
+                            yard.step(deployment.deployment_id)
                 except YardError as error:  # told, and tried again at the next look
                     log.warning("controller: %s", error)
 

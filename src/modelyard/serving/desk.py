@@ -45,7 +45,7 @@ class Desk:
                 counters.warm_up()
             return
         news = False
-        for what in _bad_events(route, micros, failed):
+        for what in _bad_events(route, arm, micros, failed):
             if hashed is None or counters.first(hashed, what):
                 counters.bad(arm, what)
                 news = True
@@ -100,7 +100,7 @@ def _drawn(share: float) -> bool:
     return share >= 1 or (share > 0 and random.random() < share)  # noqa: S311 - sampling, no secret
 
 
-def _bad_events(route: Route, micros: float, failed: bool) -> list[int]:
+def _bad_events(route: Route, arm: int, micros: float, failed: bool) -> list[int]:
     if failed:
         return [BAD]
-    return [SLOWER + place for place, limit in route.limits if micros > limit]
+    return [SLOWER + place for place, limit in route.limits[arm] if micros > limit]

@@ -6,6 +6,7 @@ A route comes into force once every version it names has been loaded here and ha
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
-from modelyard.core.traffic import BASELINE, CANARY, Arm, Traffic
+from modelyard.core.traffic import BASELINE, CANARY, Arm, Guard, Traffic
 from modelyard.serving import loaded
 from modelyard.serving.counters import Counters
 from modelyard.serving.loaded import LoadedModel
@@ -22,6 +23,7 @@ from modelyard.serving.rules import QUANTILES, arm_at, bounds, position, unit_ha
 from modelyard.serving.values import EndpointConfig, Installed
 
 Stamp = tuple[int, int, int]
+_HEADER = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,8 @@ class Route:
     ends: tuple[float, ...]
     baseline: int
     canary: int  # -1 without one
-    limits: tuple[tuple[int, float], ...]  # (place in QUANTILES, microseconds) of the guard
+    headers: tuple[tuple[tuple[bytes, bytes], ...], ...]  # what each arm's answers carry
+    limits: tuple[tuple[tuple[int, float], ...], ...]  # of each arm: (place in QUANTILES, microseconds) of the guard
 
     def choose(self, unit: str | None) -> tuple[int, int | None]:
         """The arm that answers, and the unit's hash if there is a unit."""
@@ -58,6 +61,12 @@ class Route:
     def signature(self) -> Signature:
         """What the baseline takes and gives."""
         return self.models[self.baseline].signature
+
+
+def _limits(guard: Guard, arm: str) -> tuple[tuple[int, float], ...]:
+    """From how many microseconds on an arm's answer counts as slow, by the place of the quantile."""
+    factor = 1000 * (1 + guard.latency_margin if arm == CANARY else 1)
+    return tuple((QUANTILES.index(name), ms * factor) for name, ms in guard.latency_ms.items())
 
 
 class Routes:
@@ -148,10 +157,14 @@ class Routes:
             models=tuple(self._model(arm, installed) for arm in traffic.arms),
             shadow=self._model(traffic.shadow, installed) if traffic.shadow else None,
             counters=counters,
+            headers=tuple(
+                ((b"x-modelyard-arm", _ascii(arm.name)), (b"x-modelyard-version", _ascii(arm.version)))
+                for arm in traffic.arms
+            ),
             ends=bounds([arm.weight for arm in traffic.arms]),
             baseline=baseline,
             canary=names.index(CANARY) if CANARY in names else -1,
-            limits=tuple((QUANTILES.index(q), ms * 1000) for q, ms in guard.latency_ms.items()) if guard else (),
+            limits=tuple(_limits(guard, name) for name in names) if guard else (),
         )
 
     def _model(self, arm: Arm, installed: Mapping[tuple[str, str], Installed]) -> LoadedModel:
@@ -168,6 +181,11 @@ class Routes:
         """Drop models that no route names; requests in flight still hold theirs."""
         used = {id(m) for route in self.by_name.values() for m in (*route.models, route.shadow)}
         self._models = {one: kept for one, kept in self._models.items() if id(kept[0]) in used}
+
+
+def _ascii(text: str) -> bytes:
+    data = text.encode("ascii", "replace")
+    return data if _HEADER.match(data) else b"-"
 
 
 def _stamp(installed: Installed) -> Stamp | None:

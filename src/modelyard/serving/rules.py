@@ -99,7 +99,7 @@ def _check_guard(traffic: Traffic, names: list[str]) -> None:
     if not 0 <= guard.share <= 1:
         raise Invalid(f"The guard's share is {guard.share}. Give the canary's share of the requests, 0 to 1.")
     for name, value in guard.latency_ms.items():
-        if name not in QUANTILES or not value > 0:
+        if name not in QUANTILES or not value > 0 or not guard.latency_margin >= 0:
             raise Invalid(f"The guard's latency {name}={value} is unknown. Give {', '.join(QUANTILES)} above 0 ms.")
 
 
@@ -134,10 +134,14 @@ def trip_of(traffic: Traffic, *, log_e: float, metric: str, counts: TrafficCount
     )
     if metric == LATENCY:
         slow = ", ".join(
-            f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {limit:g} ms ({name})"
+            f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {limit:.3g} ms ({name})"
             for name, limit in guard.latency_ms.items()
         )
-        what = f"answers slower than the baseline's quantiles: {slow}; requests {canary.requests}/{baseline.requests}"
+        beyond = f" by more than {guard.latency_margin:.0%}" if guard.latency_margin else ""
+        what = (
+            f"answers slower than the baseline's quantiles{beyond}: {slow}; "
+            f"requests {canary.requests} against {baseline.requests}"
+        )
     reason = f"{what}. At a share of {guard.share:g} that is evidence of {e_value:.4g}, at least {1 / guard.alpha:g}."
     return GuardTrip(
         endpoint=traffic.endpoint,

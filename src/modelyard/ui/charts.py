@@ -76,7 +76,7 @@ def lines(
     return picture(parts + _legend([(s.name, s.colour) for s in series]), height, label)
 
 
-def bars(values: Mapping[str, float], *, label: str, unit: str = "", most: int = 20) -> str:
+def bars(values: Mapping[str, float], *, label: str, unit: str = "", most: int = 20, signed: bool = True) -> str:
     """Horizontal bars around zero, largest first: contributions of features, say.
 
     >>> bars({"age": 0.4, "sex": -0.1}, label="contributions").count("<rect")
@@ -106,7 +106,11 @@ def bars(values: Mapping[str, float], *, label: str, unit: str = "", most: int =
             )
         )
         at, anchor = (end + 5, "start") if value >= 0 else (start - 5, "end")
-        parts.append(element("text", f"{value:+.3g}", x=at, y=y + 12, text_anchor=anchor, class_="note"))
+        parts.append(
+            element(
+                "text", f"{value:+.3g}" if signed else f"{value:.3g}", x=at, y=y + 12, text_anchor=anchor, class_="note"
+            )
+        )
     if unit:
         parts.append(element("text", unit, x=(left + right) / 2, y=height - 4, text_anchor="middle", class_="note"))
     return picture(parts, height, label)
