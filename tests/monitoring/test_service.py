@@ -120,3 +120,31 @@ def test_old_predictions_are_forgotten_and_their_counts_stay(tmp_path):
     with pytest.raises(NotFound):
         monitor.record_outcome("old", 1)
     assert monitor.get_performance_metrics(60 * 24 * 50).prediction_count == 2
+
+
+def test_logging_a_file_refuses_what_it_cannot_read_and_writes_nothing(tmp_path):
+    monitors = Monitors(tmp_path / "yard")
+    for text, told in (
+        ("age,predicton\n1,1\n", "Did you mean predicton"),
+        ("age,prediction,probability\n1,1,0.5\n1,1,7\n", "no probability"),
+        ("age,prediction,at\n1,1,yesterday\n", "no time"),
+    ):
+        (tmp_path / "answers.csv").write_text(text)
+        with pytest.raises(Invalid, match=told):
+            monitors.log(MODEL, tmp_path / "answers.csv")
+    assert monitors.performance(MODEL).prediction_count == 0
+
+
+def test_a_labelled_reference_file_calibrates_and_compares(tmp_path):
+    rng = np.random.default_rng(0)
+    chance = rng.random(3000)
+    truth = (rng.random(3000) < chance).astype(int)
+    frame = pd.DataFrame({"x": rng.normal(size=3000), "prediction": chance > 0.5, "probability": chance})
+    frame.assign(prediction=frame.prediction.astype(int), outcome=truth).to_csv(tmp_path / "train.csv", index=False)
+    frame.assign(prediction=frame.prediction.astype(int)).to_csv(tmp_path / "live.csv", index=False)
+    monitors = Monitors(tmp_path / "yard")
+    columns = {"prediction_column": "prediction", "outcome_column": "outcome", "probability_column": "probability"}
+    assert monitors.set_reference(MODEL, tmp_path / "train.csv", **columns).columns == ("x",)
+    assert monitors.log(MODEL, tmp_path / "live.csv") == 3000
+    right = ((chance > 0.5) == truth).mean()
+    assert monitors.estimate(MODEL)["accuracy"].value == pytest.approx(right, abs=0.01)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelyard.core import plugins
 from modelyard.core.area import Area
+from modelyard.core.canonical import plain
+from modelyard.core.errors import Invalid, nearest
+from modelyard.core.ids import new_id
+from modelyard.core.instants import Instant, as_utc
+from modelyard.core.measures import Measurement
 from modelyard.core.operations import operation
 from modelyard.core.refs import ModelRef
 from modelyard.monitoring import store
-from modelyard.monitoring.values import DriftAlert, DriftReport, ModelPerformance, ReferenceSummary, Watched
+from modelyard.monitoring.values import (
+    DriftAlert,
+    DriftReport,
+    LoggedPrediction,
+    ModelPerformance,
+    ReferenceSummary,
+    Watched,
+)
 
 if TYPE_CHECKING:
     from modelyard.monitoring.monitor import MLMonitor
+
+
+_NOT_FEATURES = ("request_id", "at", "prediction", "probability", "outcome", "latency_ms")
 
 
 class Monitors(Area):
@@ -37,17 +53,56 @@ class Monitors(Area):
             return store.models(rows)
 
     @operation("POST", "/monitors/{model}/reference", needs="monitoring.write")
-    def set_reference(self, model: str, path: str | Path, sensitivity: float = 0.05) -> ReferenceSummary:
+    def set_reference(
+        self,
+        model: str,
+        path: str | Path,
+        sensitivity: float = 0.05,
+        *,
+        prediction_column: str = "",
+        outcome_column: str = "",
+        probability_column: str = "",
+    ) -> ReferenceSummary:
         """What the monitor compares with from now on: the table in a .csv, .parquet, .json or .jsonl file.
 
         `sensitivity` is the chance of a false alarm in one check, and over the life of `watch`. A new reference starts
-        the watch anew.
+        the watch anew. Columns named as prediction, outcome or probability are not features: with them performance is
+        compared too.
 
-        >>> _ = (folder / "train.csv").write_text("age,city\\n" + "41,Bern\\n35,Rome\\n" * 50)
-        >>> Monitors(folder).set_reference("credit:v1.0.0", folder / "train.csv").rows
-        100
+        >>> _ = (folder / "train.csv").write_text("age,city,said,truth\\n" + "41,Bern,1,1\\n35,Rome,0,1\\n" * 50)
+        >>> found = Monitors(folder).set_reference("credit:v1.0.0", folder / "train.csv",
+        ...     prediction_column="said", outcome_column="truth")
+        >>> found.columns, found.labelled
+        (('age', 'city'), 100)
         """
-        return self.monitor(model).set_reference_data(_table(path), sensitivity)
+        columns = _columns(path)
+        named = (prediction_column, outcome_column, probability_column)
+        said, truth, chance = (_taken(columns, name, path) for name in named)
+        return self.monitor(model).set_reference_data(
+            columns, sensitivity, predictions=said, ground_truth=truth, probabilities=chance
+        )
+
+    @operation("POST", "/monitors/{model}/predictions", needs="monitoring.write")
+    def log(self, model: str, path: str | Path) -> int:
+        """How many new predictions were logged from a file's table, one a row.
+
+        Columns with these names are not features: prediction, and if there are any, request_id, outcome, probability,
+        latency_ms, at (ISO time; else now). A request id that is known already is skipped.
+
+        >>> rows = "request_id,age,prediction,outcome\\nr1,41,1,1\\nr2,35,0,1\\n"
+        >>> _ = (folder / "answers.csv").write_text(rows)
+        >>> monitors = Monitors(folder)
+        >>> monitors.log("credit:v1.0.0", folder / "answers.csv"), monitors.log("credit:v1.0.0", folder / "answers.csv")
+        (2, 0)
+        >>> monitors.performance("credit:v1.0.0").accuracy
+        0.5
+        """
+        columns = _columns(path)
+        if "prediction" not in columns:
+            raise Invalid(f"{path} has no column 'prediction'. {nearest('prediction', list(columns))}")
+        records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        now = self.store.clock.now()
+        return self.monitor(model).log_predictions(_logged(record, now) for record in records)
 
     @operation("POST", "/monitors/{model}/check", needs="monitoring.write")
     def check(self, model: str, path: str | Path) -> DriftReport:
@@ -118,6 +173,20 @@ class Monitors(Area):
         keys = ("name", "value", "low", "high", "n", "p_value", "method")
         return [{key: getattr(measurement, key) for key in keys} for measurement in found]
 
+    @operation("GET", "/monitors/{model}/estimate", needs="monitoring.read")
+    def estimate(self, model: str, window_minutes: float = 60) -> dict[str, Measurement]:
+        """Accuracy, precision, recall, F1 and AUC without labels, as the logged probabilities promise them.
+
+        Each estimate's note says what it cannot see: a change of the outcome given the inputs.
+
+        >>> _ = (folder / "answers.csv").write_text("age,prediction,probability\\n41,1,0.9\\n35,0,0.3\\n")
+        >>> monitors = Monitors(folder)
+        >>> _ = monitors.log("credit:v1.0.0", folder / "answers.csv")
+        >>> round(monitors.estimate("credit:v1.0.0")["accuracy"].value, 2)
+        0.8
+        """
+        return self.monitor(model).estimated_performance(window_minutes)
+
     @operation("GET", "/monitors/{model}/dashboard", needs="monitoring.read")
     def dashboard(self, model: str, window_minutes: float = 60) -> dict[str, Any]:
         """One look at everything: the health score with its components, the last check, performance.
@@ -154,3 +223,42 @@ class Monitors(Area):
 
 def _table(path: str | Path) -> Any:
     return plugins.load("tables", "pandas").read(path)
+
+
+def _columns(path: str | Path) -> dict[str, Any]:
+    """A file's columns as lists of plain values; a missing one is None."""
+    found = plugins.load("tables", "pandas").columns(_table(path))
+    return {name: plain(values) for name, values in found.items()}
+
+
+def _taken(columns: dict[str, Any], name: str, path: str | Path) -> Any:
+    """A column that is no feature, taken out; None where none is named."""
+    if not name:
+        return None
+    if name not in columns:
+        raise Invalid(f"{path} has no column {name!r}. {nearest(name, list(columns))}")
+    return columns.pop(name)
+
+
+def _logged(record: dict[str, Any], now: Instant) -> LoggedPrediction:
+    taken = {name: record.pop(name, None) for name in _NOT_FEATURES}
+    at = now
+    if taken["at"] is not None:
+        try:
+            at = as_utc(datetime.fromisoformat(str(taken["at"])))
+        except ValueError as error:
+            raise Invalid(f"{taken['at']!r} is no time. Write it as 2026-01-31T12:00:00Z.") from error
+    chance = taken["probability"]
+    if chance is not None and not (isinstance(chance, (int, float)) and 0 <= chance <= 1):
+        raise Invalid(f"{chance!r} is no probability. Pass the positive class's, between 0 and 1.")
+    latency = taken["latency_ms"]
+    return LoggedPrediction(
+        request_id=str(taken["request_id"] or new_id("req")),
+        at=at,
+        features=record,
+        prediction=taken["prediction"],
+        probability=chance,
+        outcome=taken["outcome"],
+        latency_ms=None if latency is None else float(latency),
+        failed=taken["prediction"] is None,
+    )
