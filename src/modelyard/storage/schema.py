@@ -34,7 +34,7 @@ def migrate_sqlite(raw: sqlite3.Connection, place: str) -> None:
             row = raw.execute(sql).fetchone()
         except sqlite3.OperationalError:
             return None
-        return row["version_num"] if row else None
+        return row[0] if row else None
 
     found = version_in(one_value)
     refuse_newer(found, place)

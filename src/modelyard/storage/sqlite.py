@@ -28,11 +28,11 @@ class SqliteConnection:
 
     def all(self, sql: str, **values: Any) -> list[Row]:
         """Every row of the answer."""
-        return self.raw.execute(sql, values).fetchall()
+        return _dicts(self.raw.execute(sql, values))
 
     def one(self, sql: str, **values: Any) -> Row | None:
         """The first row, or None."""
-        rows = self.raw.execute(sql, values).fetchall()  # fetched whole, so that RETURNING finishes
+        rows = _dicts(self.raw.execute(sql, values))  # fetched whole, so that RETURNING finishes
         return rows[0] if rows else None
 
     def run(self, sql: str, **values: Any) -> int:
@@ -135,13 +135,12 @@ class SqliteDatabase:
             if "no such table" in str(error):
                 return None
             raise
-        return next(iter(row.values())) if row else None
+        return row[0] if row else None
 
     def _connection(self) -> sqlite3.Connection:
         raw: sqlite3.Connection | None = getattr(self._local, "raw", None)
         if raw is None:
             raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
-            raw.row_factory = _as_dict
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 raw.execute(f"PRAGMA {pragma}")
             self._open.append(raw)
@@ -175,8 +174,9 @@ class SqliteDatabase:
             raise told from error
 
 
-def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
-    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+def _dicts(cursor: sqlite3.Cursor) -> list[Row]:
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 def _close_all(connections: list[sqlite3.Connection]) -> None:

@@ -15,7 +15,6 @@ from sqlalchemy.pool import StaticPool
 
 def upgrade_sqlite(raw: sqlite3.Connection) -> None:
     """Upgrade within one transaction of the given connection."""
-    rows, raw.row_factory = raw.row_factory, None  # Alembic reads rows by position
     engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
     try:
         with engine.connect() as connection:
@@ -28,8 +27,6 @@ def upgrade_sqlite(raw: sqlite3.Connection) -> None:
         if raw.in_transaction:
             raw.execute("ROLLBACK")
         raise
-    finally:
-        raw.row_factory = rows
 
 
 def upgrade(connection: Connection) -> None:
