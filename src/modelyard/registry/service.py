@@ -69,7 +69,7 @@ class ModelRegistry(Promotions):
         model = ModelVersion(
             name=name,
             version=version,
-            framework=checked_name(framework, "framework"),
+            framework=checked_name(plain(framework), "framework"),  # serving's enum means its value
             stage=ModelStage.DEVELOPMENT,
             digest="",
             created_by=created_by,

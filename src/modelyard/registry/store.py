@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from modelyard.core.canonical import digest, dumps
@@ -40,6 +40,8 @@ ADD = (
     f"INSERT INTO model_versions ({', '.join(COLUMNS)}) VALUES ({', '.join(':' + column for column in COLUMNS)})"
     " ON CONFLICT (name, canonical) DO NOTHING"
 )
+
+CHUNK = 100
 
 
 def add_version(rows: Connection, model: ModelVersion) -> bool:
@@ -78,7 +80,7 @@ def version(rows: Connection, name: str, number: str) -> ModelVersion | None:
     """One version, or None."""
     sql = "SELECT * FROM model_versions WHERE name = :name AND canonical = :canonical"
     row = rows.one(sql, name=name, canonical=canonical_version(number))
-    return None if row is None else _version(rows, row)
+    return None if row is None else _versions(rows, [row])[0]
 
 
 def newest(rows: Connection, name: str) -> ModelVersion | None:
@@ -91,7 +93,7 @@ def newest(rows: Connection, name: str) -> ModelVersion | None:
             prerelease=prerelease,
         )
         if row is not None:
-            return _version(rows, row)
+            return _versions(rows, [row])[0]
     return None
 
 
@@ -143,7 +145,7 @@ def versions(
         }
     where = f" WHERE {' AND '.join(parts)}" if parts else ""
     sql = f"SELECT v.* FROM model_versions v{where} ORDER BY v.name, v.sort_key, v.canonical LIMIT :limit"
-    return [_version(rows, row) for row in rows.all(sql, **wanted)]
+    return _versions(rows, rows.all(sql, **wanted))
 
 
 def update(rows: Connection, model: ModelVersion) -> None:
@@ -186,7 +188,7 @@ def by_alias(rows: Connection, name: str, alias: str) -> ModelVersion | None:
         name=name,
         alias=alias,
     )
-    return None if row is None else _version(rows, row)
+    return None if row is None else _versions(rows, [row])[0]
 
 
 def aliases_of(rows: Connection, name: str) -> list[str]:
@@ -308,12 +310,26 @@ def events_of(rows: Connection, resource_id: str) -> list[Row]:
     )
 
 
-def _version(rows: Connection, row: Row) -> ModelVersion:
-    key: Mapping[str, str] = {"name": row["name"], "canonical": row["canonical"]}
-    tags = rows.all("SELECT tag FROM model_tags WHERE name = :name AND canonical = :canonical ORDER BY tag", **key)
-    aliases = rows.all(
-        "SELECT alias FROM model_aliases WHERE name = :name AND canonical = :canonical ORDER BY alias", **key
-    )
+def _versions(rows: Connection, found: Sequence[Row]) -> list[ModelVersion]:
+    """The values of version rows, with their tags and aliases: two further queries for each hundred versions."""
+    tags: dict[tuple[str, str], list[str]] = {}
+    aliases: dict[tuple[str, str], list[str]] = {}
+    for start in range(0, len(found), CHUNK):
+        chunk = found[start : start + CHUNK]
+        wanted = ", ".join(f"(:n{number}, :c{number})" for number in range(len(chunk)))
+        keys = {f"n{number}": row["name"] for number, row in enumerate(chunk)}
+        keys |= {f"c{number}": row["canonical"] for number, row in enumerate(chunk)}
+        for column, table, words in (("tag", "model_tags", tags), ("alias", "model_aliases", aliases)):
+            sql = f"SELECT name, canonical, {column} AS word FROM {table} WHERE (name, canonical) IN (VALUES {wanted})"
+            for row in rows.all(sql, **keys):
+                words.setdefault((row["name"], row["canonical"]), []).append(row["word"])
+    return [_version(row, tags, aliases) for row in found]
+
+
+def _version(
+    row: Row, tags: Mapping[tuple[str, str], list[str]], aliases: Mapping[tuple[str, str], list[str]]
+) -> ModelVersion:
+    key = (row["name"], row["canonical"])
     return ModelVersion(
         name=row["name"],
         version=row["version"],
@@ -327,8 +343,8 @@ def _version(rows: Connection, row: Row) -> ModelVersion:
         description=row["description"],
         metrics={name: float(value) for name, value in json.loads(row["metrics"]).items()},
         parameters=json.loads(row["parameters"]),
-        tags=tuple(tag["tag"] for tag in tags),
-        aliases=tuple(alias["alias"] for alias in aliases),
+        tags=tuple(sorted(tags.get(key, ()))),
+        aliases=tuple(sorted(aliases.get(key, ()))),
         trained_by=row["trained_by"],
         training_data=row["training_data"],
         code_version=row["code_version"],
