@@ -464,3 +464,25 @@ def test_the_area_loads_no_heavy_package():
 
     code = "import sys, modelyard.ab_testing, modelyard.deployment; assert not {'numpy', 'scipy', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_many_processes_record_and_analyse_at_once_and_every_result_counts_once(tmp_path):
+    """Journals are retired, folded and removed by whoever comes first."""
+    manager = ABTestManager(tmp_path / "yard")
+    test = running(manager)
+
+    def work():
+        mine = ABTestManager(tmp_path / "yard")
+        for part in range(6):
+            mine.record_many(test.test_id, [{"variant": "control", "success": True}] * 4000)
+            if part % 2:
+                mine.analyze_test(test.test_id)
+
+    children = [multiprocessing.get_context("fork").Process(target=work) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert manager.analyze_test(test.test_id)["control"]["requests"] == 3 * 6 * 4000
+    assert list((tmp_path / "yard" / "ab_testing").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import defaultdict
@@ -11,8 +12,11 @@ from pathlib import Path
 from modelyard.ab_testing import journal, store
 from modelyard.ab_testing.journal import Journal, Opened, Result
 from modelyard.ab_testing.tally import Tally
+from modelyard.core.errors import Unavailable
 from modelyard.core.ports import Connection
 from modelyard.core.work import Store
+
+log = logging.getLogger("modelyard.ab_testing")
 
 FOLD_EVERY = 8192  # results: bounds what an analysis in another process has to read to some milliseconds
 
@@ -40,7 +44,7 @@ class Recorder:
             if full:
                 self._retire()
         if full:
-            self._fold(Opened(kept.path))
+            self._fold(kept.path)
 
     def fold(self) -> None:
         """Bring every journal of the folder into the database."""
@@ -57,9 +61,16 @@ class Recorder:
             self._journal.release()
         self._journal, self._since = None, 0
 
-    def _fold(self, one: Opened) -> None:
+    def _fold(self, path: Path) -> None:
+        """Fold one journal. What cannot be folded now is kept, so it is no error of the result just recorded."""
+        try:
+            one = Opened(path)
+        except FileNotFoundError:  # another process has folded and removed it already
+            return
         try:
             self._fold_one(one)
+        except Unavailable as error:
+            log.warning("results stay in %s for now: %s", path, error)
         finally:
             one.close()
 
