@@ -11,12 +11,12 @@ from modelyard.storage.sqlite import FILE_NAME, SqliteDatabase
 
 
 @pytest.fixture(scope="session")
-def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _sqlite_with_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     database = SqliteDatabase(tmp_path_factory.mktemp("migrated"))
     database.close()
     return database.file
 
 
 @pytest.fixture(autouse=True)
-def _with_schema(tmp_path: Path, _migrated: Path) -> None:
-    shutil.copyfile(_migrated, tmp_path / FILE_NAME)
+def _with_schema(tmp_path: Path, _sqlite_with_schema: Path) -> None:
+    shutil.copyfile(_sqlite_with_schema, tmp_path / FILE_NAME)

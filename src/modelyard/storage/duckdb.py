@@ -114,7 +114,7 @@ SELECT value, count(*) AS n FROM told WHERE value IS NOT NULL GROUP BY value ORD
 """
 RANGE = "SELECT count(*) AS finite, min(value) AS min, max(value) AS max FROM numbers"
 MOMENTS = f"""
-SELECT avg(value / $scale) AS mean, CASE WHEN count(*) > 1 THEN stddev_samp(value / $scale) END AS std,
+SELECT favg(value / $scale) AS mean, CASE WHEN count(*) > 1 THEN stddev_samp(value / $scale) END AS std,
        quantile_cont(value / $scale, {list(QUANTILES)}) AS quantiles
 FROM numbers
 """
