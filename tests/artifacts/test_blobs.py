@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.core.errors import Invalid, NotFound
+from modelyard.core.ports import Blobs
 from modelyard.storage import files
 from modelyard.storage.files import FileBlobs, checked_key
 from modelyard.storage.objects import ObjectBlobs
+from modelyard.testing.contracts import BlobsContract
 
 
 @pytest.fixture(params=["files", "named files", "objects"])
@@ -114,3 +116,10 @@ def test_a_crashed_writers_leftover_is_forgotten_after_a_day(tmp_path: Path) -> 
 def test_an_unknown_object_store_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="s3://"):
         ObjectBlobs("nonsense://x", cache=tmp_path)
+
+
+class TestObjects(BlobsContract):
+    @pytest.fixture
+    def blobs(self, tmp_path: Path) -> Blobs:
+        (tmp_path / "bucket").mkdir()
+        return ObjectBlobs(f"file://{tmp_path}/bucket", cache=tmp_path / "cache")

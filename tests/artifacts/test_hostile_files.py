@@ -19,10 +19,10 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelyard.artifacts import ArtifactStore
+from modelyard.artifacts import ArtifactStore, trusted
 from modelyard.artifacts.admission import inspect
 from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.core.errors import Forbidden, Invalid
@@ -336,3 +336,55 @@ def test_text_that_begins_like_a_pickle_is_still_text(text: str) -> None:
 def test_a_torch_state_dict_is_safe() -> None:
     data = _torch(_TORCH_GOOD)
     assert inspect(io.BytesIO(data), len(data)) == Inspection(format="torch")
+
+
+class Harmless:
+    """Stands in for every global while the real unpickler runs."""
+
+    def __init__(self, *arguments, **keywords):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _imports(unpickler: type, data: bytes) -> set[tuple[str, str]]:
+    """What Python's own unpickler asks for, up to where it fails."""
+    seen = set()
+
+    class Recording(unpickler):
+        def find_class(self, module, name):
+            seen.add((module, name))
+            return Harmless
+
+    with suppress(Exception):
+        Recording(io.BytesIO(data)).load()
+    return seen
+
+
+SEEDS = [data for name, data in HOSTILE.items() if data[:1] in (b"\x80", b"c", b"(") and len(data) < 2_000] + [
+    pickle.dumps([{"a": (1, "b")}, range(3), slice(1), {1.5, None}, b"x" * 300], protocol) for protocol in (2, 4)
+]
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_whatever_is_called_safe_imports_only_listed_names_in_both_of_pythons_unpicklers(data: st.DataObject) -> None:
+    """Two pickles are cut and joined and their bytes changed; the C and the Python unpickler are the judges."""
+    one, two = data.draw(st.sampled_from(SEEDS)), data.draw(st.sampled_from(SEEDS))
+    changed = bytearray(one[: data.draw(st.integers(0, len(one)))] + two[data.draw(st.integers(0, len(two))) :])
+    for _ in range(data.draw(st.integers(0, 3))):
+        if changed:
+            changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    raw = bytes(changed)
+    try:
+        found = inspect(io.BytesIO(raw), len(raw))
+    except Malformed:
+        return
+    if found.format != "pickle" or found.unsafe:
+        return
+    for unpickler in (pickle.Unpickler, pickle._Unpickler):
+        assert _imports(unpickler, raw) <= trusted.names(trusted.PICKLE)
