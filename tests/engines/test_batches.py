@@ -91,7 +91,7 @@ def test_garbage_is_refused_by_invalid_and_nothing_else(value):
         except Invalid:
             continue
         assert math.isfinite(row[0])
-        assert (math.isnan(row[1]) or row[1].is_integer())
+        assert math.isnan(row[1]) or row[1].is_integer()
 
 
 def test_a_misspelt_feature_is_answered_with_the_nearest():
@@ -103,7 +103,7 @@ def test_a_misspelt_feature_is_answered_with_the_nearest():
 def test_numpy_scalars_count_as_numbers_and_rows_are_numbered():
     signature = Signature(inputs=(FeatureSpec(name="a", kind="int"),), task="binary")
     assert batch_of(signature, [{"a": np.int64(3)}, {"a": np.float32(4)}]) == [[3.0], [4.0]]
-    with pytest.raises(Invalid, match="Row 1: the feature 'a' is 1.5"):
+    with pytest.raises(Invalid, match=r"Row 1: the feature 'a' is 1\.5"):
         batch_of(signature, [{"a": 3}, {"a": 1.5}])
     with pytest.raises(Invalid, match="finite"):
         batch_of(signature, [{"a": math.inf}])

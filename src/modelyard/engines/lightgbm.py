@@ -93,7 +93,7 @@ class LightgbmRuntime:
         if not path.exists():
             raise NotFound(f"There is no model file {path}. Check the path.")
         text = path.read_text(encoding="utf-8", errors="replace")
-        if not text.startswith("tree\n") or "end of trees" not in text:
+        if not text.startswith("tree\n") or "end of trees" not in text or "end of parameters" not in text:
             raise Damaged(f"{path} is no whole LightGBM text model. Write it with booster.save_model(path).")
         try:
             self.native = lightgbm.Booster(model_str=_unsized(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -99,6 +100,7 @@ TRUSTED = (
     "sklearn.metrics._dist_metrics.EuclideanDistance64",
     "sklearn.metrics._dist_metrics.ManhattanDistance64",
     "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+    "sklearn.model_selection._split.KFold",
     "sklearn.neighbors._ball_tree.BallTree",
     "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
@@ -464,7 +466,7 @@ def _read(path: Path) -> Estimator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # another scikit-learn version than the one that wrote the file
             return skops_io.load(path, trusted=list(TRUSTED))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
         if isinstance(error, (Invalid, NotFound)):
             raise
         if isinstance(error, ModuleNotFoundError):

@@ -66,9 +66,12 @@ class XgboostRuntime:
     def __init__(self, path: Path, signature: Signature | None = None) -> None:
         if not path.exists():
             raise NotFound(f"There is no model file {path}. Check the path.")
+        content = path.read_bytes()
+        if not content.startswith(b"{"):  # both forms start so; XGBoost ends the process on an empty buffer
+            raise Damaged(f"{path} is no XGBoost JSON or UBJSON model. Write it with booster.save_model(path).")
         self.native = xgboost.Booster()
         try:
-            self.native.load_model(bytearray(path.read_bytes()))
+            self.native.load_model(bytearray(content))
         except xgboost.core.XGBoostError as error:
             raise Damaged(f"{path} cannot be read by XGBoost: {str(error).splitlines()[0]}") from error
         self.native.set_param({"nthread": 1})
