@@ -76,6 +76,30 @@ def event(number: int) -> dict[str, Any]:
     }
 
 
+def only(database: Database, sql: str, **values: Any) -> dict[str, Any]:
+    """The one row that a query gives."""
+    with database.read() as rows:
+        row = rows.one(sql, **values)
+    assert row is not None
+    return dict(row)
+
+
+def cursors(database: Database) -> int:
+    """How many rows the tests' table has."""
+    return int(only(database, COUNT)["n"])
+
+
+def _none_there(database: Database) -> None:
+    assert cursors(database) == 0
+
+
+def _increment(rows: Connection) -> None:
+    """Read, then write: loses updates unless writers are exclusive."""
+    row = rows.one("SELECT position FROM event_cursors WHERE reader = 'sum'")
+    assert row is not None
+    rows.run("UPDATE event_cursors SET position = :position WHERE reader = 'sum'", position=row["position"] + 1)
+
+
 class DatabaseContract:
     """For a `Database`. Needs the fixture `open_database`: a function that opens the same, at first empty place anew."""
 
@@ -105,16 +129,16 @@ class DatabaseContract:
         with pytest.raises(ZeroDivisionError), database.write() as rows:  # noqa: PT012 - the write comes first
             rows.run(CURSOR, reader="a", position=1)
             raise ZeroDivisionError
-        assert self.count(database) == 0
+        assert cursors(database) == 0
         with database.write() as rows:
             rows.run(CURSOR, reader="b", position=1)
-        assert self.count(database) == 1
+        assert cursors(database) == 1
 
     def test_a_fault_in_a_statement_undoes_everything_and_the_database_goes_on(self, database: Database) -> None:
         with pytest.raises(Exception, match="nonsense"), database.write() as rows:  # noqa: PT012 - the write comes first
             rows.run(CURSOR, reader="a", position=1)
             rows.run("UPDATE nonsense SET x = 1")
-        assert self.count(database) == 0
+        assert cursors(database) == 0
 
     def test_one_gives_the_first_row_or_none(self, database: Database) -> None:
         with database.write() as rows:
@@ -133,7 +157,7 @@ class DatabaseContract:
     def test_many_takes_no_rows_at_all(self, database: Database) -> None:
         with database.write() as rows:
             rows.many(CURSOR, [])
-        assert self.count(database) == 0
+        assert cursors(database) == 0
 
     def test_returning_gives_growing_positions(self, database: Database) -> None:
         positions = []
@@ -157,7 +181,7 @@ class DatabaseContract:
     def test_integers_come_back_as_they_were(self, database: Database, number: int) -> None:
         with database.write() as rows:
             rows.run(CURSOR, reader="n", position=number)
-        found = self.one(database, "SELECT position FROM event_cursors WHERE position = :number", number=number)
+        found = only(database, "SELECT position FROM event_cursors WHERE position = :number", number=number)
         assert found == {"position": number}
 
     def test_bytes_come_back_as_bytes(self, database: Database) -> None:
@@ -165,7 +189,7 @@ class DatabaseContract:
         with database.write() as rows:
             rows.run("INSERT INTO audit_nodes (number, hash) VALUES (:number, :hash)", number=0, hash=data)
             rows.many("INSERT INTO audit_nodes (number, hash) VALUES (:number, :hash)", [{"number": 1, "hash": b""}])
-        found = self.one(database, "SELECT hash FROM audit_nodes WHERE number = 0")
+        found = only(database, "SELECT hash FROM audit_nodes WHERE number = 0")
         assert found == {"hash": data}
         assert type(found["hash"]) is bytes
 
@@ -179,19 +203,19 @@ class DatabaseContract:
 
     def test_percent_signs_colons_and_quotes_in_a_statement_are_left_alone(self, database: Database) -> None:
         sql = "SELECT ':x %s' AS \"a:b\", 7 % 4 AS rest, :x AS x -- :not a parameter %d\n"
-        assert self.one(database, sql, x="y") == {"a:b": ":x %s", "rest": 3, "x": "y"}
+        assert only(database, sql, x="y") == {"a:b": ":x %s", "rest": 3, "x": "y"}
 
     @pytest.mark.parametrize(("start", "n"), [(None, 3), (1, 2), (9, 0)])
     def test_a_parameter_may_be_none_and_stand_alone(self, database: Database, start: int | None, n: int) -> None:
         with database.write() as rows:
             rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(3)])
         sql = "SELECT count(*) AS n FROM event_cursors WHERE (:start IS NULL OR position >= :start)"
-        assert self.one(database, sql, start=start) == {"n": n}
+        assert only(database, sql, start=start) == {"n": n}
 
     def test_sums_and_means_of_integers_are_plain_numbers(self, database: Database) -> None:
         with database.write() as rows:
             rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(4)])
-        found = self.one(database, "SELECT sum(position) AS total, avg(position) AS mean FROM event_cursors")
+        found = only(database, "SELECT sum(position) AS total, avg(position) AS mean FROM event_cursors")
         assert found == {"total": 6, "mean": 1.5}
         assert (type(found["total"]), type(found["mean"])) == (int, float)
 
@@ -202,13 +226,13 @@ class DatabaseContract:
         )
         with database.write() as rows:
             assert [rows.run(sql, reader="a", position=position) for position in (1, 3, 2)] == [1, 1, 0]
-        assert self.one(database, "SELECT position FROM event_cursors") == {"position": 3}
+        assert only(database, "SELECT position FROM event_cursors") == {"position": 3}
 
     def test_a_second_row_with_the_same_key_is_a_conflict_and_undoes_everything(self, database: Database) -> None:
         with pytest.raises(Conflict), database.write() as rows:  # noqa: PT012 - the second write is the conflict
             rows.run(CURSOR, reader="a", position=1)
             rows.run(CURSOR, reader="a", position=2)
-        assert self.count(database) == 0
+        assert cursors(database) == 0
 
     def test_reading_within_the_own_transaction_sees_its_rows(self, database: Database) -> None:
         with database.write() as rows:
@@ -216,7 +240,7 @@ class DatabaseContract:
             with database.read() as inner, database.read() as innermost:
                 assert inner.one(COUNT) == innermost.one(COUNT) == {"n": 1}
             rows.run(CURSOR, reader="b", position=1)
-        assert self.count(database) == 2
+        assert cursors(database) == 2
 
     def test_a_transaction_within_another_is_refused_and_harms_neither(self, database: Database) -> None:
         with database.write() as rows:
@@ -227,7 +251,7 @@ class DatabaseContract:
             with pytest.raises(YardError, match="Pass its Work on"), database.write():
                 pass
             assert rows.one(COUNT) == {"n": 1}
-        assert self.count(database) == 1
+        assert cursors(database) == 1
 
     def test_a_reader_keeps_its_view_and_waits_for_no_writer(self, database: Database) -> None:
         def written(number: int) -> None:
@@ -236,12 +260,12 @@ class DatabaseContract:
 
         with database.write() as rows:
             rows.run(CURSOR, reader="a", position=1)
-            in_threads(1, lambda _: self.expect(database, 0))  # waits for nothing: the writer is still at it
+            in_threads(1, lambda _: _none_there(database))  # waits for nothing: the writer is still at it
         with database.read() as rows:
             assert rows.one(COUNT) == {"n": 1}
             in_threads(1, written)
             assert rows.one(COUNT) == {"n": 1}
-        assert self.count(database) == 2
+        assert cursors(database) == 2
 
     def test_writers_in_threads_are_exclusive(self, database: Database, open_database: Callable[[], Database]) -> None:
         others = [database, open_database()]
@@ -251,16 +275,16 @@ class DatabaseContract:
         def add(number: int) -> None:
             for _ in range(10):
                 with others[number % 2].write() as rows:
-                    self.increment(rows)
+                    _increment(rows)
 
         in_threads(6, add)
-        assert self.one(database, "SELECT position FROM event_cursors") == {"position": 60}
+        assert only(database, "SELECT position FROM event_cursors") == {"position": 60}
 
     def test_more_threads_read_than_there_are_connections(self, database: Database) -> None:
-        in_threads(24, lambda _: self.expect(database, 0))
+        in_threads(24, lambda _: _none_there(database))
 
     def test_a_forked_child_works_on_its_own_while_the_parent_goes_on(self, database: Database) -> None:
-        assert self.count(database) == 0
+        assert cursors(database) == 0
 
         def child() -> None:
             with database.write() as rows:
@@ -270,7 +294,7 @@ class DatabaseContract:
         assert in_child(child) == 0
         with database.write() as rows:
             rows.run(CURSOR, reader="parent", position=1)
-        assert self.count(database) == 2
+        assert cursors(database) == 2
 
     def test_a_child_forked_while_a_thread_writes_neither_waits_nor_holds_the_writer_up(
         self, database: Database
@@ -291,7 +315,7 @@ class DatabaseContract:
         child = os.fork()
         if child == 0:
             os.read(ready, 1)  # lives on while the parent writes
-            status.append(self.count(database))
+            status.append(cursors(database))
             os._exit(0 if status == [2] else 1)
         forked.set()
         thread.join()
@@ -304,7 +328,7 @@ class DatabaseContract:
 
     def test_it_can_be_used_after_it_was_closed(self, database: Database) -> None:
         database.close()
-        assert self.count(database) == 0
+        assert cursors(database) == 0
         database.close()
         database.close()
 
@@ -314,28 +338,7 @@ class DatabaseContract:
             rows.run(CURSOR, reader="a", position=1)
         del dropped, rows
         gc.collect()
-        assert self.count(open_database()) == 1
-
-    def count(self, database: Database) -> int:
-        """How many cursors there are."""
-        return int(self.one(database, COUNT)["n"])
-
-    def expect(self, database: Database, count: int) -> None:
-        """Assert how many cursors there are."""
-        assert self.count(database) == count
-
-    def increment(self, rows: Connection) -> None:
-        """Read, then write: loses updates unless writers are exclusive."""
-        row = rows.one("SELECT position FROM event_cursors WHERE reader = 'sum'")
-        assert row is not None
-        rows.run("UPDATE event_cursors SET position = :position WHERE reader = 'sum'", position=row["position"] + 1)
-
-    def one(self, database: Database, sql: str, **values: Any) -> dict[str, Any]:
-        """The one row that a query gives."""
-        with database.read() as rows:
-            row = rows.one(sql, **values)
-        assert row is not None
-        return dict(row)
+        assert cursors(open_database()) == 1
 
 
 class Failing(io.RawIOBase):
