@@ -10,7 +10,7 @@ from modelyard.core.events import EventType
 from modelyard.core.evidence import EvidenceStatus
 from modelyard.core.work import event_from_row
 from modelyard.governance import ComplianceFramework
-from modelyard.governance.controls import FOLDER, framework
+from modelyard.governance.controls import FOLDER, load_framework
 
 GDPR, AI_ACT, HIPAA, SOC2 = (
     ComplianceFramework.GDPR,
@@ -31,7 +31,7 @@ def events(gov):
 
 @pytest.mark.parametrize("which", ComplianceFramework, ids=lambda which: which.value)
 def test_each_framework_reads_and_each_name_means_one_control(which):
-    known = framework(which)
+    known = load_framework(which)
     names = [name for control in known.controls for name in (control.id, *control.names)]
     assert len(names) == len(set(names))
     assert len(known.controls) >= 15
@@ -156,7 +156,7 @@ def test_a_persons_no_outweighs_proof_until_it_is_taken_back(known, emit):
 def test_the_score_is_the_share_of_applicable_controls_with_evidence(known):
     known.exempt("fraud", GDPR, "consent", statement="Rests on a contract.", attested_by="dpo")
     report = asyncio.run(known.assess_compliance("fraud", GDPR, {}, {"data_portability": True}))
-    total = len(framework(GDPR).controls) - 1
+    total = len(load_framework(GDPR).controls) - 1
     assert report.compliance_score == pytest.approx(100 * len(report.requirements_passed) / total)
     assert len(report.requirements_passed) + len(report.requirements_failed) == total
     assert report.requirements_passed == ("data_portability", "records_of_processing")

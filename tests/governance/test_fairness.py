@@ -196,3 +196,12 @@ def test_missing_values_are_a_group_and_whole_numbers_have_one_name():
     assert dict(zip(table.groups, table.cells[:, 1, 1].tolist(), strict=True)) == {"1": 3, "(missing)": 2}
     assert count_table([1, 1], [1, 1], np.array([1.0, 2.0])).groups == ("1", "2")
     assert count_table([1] * 12, [1] * 12, np.arange(12)).groups == tuple(str(n) for n in range(12))
+    for kind in (np.int8, np.int64, np.uint8, np.uint64, float):
+        values = np.array([120, 3, 120, 7]).astype(kind)
+        table = count_table([0, 0, 1, 1], [1, 1, 1, 1], values)
+        assert dict(zip(table.groups, table.cells[:, :, 1].tolist(), strict=True)) == {
+            "3": [1, 0],
+            "7": [0, 1],
+            "120": [1, 1],
+        }
+    assert count_table([1, 1], [1, 1], np.array([-128, 127], dtype=np.int8)).groups == ("-128", "127")

@@ -69,7 +69,7 @@ class Framework:
 
 
 @cache
-def framework(which: ComplianceFramework) -> Framework:
+def load_framework(which: ComplianceFramework) -> Framework:
     """The framework's controls as its file states them."""
     raw = tomllib.loads((FOLDER / f"{which.value}.toml").read_text(encoding="utf-8"))
     return Framework(

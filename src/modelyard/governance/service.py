@@ -19,7 +19,7 @@ from modelyard.core.instants import Instant
 from modelyard.core.operations import operation
 from modelyard.core.refs import Resource
 from modelyard.governance import facts, lineage, recording, report, rules, store
-from modelyard.governance.controls import framework as load_framework
+from modelyard.governance.controls import load_framework
 from modelyard.governance.projection import model_node, node
 from modelyard.governance.recording import reference
 from modelyard.governance.values import (

@@ -62,8 +62,9 @@ def binary(values: Any, what: str) -> np.ndarray:
         numbers = array.astype(float)
     except (TypeError, ValueError) as error:
         raise Invalid(f"{what} holds values that are not 0 or 1. Turn labels into 0 and 1 first.") from error
-    if not np.isin(numbers, (0.0, 1.0)).all():
-        odd = numbers[~np.isin(numbers, (0.0, 1.0))][0]
+    known = (numbers == 0) | (numbers == 1)
+    if not known.all():
+        odd = numbers[~known][0]
         raise Invalid(f"{what} holds {odd:g}, which is neither 0 nor 1. Turn labels into 0 and 1 first.")
     return numbers.astype(np.int64)
 
@@ -79,7 +80,7 @@ def _encoded(groups: Any) -> tuple[tuple[str, ...], np.ndarray]:
         place = {name: index for index, name in enumerate(found)}
         names, codes = tuple(found), np.fromiter((place[label] for label in labels), dtype=np.int64, count=len(labels))
     else:
-        values, codes = np.unique(array, return_inverse=True)
+        values, codes = _distinct(array)
         names = tuple(_name(value) for value in values.tolist())
     if len(names) > MAX_GROUPS:
         raise Invalid(
@@ -87,6 +88,18 @@ def _encoded(groups: Any) -> tuple[tuple[str, ...], np.ndarray]:
             "Put the values into ranges first."
         )
     return names, codes
+
+
+def _distinct(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """np.unique with the inverse; whole numbers close together, as codes are, need no sorting."""
+    whole = array.dtype.kind in "iu" and array.dtype != np.uint64
+    if whole and array.size and int(array.max()) - int(array.min()) < 10 * MAX_GROUPS:
+        offsets = array.astype(np.int64) - int(array.min())
+        found = np.flatnonzero(np.bincount(offsets))
+        place = np.zeros(int(found[-1]) + 1, dtype=np.int64)
+        place[found] = np.arange(len(found))
+        return found + int(array.min()), place[offsets]
+    return np.unique(array, return_inverse=True)
 
 
 def _name(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -35,18 +34,17 @@ LACKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateGap:
-    """A fairness measure: the largest difference, or the smallest ratio, of a rate between any two groups.
+    """A fairness measure: the largest difference of a rate between any two groups.
 
     With several rates (equalized odds) the worst counts. The interval holds for all pairs at once, because the largest
-    of many noisy gaps is too large on average: pairs' deviations in `REPLICATES` multinomial draws of the counts are
-    divided by their standard errors, and the 95 % quantile of the largest is the critical value (a max-t interval;
-    Hothorn, Bretz & Westfall 2008). Drawing counts has the same distribution as resampling records. Half a record is
-    added to every cell drawn from, so that a rate of 0 or 1 in a small group does not pass for certain.
+    of many noisy gaps is too large on average: in `REPLICATES` multinomial draws of the counts each pair's deviation is
+    divided by that draw's own standard error, and the 95 % quantile of the largest is the critical value (a bootstrap-t,
+    max-t interval; Romano & Wolf 2005). Drawing counts has the same distribution as resampling records. Half a record
+    is added to every cell, so that a rate of 0 or 1 in a small group does not pass for certain.
     """
 
     kind: BiasType
     rates: tuple[str, ...]
-    scale: Literal["difference", "ratio"] = "difference"
 
     def report(
         self, attribute: str, table: CountTable, *, threshold: float, min_group_size: int = 30, seed: int = 0
@@ -85,37 +83,57 @@ class RateGap:
             empty = [name for name, n in zip(table.groups, RATES[rate](table.cells)[1], strict=True) if n == 0]
             if empty:
                 return f"The {rate} of {', '.join(empty)} is undefined: number of {LACKS[rate]} = 0."
-        if self.scale == "ratio" and not RATES[self.rates[0]](table.cells)[0].any():
-            return f"The {self.rates[0]} of every group is 0, so their ratio is undefined."
         return ""
 
     def _measured(self, table: CountTable, seed: int) -> tuple[float, tuple[float, float]]:
         draws = _draws(table.cells, seed)
-        values, centres, spreads, extremes = [], [], [], []
+        gaps, errors, extremes = [], [], []
         for rate in self.rates:
-            raw, smooth = _rate(table.cells, rate, 0.0), self._scaled(_rate(table.cells, rate, 0.5))
-            deviations = _pairs(self._scaled(_rate(draws, rate, 0.5)) - smooth)
-            values.append(raw.min() / raw.max() if self.scale == "ratio" else np.ptp(raw))
-            centres.append(np.abs(_pairs(smooth if self.scale == "ratio" else raw)))
-            spreads.append(deviations.std(axis=0))
-            extremes.append(np.abs(deviations / spreads[-1]).max(axis=1))
-        reach = np.quantile(np.max(extremes, axis=0), CONFIDENCE) * np.concatenate(spreads)
-        low = max(0.0, float((np.concatenate(centres) - reach).max()))
-        high = float((np.concatenate(centres) + reach).max())
-        if self.scale == "ratio":
-            value = float(min(values))
-            return value, (min(value, float(np.exp(-high))), max(value, float(np.exp(-low))))
-        return float(max(values)), (low, min(1.0, high))
-
-    def _scaled(self, rates: np.ndarray) -> np.ndarray:
-        return np.log(rates) if self.scale == "ratio" else rates
+            smooth, error = _estimated(table.cells, rate)
+            drawn, drawn_error = _estimated(draws, rate)
+            gaps.append(np.abs(_differences(_quotients(table.cells, rate))))
+            errors.append(_pair_errors(error))
+            extremes.append(np.abs(_differences(drawn - smooth) / _pair_errors(drawn_error)).max(axis=1))
+        gap, reach = np.concatenate(gaps), _critical(extremes) * np.concatenate(errors)
+        return float(gap.max()), (max(0.0, float((gap - reach).max())), min(1.0, float((gap + reach).max())))
 
     def _verdict(self, interval: tuple[float, float], threshold: float) -> BiasVerdict:
-        low, high = interval if self.scale == "difference" else (-interval[1], -interval[0])
-        limit = threshold if self.scale == "difference" else -threshold
-        if low > limit:
+        if interval[0] > threshold:
             return BiasVerdict.BIASED
-        return BiasVerdict.WITHIN if high <= limit else BiasVerdict.UNCLEAR
+        return BiasVerdict.WITHIN if interval[1] <= threshold else BiasVerdict.UNCLEAR
+
+
+class RateRatio(RateGap):
+    """A fairness measure: the smallest ratio of a rate between any two groups, at most 1.
+
+    Each pair's limits are Fieller's (1954): the ratios r for which rate_i - r rate_j lies within the critical value of
+    its standard error. They need no logarithm, so a group of which nobody is selected does no harm.
+    """
+
+    def _undefined(self, table: CountTable, min_group_size: int) -> str:
+        reason = RateGap._undefined(self, table, min_group_size)
+        if not reason and not RATES[self.rates[0]](table.cells)[0].any():
+            return f"The {self.rates[0]} of every group is 0, so their ratio is undefined."
+        return reason
+
+    def _measured(self, table: CountTable, seed: int) -> tuple[float, tuple[float, float]]:
+        (rate,) = self.rates
+        raw, (smooth, error) = _quotients(table.cells, rate), _estimated(table.cells, rate)
+        drawn, drawn_error = _estimated(_draws(table.cells, seed), rate)
+        order = np.argsort(smooth, kind="stable")
+        first, second = (order[side] for side in np.triu_indices(len(order), k=1))  # the smaller rate, the larger
+        ratio, deviation = smooth[first] / smooth[second], drawn - smooth
+        off = deviation[:, first] - ratio * deviation[:, second]
+        extremes = np.abs(off / np.hypot(drawn_error[:, first], ratio * drawn_error[:, second])).max(axis=1)
+        reach = _critical([extremes]) * error
+        low, high = _fieller(raw[first], raw[second], reach[first], reach[second])
+        value = float(raw.min() / raw.max())
+        return value, (min(value, float(low.min())), max(value, float(high.min())))
+
+    def _verdict(self, interval: tuple[float, float], threshold: float) -> BiasVerdict:
+        if interval[1] < threshold:
+            return BiasVerdict.BIASED
+        return BiasVerdict.WITHIN if interval[0] >= threshold else BiasVerdict.UNCLEAR
 
 
 def group_rates(table: CountTable, min_group_size: int) -> tuple[GroupRates, ...]:
@@ -149,16 +167,48 @@ def _draws(cells: np.ndarray, seed: int) -> np.ndarray:
     return drawn.reshape(REPLICATES, *cells.shape)
 
 
-def _rate(cells: np.ndarray, rate: str, added: float) -> np.ndarray:
+def _estimated(cells: np.ndarray, rate: str) -> tuple[np.ndarray, np.ndarray]:
+    """Each group's smoothed rate and its standard error."""
     numerator, denominator = RATES[rate](cells)
-    result: np.ndarray = (numerator + added) / (denominator + 2 * added)
+    share = (numerator + 0.5) / (denominator + 1)
+    return share, np.sqrt(share * (1 - share) / (denominator + 1))
+
+
+def _critical(extremes: list[np.ndarray]) -> float:
+    """What the largest deviation of all pairs and rates stays below in 95 % of the draws."""
+    return float(np.quantile(np.max(extremes, axis=0), CONFIDENCE))
+
+
+def _fieller(
+    small: np.ndarray, large: np.ndarray, small_reach: np.ndarray, large_reach: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends, within 0 to 1, of the r with (small - r large)^2 <= small_reach^2 + r^2 large_reach^2."""
+    leading = large**2 - large_reach**2
+    root = np.sqrt(np.maximum(0.0, (small * large) ** 2 - leading * (small**2 - small_reach**2)))
+    bounded = leading > 0  # else the larger rate may be 0, and nothing is known of the ratio
+    safe = np.where(bounded, leading, 1.0)
+    low = np.where(bounded, (small * large - root) / safe, 0.0)
+    high = np.where(bounded, (small * large + root) / safe, 1.0)
+    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+
+
+def _quotients(cells: np.ndarray, rate: str) -> np.ndarray:
+    numerator, denominator = RATES[rate](cells)
+    result: np.ndarray = numerator / denominator
     return result
 
 
-def _pairs(rates: np.ndarray) -> np.ndarray:
+def _differences(rates: np.ndarray) -> np.ndarray:
     """The difference of every pair of groups, over the last axis."""
     first, second = np.triu_indices(rates.shape[-1], k=1)
     result: np.ndarray = rates[..., first] - rates[..., second]
+    return result
+
+
+def _pair_errors(errors: np.ndarray) -> np.ndarray:
+    """The standard error of every pair's difference, over the last axis."""
+    first, second = np.triu_indices(errors.shape[-1], k=1)
+    result: np.ndarray = np.hypot(errors[..., first], errors[..., second])
     return result
 
 
