@@ -57,7 +57,7 @@ def route(areas: Areas, event: Event) -> None:
     if not event.details.get("traffic"):
         return
     try:
-        areas("serving").apply(msgspec.convert(event.details["traffic"], Traffic))
+        areas("serving").apply(msgspec.convert(event.details["traffic"], Traffic, strict=False))
     except Conflict as error:  # a newer routing is in force already
         log.info("routing of %s skipped: %s", event.resource_id, error)
 
@@ -71,7 +71,7 @@ def crown(areas: Areas, event: Event) -> None:
 
 def settle(areas: Areas, event: Event) -> None:
     """A rollback that the serving processes decided becomes the deployment's state."""
-    areas("deployment").record_trip(msgspec.convert(event.details["trip"], GuardTrip))
+    areas("deployment").record_trip(msgspec.convert(event.details["trip"], GuardTrip, strict=False))
 
 
 INSIDE: dict[EventType, tuple[Handler, ...]] = {EventType.DEPLOYMENT_STARTED: (only_approved_versions,)}

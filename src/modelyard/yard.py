@@ -113,7 +113,8 @@ class Yard:
         `options` are those of `DeploymentManager.start`.
         """
         self.provide(endpoint, version)
-        return self.deployments.start(endpoint, version, **options)
+        known = {traffic.endpoint: traffic.generation for traffic in self.serving.endpoints()}
+        return self.deployments.start(endpoint, version, after_generation=known.get(endpoint, 0), **options)
 
     def provide(self, model: str, version: str) -> None:
         """Make a registered version known to the serving processes under the endpoint of its name."""

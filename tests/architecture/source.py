@@ -34,14 +34,22 @@ def modules() -> tuple[Module, ...]:
     return tuple(found)
 
 
+@cache
+def names() -> frozenset[str]:
+    return frozenset(module.name for module in modules())
+
+
 def imports(module: Module) -> Iterator[str]:
     """Every module named by an import, also inside functions; those for type checking only are left out."""
     for node in _running(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            submodules = [name for name in inner if name in names()]
+            yield from submodules
+            if len(submodules) < len(inner):  # a name of the module itself
+                yield node.module
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from modelyard.ab_testing.experiments import ABTest
+from modelyard.core.assignment import position, unit_hash
 from modelyard.core.instants import Instant
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: its multiples spread evenly (Knuth, TAOCP 3, 6.4)
@@ -17,8 +16,7 @@ def place(salt: str, unit: str) -> float:
     >>> place("test_1", "user-0")
     0.5327...
     """
-    digest = hashlib.sha256(f"{salt}:{unit}".encode("utf-8", "surrogatepass")).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)  # 53 bits: the float is exact and below 1
+    return position(unit_hash(salt, unit))
 
 
 def even_place(counter: int, start: int) -> float:

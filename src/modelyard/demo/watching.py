@@ -28,7 +28,7 @@ def performance(scene: Scene, chapter: Chapter) -> None:
     monitor = scene.yard.monitoring.monitor(f"{MODEL}:v2.0.0")
     held = scene.held_back
     predicted = load_model(scene.packages["v2.0.0"]).predict(held[list(FEATURES)])
-    monitor.set_reference_data(held[list(FEATURES)], predictions=predicted, ground_truth=held[LABEL].tolist())
+    monitor.set_reference_data(held[list(FEATURES)], predictions=predicted.tolist(), ground_truth=held[LABEL].tolist())
     live = [(answer, body, label) for answer, body, label in scene.outcomes if answer.version == "v2.0.0"]
     now = scene.yard.store.clock.now()
     monitor.log_predictions(

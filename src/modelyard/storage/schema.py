@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from functools import cache
 from typing import Any
 
 from modelyard.core.errors import Conflict
@@ -38,8 +40,28 @@ def migrate_sqlite(raw: sqlite3.Connection, place: str) -> None:
 
     found = version_in(one_value)
     refuse_newer(found, place)
-    if found != HEAD:
+    if found is None:
+        _run_script(raw, _whole_schema())
+    elif found != HEAD:
         importlib.import_module("modelyard.storage.migrations.upgrade").upgrade_sqlite(raw)
+
+
+@cache
+def _whole_schema() -> str:
+    """What all revisions together make of an empty database, as SQL: they run once a process, not once a folder."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
+        importlib.import_module("modelyard.storage.migrations.upgrade").upgrade_sqlite(empty)
+        return "\n".join(empty.iterdump())
+
+
+def _run_script(raw: sqlite3.Connection, script: str) -> None:
+    """Run a dump, which is one transaction."""
+    try:
+        raw.executescript(script)
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
 
 
 def migrate_postgres(raw: Any, place: str) -> None:
