@@ -269,7 +269,11 @@ class SklearnTrainer:
             splitter = model_selection.StratifiedKFold(count, shuffle=True, random_state=seed)
         else:
             splitter = model_selection.KFold(count, shuffle=True, random_state=seed)
-        yield from splitter.split(np.zeros(len(y)), y, folding.groups)
+        try:
+            found = list(splitter.split(np.zeros(len(y)), y, folding.groups))
+        except ValueError as error:
+            raise Invalid(f"{len(y)} training rows do not make {count} folds: {error} Ask for fewer folds.") from error
+        yield from found
 
     @staticmethod
     def answers(model: Estimator, x: Array, *, classification: bool) -> tuple[Array, Array | None]:

@@ -46,8 +46,9 @@ def _as_text(value: Any) -> str:
 
 
 def as_float32(values: Array) -> Array:
-    """The nearest float32 numbers, as float64."""
-    return values.astype(np.float32).astype(np.float64)
+    """The nearest float32 numbers, as float64; beyond 3.4e38 they are infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).astype(np.float64)
 
 
 def missing(values: Array) -> Array:

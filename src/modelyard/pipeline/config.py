@@ -174,12 +174,16 @@ def _check_range(name: str, spec: Any) -> None:
     for key in spec:
         _one_of(where, key, ["type", "low", "high", "log"])
     bounds: list[Any] = [spec.get("low"), spec.get("high")]
-    if any(isinstance(b, bool) or not isinstance(b, _NUMBERS[spec["type"]]) or not math.isfinite(b) for b in bounds):
+    if not all(_is_number(bound, spec["type"]) for bound in bounds):
         raise Invalid(f"{where} is {spec!r}. Give low and high as {spec['type']} numbers.")
     if not spec["low"] < spec["high"]:
         raise Invalid(f"{where}: low {spec['low']} is not below high {spec['high']}.")
     if spec.get("log") and spec["low"] <= 0:
         raise Invalid(f"{where}: a log range must start above 0, not at {spec['low']}.")
+
+
+def _is_number(value: Any, kind: str) -> bool:
+    return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _check_transform(position: int, transform: Any) -> None:
