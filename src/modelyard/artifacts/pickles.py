@@ -252,6 +252,8 @@ def _set(target: Any, items: list[Any]) -> None:
 
 
 def _put(walk: Walk, argument: int, _: int | None) -> None:
+    if int(argument) > walk.opcodes:  # the C unpickler makes room for every number below it
+        raise Malformed(f"it sets memo {argument}, which is far beyond its other ones")
     walk.memo[int(argument)] = walk._top()
 
 
