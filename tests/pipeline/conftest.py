@@ -8,7 +8,7 @@ import pytest
 from modelyard.pipeline import MLPipeline, PipelineConfig
 
 
-def people(rows: int = 600, seed: int = 0) -> dict[str, list]:
+def _people(rows: int = 600, seed: int = 0) -> dict[str, list]:
     """A mixed table: numbers with holes, text with holes, dates, a bool, and a target that follows some of them."""
     rng = np.random.default_rng(seed)
     age = rng.normal(40, 12, rows).round(1)
@@ -26,6 +26,18 @@ def people(rows: int = 600, seed: int = 0) -> dict[str, list]:
         "joined": [str(np.datetime64("2020-01-01") + day) for day in days.tolist()],
         "bought": np.where(signal > 0.3, "yes", "no").tolist(),
     }
+
+
+@pytest.fixture
+def people():
+    """The function that makes the mixed table."""
+    return _people
+
+
+@pytest.fixture
+def undated():
+    """The mixed table without its dates, which keep a pipeline from being exported."""
+    return {name: values for name, values in _people().items() if name != "joined"}
 
 
 @pytest.fixture

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 
 from modelyard.engines.loading import load_model
 from modelyard.engines.onnx import OnnxRuntime
-
-sys.path.insert(0, __file__.rpartition("/")[0])
-from conftest import people
-
-NO_DATES = {name: values for name, values in people().items() if name != "joined"}
 
 
 @pytest.mark.parametrize(
@@ -27,8 +20,8 @@ NO_DATES = {name: values for name, values in people().items() if name != "joined
         ("xgboost", "XGB", {"n_estimators": 20}),
     ],
 )
-def test_a_mixed_table_is_answered_alike_by_both_forms(train, model_type, model_class, params):
-    result = train(NO_DATES, model_type=model_type, model_class=model_class, model_params=params)
+def test_a_mixed_table_is_answered_alike_by_both_forms(train, model_type, model_class, params, people, undated):
+    result = train(undated, model_type=model_type, model_class=model_class, model_params=params)
     assert result.parity.passed, result.parity
     model = load_model(result.artifacts["model"])
     assert model.manifest.primary == "onnx"
@@ -49,17 +42,17 @@ def test_binary_discriminant_analysis_converts_wrongly_and_is_caught(train):
     assert load_model(result.artifacts["model"]).manifest.primary == "sklearn"
 
 
-def test_what_cannot_be_converted_answers_natively_with_the_reason_kept(train):
-    result = train(NO_DATES, model_class="HistGradientBoosting", model_params={"max_iter": 10})
+def test_what_cannot_be_converted_answers_natively_with_the_reason_kept(train, undated):
+    result = train(undated, model_class="HistGradientBoosting", model_params={"max_iter": 10})
     model = load_model(result.artifacts["model"])
     assert not result.parity.passed
     assert "HistGradientBoosting" in result.parity.reason
     assert model.manifest.primary == "sklearn"
     assert model.manifest.parity == result.parity
-    assert model.predict_proba({n: NO_DATES[n] for n in model.signature.names}).shape == (600, 2)
+    assert model.predict_proba({n: undated[n] for n in model.signature.names}).shape == (600, 2)
 
 
-def test_dates_are_taken_raw_and_answer_natively(train):
+def test_dates_are_taken_raw_and_answer_natively(train, people):
     result = train(people(), model_type="lightgbm")
     model = load_model(result.artifacts["model"])
     assert "joined" in model.signature.names
@@ -120,7 +113,7 @@ def test_rows_on_lightgbms_thresholds_go_the_same_way_in_both_forms(train):
     assert gap < 1e-6
 
 
-def test_transformations_of_our_own_are_exported_exactly(train):
+def test_transformations_of_our_own_are_exported_exactly(train, undated):
     transforms = [
         {"type": "log", "columns": ["income"]},
         {"type": "clip", "columns": ["age"], "low": 0.05, "high": 0.95},
@@ -128,10 +121,10 @@ def test_transformations_of_our_own_are_exported_exactly(train):
         {"type": "bin", "columns": ["children"], "n_bins": 3},
         {"type": "ordinal", "columns": ["job"]},
     ]
-    result = train(NO_DATES, model_class="LogisticRegression", feature_transforms=transforms)
+    result = train(undated, model_class="LogisticRegression", feature_transforms=transforms)
     assert result.parity.passed, result.parity
     model = load_model(result.artifacts["model"])
-    values, base = model.contributions({n: NO_DATES[n] for n in model.signature.names})
-    odds = np.log(model.predict_proba({n: NO_DATES[n] for n in model.signature.names})[:, 1])
-    rest = np.log(model.predict_proba({n: NO_DATES[n] for n in model.signature.names})[:, 0])
+    values, base = model.contributions({n: undated[n] for n in model.signature.names})
+    odds = np.log(model.predict_proba({n: undated[n] for n in model.signature.names})[:, 1])
+    rest = np.log(model.predict_proba({n: undated[n] for n in model.signature.names})[:, 0])
     assert np.allclose(values.sum(axis=1) + base, odds - rest, atol=1e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,8 @@ from modelyard.core.work import Store
 from modelyard.engines.loading import load_model
 from modelyard.pipeline import MLPipeline, PipelineConfig, Pipelines, PipelineStatus
 
-sys.path.insert(0, __file__.rpartition("/")[0])
-from conftest import people
 
-
-def test_the_same_seed_gives_the_same_model_and_another_seed_another(train):
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(train, people):
     results = [
         train(people(), folder=f"o{i}", model_type="lightgbm", random_seed=seed) for i, seed in enumerate((1, 1, 2))
     ]
@@ -32,7 +28,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(train):
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_study_is_the_same_at_every_run_of_the_same_workers(train, workers):
+def test_a_study_is_the_same_at_every_run_of_the_same_workers(train, workers, people):
     table = {n: v for n, v in people(300).items() if n != "joined"}
     runs = [
         train(
@@ -54,7 +50,7 @@ def test_a_study_is_the_same_at_every_run_of_the_same_workers(train, workers):
     assert runs[0].metrics == runs[1].metrics
 
 
-def test_tuning_looks_at_no_row_that_is_held_out(train):
+def test_tuning_looks_at_no_row_that_is_held_out(train, people):
     table = people(400)
     first = train(table, folder="a", model_class="DecisionTree", enable_tuning=True, tuning_trials=4)
     held = {name: list(values) for name, values in table.items()}
@@ -75,7 +71,7 @@ def _held_out(table):
     return [*run.parts["test"].tolist(), *run.parts["validation"].tolist()]
 
 
-def test_planted_leaks_are_found_and_a_clean_table_has_none(train):
+def test_planted_leaks_are_found_and_a_clean_table_has_none(train, people):
     table = people()
     clean = train(table, folder="a", model_class="DecisionTree")
     assert not [f for f in clean.findings if f.kind in ("leakage", "identifier", "shared_rows")]
@@ -96,7 +92,7 @@ def test_planted_leaks_are_found_and_a_clean_table_has_none(train):
     assert {"leakage", "constant"} <= {finding["kind"] for finding in report["findings"]}
 
 
-def test_groups_stay_together_and_time_runs_forward():
+def test_groups_stay_together_and_time_runs_forward(people):
     from modelyard.pipeline import stages
 
     table = people()
@@ -121,7 +117,7 @@ def test_groups_stay_together_and_time_runs_forward():
     assert "joined" not in run.signature.names
 
 
-def test_a_failure_names_its_stage_and_is_kept(tmp_path):
+def test_a_failure_names_its_stage_and_is_kept(tmp_path, people):
     store = Store.at(tmp_path)
     config = PipelineConfig(name="broken", target_column="bougt", model_class="RandomForest")
     with pytest.raises(Invalid, match=r"data_validation.*'bougt'.*Did you mean bought"):
@@ -152,12 +148,12 @@ def test_a_failure_names_its_stage_and_is_kept(tmp_path):
           "param_space": {"max_depth": {"type": "int", "low": -9, "high": -3}}}, "tuning", "All 2 trials failed"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_told_by_stage_and_name(train, fields, stage, said):
+def test_what_cannot_work_is_told_by_stage_and_name(train, fields, stage, said, people):
     with pytest.raises(Invalid, match=f"(?s){stage}.*{said}"):
         train(people(200), **fields)
 
 
-def test_runs_are_remembered_and_the_best_is_found(tmp_path):
+def test_runs_are_remembered_and_the_best_is_found(tmp_path, people):
     runs = Pipelines(tmp_path)
     made = []
     for depth in (1, 6):
@@ -178,7 +174,7 @@ def test_runs_are_remembered_and_the_best_is_found(tmp_path):
         runs.best_run("tt")
 
 
-def test_odd_tables_train_or_are_refused_by_name(train):
+def test_odd_tables_train_or_are_refused_by_name(train, people):
     base = people(120)
     empty = {**base, "empty": [None] * 120}
     assert "test_accuracy" in train(empty, folder="a", model_class="LogisticRegression").metrics
