@@ -29,25 +29,33 @@ def area_app(area: str, name: str, help_text: str) -> App:
     return app
 
 
-def command_of(entry: Operation) -> Callable[..., None]:
-    """A function with the operation's own signature that opens the yard, calls it and prints the answer."""
+def command_of(entry: Operation) -> Callable[..., int]:
+    """A function with the operation's own signature that opens the yard, calls it and prints the answer.
+
+    Its exit code is 1 where the answer itself says that something is not ok. An operation's own `format` is that of the
+    file it writes; its answer then comes in the default form.
+    """
     hints = typing.get_type_hints(entry.function)
     parameters = [p for p in inspect.signature(entry.function).parameters.values() if p.name != "self"]
 
-    def command(*positional: Any, yard: str | None = None, format: str | None = None, **named: Any) -> None:
-        found = settings({"yard": yard, "format": format})
-        names = [p.name for p in parameters]
+    names = [p.name for p in parameters]
+
+    def command(*positional: Any, yard: str | None = None, **named: Any) -> int:
+        found = settings({"yard": yard, "format": None if "format" in names else named.pop("format", None)})
         values = {**dict(zip(names, positional, strict=False)), **named}
         values = {key: value for key, value in values.items() if value is not None}
         for actor in entry.acting:
             values.setdefault(actor, found["user"].value)
-        show(call(entry, values, found["yard"].value, found["files"].value), found["format"].value)
+        answer = call(entry, values, found["yard"].value, found["files"].value)
+        show(answer, found["format"].value)
+        return int(getattr(answer, "ok", True) is False)
 
     shown = [_parameter(p, hints.get(p.name, str), entry, order) for order, p in enumerate(parameters)]
     extra = [
         inspect.Parameter("yard", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=YARD),
         inspect.Parameter("format", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FORMAT),
     ]
+    extra = [p for p in extra if p.name not in names]
     shown.sort(key=lambda p: (p.kind, p.default is not inspect.Parameter.empty))
     command.__signature__ = inspect.Signature([*shown, *extra])  # type: ignore[attr-defined]  # functions take attributes
     command.__annotations__ = {p.name: p.annotation for p in [*shown, *extra]}
