@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.core.errors import Conflict, Forbidden, YardError
+from modelyard.core.errors import Conflict, Forbidden, NotFound, YardError
 from modelyard.core.events import Event, EventType
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, Traffic
@@ -66,7 +66,10 @@ def crown(areas: Areas, event: Event) -> None:
     """A version whose rollout completed becomes its model's champion."""
     if event.details.get("strategy") == "shadow":
         return
-    areas("registry").promote_champion(event.details["model"], event.details["version"], actor=event.actor)
+    try:
+        areas("registry").promote_champion(event.details["model"], event.details["version"], actor=event.actor)
+    except (NotFound, Forbidden, Conflict) as error:  # not registered here, or not in production
+        log.info("%s has no new champion: %s", event.details["model"], error)
 
 
 def settle(areas: Areas, event: Event) -> None:

@@ -54,7 +54,7 @@ class CITemplateGenerator:
         """The text of azure-pipelines.yml; `options` as of `generate`."""
         return self.generate(CISystem.AZURE, model_name, python_version=python_version, **options)
 
-    @operation("GET", "/ci-templates/{system}", needs="ci_templates.read")
+    @operation("POST", "/ci-templates/{system}", needs="ci_templates.read")
     def generate(
         self,
         system: CISystem,
