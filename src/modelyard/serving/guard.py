@@ -109,11 +109,11 @@ class Reporter(threading.Thread):
     def __init__(self, places: Places, place: str, reference: str) -> None:
         super().__init__(name="modelyard-reporter", daemon=True)
         self._places, self._place, self._reference = places, place, reference
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         """Look every second until stopped."""
-        while not self._stop.wait(RETRY_S / 4):
+        while not self._ended.wait(RETRY_S / 4):
             if unrecorded(self._places):
                 report_all(self._places, self._place, self._call)
 
@@ -122,5 +122,5 @@ class Reporter(threading.Thread):
 
     def stop(self) -> None:
         """End after what is being reported."""
-        self._stop.set()
+        self._ended.set()
         self.join(10)

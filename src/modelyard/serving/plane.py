@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,6 @@ MAX_IN_FLIGHT = 256
 THREADS = 4
 JSON = b"application/json"
 SERVER = {"name": "modelyard", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
-_HEADER = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -289,7 +287,7 @@ class Plane:
             if json_length is not None:
                 reply.content_type = b"application/octet-stream"
                 reply.headers.append((b"inference-header-content-length", b"%d" % json_length))
-        reply.headers += [(b"x-modelyard-arm", _ascii(arm.name)), (b"x-modelyard-version", _ascii(arm.version))]
+        reply.headers += route.headers[asked.arm]
         reply.endpoint, reply.arm = route.traffic.endpoint, arm.name
         return reply
 
@@ -371,15 +369,12 @@ def _json_length(headers: Mapping[bytes, bytes]) -> int | None:
 
 def _check_outputs(request: tensors.InferRequest, model: LoadedModel) -> None:
     """Refuse an unknown output before the model is asked, so that it is the client's fault and not the arm's."""
+    if request.outputs is None:
+        return
     known = [one["name"] for one in tensors.metadata(model.signature)["outputs"]]
-    for one in request.outputs or ():
+    for one in request.outputs:
         if one.name not in known:
             raise Invalid(f"There is no output {one.name!r}. Known: {', '.join(known)}.")
-
-
-def _ascii(text: str) -> bytes:
-    data = text.encode("ascii", "replace")
-    return data if _HEADER.match(data) else b"-"
 
 
 def _plain(value: Any) -> Any:

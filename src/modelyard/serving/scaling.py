@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LOOK_BACK_S = 30.0  # fewer workers only if the whole look-back asked for fewer
+BUSIEST = 0.9  # a worker busy all the time hides how much more is asked of it, so no target may lie nearer to 1
 DEAD_BAND = 0.1  # within 10 % of the target nothing changes
 
 
@@ -40,7 +41,7 @@ def wanted(load: Load, targets: Targets) -> int:
     ...     target_latency_ms=50))
     4
     """
-    ratio = load.cpu / targets.target_cpu
+    ratio = load.cpu / min(targets.target_cpu, BUSIEST)
     count = load.replicas if abs(ratio - 1) <= DEAD_BAND else math.ceil(load.replicas * ratio - 1e-9)
     slow = load.latency_ms is not None and load.latency_ms > targets.target_latency_ms * (1 + DEAD_BAND)
     if slow and ratio >= 0.5:

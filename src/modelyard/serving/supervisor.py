@@ -235,6 +235,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _told_to_stop() -> int:
+    """A pipe's end that becomes readable with SIGTERM or SIGINT.
+
+    Not a lock: the kernel may give a signal to another thread than the one that waits (it does after SIGCONT), and
+    only the wake-up pipe is written whichever thread it is.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: None)
+    return told
+
+
 def main(arguments: list[str]) -> None:
     """Serve a folder until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m modelyard.serving.supervisor", description=__doc__)
@@ -252,13 +266,11 @@ def main(arguments: list[str]) -> None:
         target_cpu=0.7,
         target_latency_ms=100.0,
     )
-    stopped = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopped.set())
+    told = _told_to_stop()
     listener = listen(given.host, given.port)
     with Serving(given.folder, listener, place=given.place, report=given.report, targets=targets).begin() as serving:
         sys.stderr.write(f"Serving {given.folder} on {serving.url} with {len(serving.pids)} workers.\n")
-        stopped.wait()
+        os.read(told, 1)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ DTYPES = {
     "FP32": "<f4",
     "FP64": "<f8",
 }
+_LETTERS = {"B": "b", "U": "i", "I": "i", "F": "f"}  # by a datatype's first letter: BOOL, UINT, INT, FP
+_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 KINDS = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
 PREDICTIONS, PROBABILITIES = "predictions", "probabilities"
 MAX_ROWS = 1 << 20
@@ -135,7 +137,7 @@ def _count(tensor: Tensor) -> int:
 
 
 def _from_json(tensor: Tensor, count: int) -> np.ndarray:
-    if not bytes(tensor.data):
+    if not len(tensor.data):
         raise Invalid(f"The input {tensor.name!r} has no data. Send data, or binary_data_size and the bytes.")
     letter = _letter(tensor.datatype)
     try:
@@ -184,7 +186,7 @@ def _flattened(value: Any, letter: str) -> list[Any]:
 def _letter(datatype: str) -> str:
     if datatype == "BYTES":
         return "s"
-    return {"?": "b", "u": "i", "i": "i", "f": "f"}[DTYPES[datatype].strip("<")[0]]
+    return _LETTERS[datatype[0]]
 
 
 def _from_bytes(tensor: Tensor, count: int, data: memoryview) -> np.ndarray:
@@ -229,12 +231,11 @@ def _objects(values: list[Any]) -> np.ndarray:
 
 def batch(signature: Signature, given: dict[str, np.ndarray], read: Callable[[Any], list[list[Any]]]) -> np.ndarray:
     """The model's batch from the request's arrays; Invalid names the input that is wrong."""
-    names = signature.names
     if len(given) == 1:
         (name, array), *_ = given.items()
-        whole = name not in names or (array.ndim == 2 and array.shape[1] == len(names) > 1)
-        if whole and signature.numeric and array.ndim == 2 and array.dtype != object:
+        if array.ndim == 2 and array.dtype != object and signature.numeric and _whole(signature, name, array):
             return _matrix(signature, name, array)
+    names = signature.names
     for name in given:
         if name not in names:
             raise Invalid(f"There is no input {name!r}. {nearest(name, list(names))}")
@@ -251,6 +252,11 @@ def batch(signature: Signature, given: dict[str, np.ndarray], read: Callable[[An
         return matrix
     records = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
     return np.array(read(records), dtype=object)
+
+
+def _whole(signature: Signature, name: str, array: np.ndarray) -> bool:
+    """Whether a lone tensor holds every input: it has their number of columns, or a name that none of them has."""
+    return array.shape[1] == len(signature.inputs) > 1 or name not in signature.names
 
 
 def _matrix(signature: Signature, name: str, array: np.ndarray) -> np.ndarray:
@@ -335,9 +341,9 @@ def typed(array: np.ndarray) -> tuple[np.ndarray, str]:
     """The array in a type that the protocol has, and its name."""
     if array.dtype.kind in "OUS":
         return array.astype(object), "BYTES"
-    for name, dtype in DTYPES.items():
-        if array.dtype == np.dtype(dtype):
-            return array, name
+    name = _NAMES.get(array.dtype)
+    if name is not None:
+        return array, name
     return array.astype("<f8"), "FP64"
 
 

@@ -80,7 +80,7 @@ class EndpointConfig:
             raise Invalid(
                 f"max_replicas is {self.max_replicas}. Choose a number from min_replicas ({self.min_replicas}) to 50."
             )
-        for name, top in (("target_cpu", 1.0), ("target_latency_ms", 1e6), ("payload_sampling", 1.0)):
+        for name, top in (("target_cpu", 0.9), ("target_latency_ms", 1e6), ("payload_sampling", 1.0)):
             value = getattr(self, name)
             low_is_fine = name == "payload_sampling" and value == 0
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= top or low_is_fine):
