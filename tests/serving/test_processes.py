@@ -191,15 +191,17 @@ def test_a_killed_worker_is_replaced_and_requests_go_on(server: ModelServer, too
 
 
 def test_a_stop_answers_what_is_in_flight_and_then_nothing(server: ModelServer, tools: Any) -> None:
-    tools.install(server, "e", v1=tools.reference(slow=300))
+    tools.install(server, "e", v1=tools.reference(slow=800))
     server.apply(tools.split("e", 1))
     serving = server.start(workers=2)
     answers: list[int] = []
 
-    def call() -> None:
-        answers.append(httpx.post(f"{serving.url}/predict/e", json=ROW, timeout=20).status_code)
+    def call(client: httpx.Client) -> None:
+        with client:
+            answers.append(client.post("/predict/e", json=ROW).status_code)
 
-    threads = [threading.Thread(target=call) for _ in range(4)]
+    clients = [httpx.Client(base_url=serving.url, timeout=20) for _ in range(4)]  # made first, so that all call at once
+    threads = [threading.Thread(target=call, args=(client,)) for client in clients]
     pids = serving.pids
     for thread in threads:
         thread.start()

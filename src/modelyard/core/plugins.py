@@ -61,7 +61,7 @@ TABLE: dict[str, dict[str, str]] = {
         "lightgbm": "modelyard.engines.lightgbm:LightgbmTrainer",
         "xgboost": "modelyard.engines.xgboost:XgboostTrainer",
     },
-    "exporter": {"onnx": "modelyard.engines.onnx:export"},
+    "exporter": {"onnx": "modelyard.engines.onnx_export:export"},
     "tuner": {"optuna": "modelyard.engines.optuna:OptunaTuner"},
     "runner": {
         "processes": "modelyard.engines.processes:ProcessRunner",
