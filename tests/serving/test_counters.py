@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from modelyard.core.errors import Damaged
+from modelyard.core.assignment import unit_hash
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving.counters import AGREED, BAD, COMPARED, SLOWER, Counters
 from modelyard.serving.metrics import RequestMetrics, merged, prometheus
 from modelyard.serving.places import Places
-from modelyard.serving.rules import unit_hash
 from modelyard.stats.sketch import bucket
 
 TRAFFIC = Traffic(

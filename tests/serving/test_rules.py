@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import rules
@@ -31,7 +32,7 @@ def test_every_place_falls_on_an_arm_with_weight(parts: list[int], place: float)
 
 @given(st.floats(0.01, 0.5), st.floats(0.01, 0.49), st.integers(0, 2**32))
 def test_a_unit_that_met_the_canary_stays_with_it_when_its_share_grows(low: float, more: float, unit: int) -> None:
-    place = rules.position(rules.unit_hash("s", str(unit)))
+    place = position(unit_hash("s", str(unit)))
     before = rules.arm_at(rules.bounds([1 - low, low]), place)
     after = rules.arm_at(rules.bounds([1 - low - more, low + more]), place)
     assert after >= before
@@ -39,15 +40,15 @@ def test_a_unit_that_met_the_canary_stays_with_it_when_its_share_grows(low: floa
 
 def test_hashed_units_fall_on_arms_in_proportion_to_their_weights() -> None:
     ends = rules.bounds([0.7, 0.25, 0.05])
-    seen = Counter(rules.arm_at(ends, rules.position(rules.unit_hash("salt", f"user{i}"))) for i in range(40_000))
+    seen = Counter(rules.arm_at(ends, position(unit_hash("salt", f"user{i}"))) for i in range(40_000))
     expected = np.array([28_000, 10_000, 2_000])
     observed = np.array([seen[i] for i in range(3)])
     assert ((observed - expected) ** 2 / expected).sum() < 13.8  # chi-square, 2 degrees of freedom, p = 0.001
 
 
 def test_another_salt_places_units_anew() -> None:
-    first = [rules.position(rules.unit_hash("a", f"u{i}")) for i in range(2000)]
-    second = [rules.position(rules.unit_hash("b", f"u{i}")) for i in range(2000)]
+    first = [position(unit_hash("a", f"u{i}")) for i in range(2000)]
+    second = [position(unit_hash("b", f"u{i}")) for i in range(2000)]
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.08
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
 from modelyard.core.traffic import BASELINE, CANARY, Arm, Guard, Traffic
@@ -19,7 +20,7 @@ from modelyard.serving import loaded
 from modelyard.serving.counters import Counters
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.places import Places
-from modelyard.serving.rules import QUANTILES, arm_at, bounds, position, unit_hash
+from modelyard.serving.rules import QUANTILES, arm_at, bounds
 from modelyard.serving.values import EndpointConfig, Installed
 
 Stamp = tuple[int, int, int]

@@ -6,7 +6,6 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 from modelyard.core.errors import Conflict, Invalid
@@ -18,25 +17,9 @@ QUANTILES = ("p50", "p95", "p99")
 ERRORS, LATENCY = "errors", "latency"
 MAX_ARMS = 8
 WARM_MICROS = 1_000  # a prediction above this goes to a thread: a hop costs about 50 us, a blocked loop everyone's wait
-_TWO_64 = float(2**64)
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}\Z")
 
 Pairs = Mapping[str, tuple[int, int]]  # metric -> bad events of the canary and of the baseline
-
-
-def unit_hash(salt: str, unit: str) -> int:
-    """64 bits of BLAKE2b over salt and unit: the high ones place the unit, the low ones mark it as counted.
-
-    >>> unit_hash("s", "u1") == unit_hash("s", "u1") != unit_hash("t", "u1")
-    True
-    """
-    data = f"{len(salt)}:{salt}{unit}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
-
-
-def position(hashed: int) -> float:
-    """Where a hash falls in [0, 1)."""
-    return (hashed >> 11) / 2**53
 
 
 def bounds(weights: Sequence[float]) -> tuple[float, ...]:

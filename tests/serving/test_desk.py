@@ -1,0 +1,49 @@
+"""What a request's outcome does to the counts, and which arm a unit gets: the same in every serving process."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from modelyard.core.traffic import Guard
+from modelyard.serving import ModelServer
+from modelyard.serving.desk import Desk
+from modelyard.serving.routing import Route
+
+
+def opened(server: ModelServer) -> tuple[Desk, Route]:
+    desk = Desk(server.places)
+    desk.routes.refresh()
+    return desk, desk.routes.find("e")
+
+
+def test_a_unit_goes_where_the_first_eight_bytes_of_sha256_say(server: ModelServer, tools: Any) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.25, salt="dep_1"))
+    _, route = opened(server)
+    for number in range(300):
+        place = int.from_bytes(hashlib.sha256(f"dep_1:user{number}".encode()).digest()[:8], "big") / 2**64
+        assert route.choose(f"user{number}")[0] == int(place >= 0.75)  # arms take their ranges in the traffic's order
+
+
+@pytest.mark.parametrize(
+    ("margin", "arm", "millis", "slow"),
+    [
+        (0.5, "canary", 14.99, {"p50": 0}),
+        (0.5, "canary", 15.01, {"p50": 1}),
+        (0.5, "baseline", 9.99, {"p50": 0}),
+        (0.5, "baseline", 10.01, {"p50": 1}),
+        (0.0, "canary", 10.01, {"p50": 1}),
+    ],
+)
+def test_only_the_canary_is_given_the_margin_before_an_answer_counts_as_slow(
+    server: ModelServer, tools: Any, margin: float, arm: str, millis: float, slow: dict[str, int]
+) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    guard = Guard(rollout_id="r", step=0, share=0.25, latency_ms={"p50": 10.0}, latency_margin=margin)
+    server.apply(tools.split("e", 1, 0.25, guard))
+    desk, route = opened(server)
+    desk.count(route, route.arm(arm), None, micros=1000 * millis, failed=False)
+    assert server.counts("e").arms[arm].slower == slow
