@@ -192,7 +192,7 @@ class GovernanceManager(Area):
             return store.models_from(rows, f"dataset:{dataset_id}")
 
     @operation("POST", "/governance/models/{model_id}/lineage-files", needs="governance.read")
-    def export_lineage(self, model_id: str, path: str | Path, *, standard: str = "openlineage") -> str:
+    def export_lineage(self, model_id: str, output_path: str | Path, *, standard: str = "openlineage") -> str:
         """The path of a file with the model's lineage: `openlineage` (one run event a line) or `prov` (PROV-JSON).
 
         >>> from modelyard.governance import GovernanceManager
@@ -208,8 +208,8 @@ class GovernanceManager(Area):
         }
         if standard not in known:
             raise Invalid(f"{standard!r} is no lineage format. {nearest(standard, list(known))}")
-        report.write(Path(path), known[standard](self.get_full_lineage_tree(model_id)))
-        return str(path)
+        report.write(Path(output_path), known[standard](self.get_full_lineage_tree(model_id)))
+        return str(output_path)
 
     async def assess_bias(
         self,
@@ -450,7 +450,7 @@ class GovernanceManager(Area):
             )
 
     @operation("POST", "/governance/models/{model_id}/reports", needs="governance.write")
-    async def export_governance_report(self, model_id: str, path: str | Path, *, user: str = "system") -> str:
+    async def export_governance_report(self, model_id: str, output_path: str | Path, *, user: str = "system") -> str:
         """The path of the written report: bias, compliance, evidence and lineage; .html makes a page, else JSON.
 
         The file's SHA-256 is in the REPORT_GENERATED event, so a changed file is noticed.
@@ -462,7 +462,7 @@ class GovernanceManager(Area):
         True
         """
         made = self._report(model_id)
-        file = Path(path)
+        file = Path(output_path)
         text = report.as_html(made) if file.suffix.lower() in (".html", ".htm") else report.as_json(made)
         report.write(file, text)
         name, _, version = str(made["model"]).rpartition(":")
@@ -474,7 +474,7 @@ class GovernanceManager(Area):
                 "digest": hashlib.sha256(text.encode()).hexdigest(),
             }
             work.emit(EventType.REPORT_GENERATED, Resource("model", str(made["model"])), told)
-        return str(path)
+        return str(output_path)
 
     def _attested(
         self,
