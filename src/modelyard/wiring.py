@@ -6,6 +6,7 @@ with a cursor of its own over the event table: at least once and in order, so th
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import weakref
@@ -15,11 +16,12 @@ from typing import Any
 
 import msgspec
 
-from modelyard.core.errors import Conflict, Forbidden, NotFound, YardError
+from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, YardError
 from modelyard.core.events import Event, EventType
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import Handler, Store, Work, event_from_row
+from modelyard.registry.rules import canonical_version
 
 log = logging.getLogger("modelyard.wiring")
 
@@ -38,18 +40,75 @@ class Wire:
 
 def only_approved_versions(work: Work, event: Event) -> None:
     """Live traffic goes only to versions whose stage allows it; a shadow's answers reach nobody, so it may be new."""
-    model = ModelRef(event.details["model"], event.details["version"])
-    row = work.rows.one(
-        "SELECT stage FROM model_versions WHERE name = :name AND version = :version",
-        name=model.name,
-        version=model.version,
-    )
-    if row is None or row["stage"] in ("staging", "production") or event.details["strategy"] == "shadow":
+    name, version = event.details["model"], event.details["version"]
+    stage = _stage(work, name, version)
+    if stage in (None, "staging", "production") or event.details["strategy"] == "shadow":
         return
     raise Forbidden(
-        f"{model.name} {model.version} cannot get live traffic: its stage is {row['stage']}. "
-        f"Ask for approval: modelyard registry request-promotion {model.name} {model.version} --target-stage production"
+        f"{name} {version} cannot get live traffic: its stage is {stage}. "
+        f"Ask for approval: modelyard registry request-promotion {name} {version} --target-stage production"
     )
+
+
+def only_known_versions(work: Work, event: Event) -> None:
+    """Traffic goes only to versions that the serving processes can load: registered ones, or ones installed by hand."""
+    for model, version in _routed(event):
+        installed = work.rows.one(
+            "SELECT path FROM serving_models WHERE model = :model AND version = :version", model=model, version=version
+        )
+        if installed is None and _stage(work, model, version) is None:
+            raise NotFound(
+                f"{model} {version} cannot be deployed: it is not registered. "
+                f"Register it: modelyard registry register-model {model} {version} PATH --framework NAME"
+            )
+
+
+def _stage(work: Work, name: str, version: str) -> str | None:
+    """The stage of a registered version, however its number is written (v1.0.0, 1.0.0); None for an unknown one."""
+    try:
+        canonical = canonical_version(version)
+    except Invalid:  # no version of the registry's: one that was installed by hand
+        return None
+    row = work.rows.one(
+        "SELECT stage FROM model_versions WHERE name = :name AND canonical = :canonical", name=name, canonical=canonical
+    )
+    return None if row is None else str(row["stage"])
+
+
+def _routed(event: Event) -> list[tuple[str, str]]:
+    """Model and version of everything that the event's traffic goes to."""
+    traffic = event.details.get("traffic") or {"arms": []}
+    arms = [*traffic["arms"], *([traffic["shadow"]] if traffic.get("shadow") else [])]
+    return [(arm["model"], arm["version"]) for arm in arms]
+
+
+def only_newer_routing(work: Work, event: Event) -> None:
+    """A rollout whose routing would be passed over, since a newer one is in force, does not begin."""
+    traffic = event.details.get("traffic")
+    if not traffic:
+        return
+    row = work.rows.one(
+        "SELECT generation FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=traffic["endpoint"]
+    )
+    if row is not None and row["generation"] >= traffic["generation"]:
+        raise Conflict(
+            f"{traffic['endpoint']} is at generation {row['generation']} already. "
+            f"Start the deployment with after_generation={row['generation']}."
+        )
+
+
+def provide(areas: Areas, event: Event) -> None:
+    """The serving processes know the registered versions that a deployment routes to."""
+    serving, registry = areas("serving"), areas("registry")
+    known = serving.places.read_models()
+    for model, version in _routed(event):
+        if (model, version) in known:
+            continue
+        try:
+            framework = registry.get_model(model, version).framework
+            serving.install(event.details["endpoint"], model, version, registry.path(model, version), framework)
+        except (NotFound, Forbidden, Damaged) as error:  # the serving processes keep the old routing and say why
+            log.warning("%s %s cannot be served: %s", model, version, error)
 
 
 def route(areas: Areas, event: Event) -> None:
@@ -58,26 +117,54 @@ def route(areas: Areas, event: Event) -> None:
         return
     try:
         areas("serving").apply(msgspec.convert(event.details["traffic"], Traffic, strict=False))
-    except Conflict as error:  # a newer routing is in force already
+    except (Conflict, Invalid) as error:  # a newer routing is in force already, or it never can be
         log.info("routing of %s skipped: %s", event.resource_id, error)
 
 
 def crown(areas: Areas, event: Event) -> None:
-    """A version whose rollout completed becomes its model's champion."""
+    """A version whose rollout completed becomes its model's champion, unless one was named since."""
     if event.details.get("strategy") == "shadow":
         return
+    name, version = event.details["model"], event.details["version"]
+    registry = areas("registry")
     try:
-        areas("registry").promote_champion(event.details["model"], event.details["version"], actor=event.actor)
-    except (NotFound, Forbidden, Conflict) as error:  # not registered here, or not in production
-        log.info("%s has no new champion: %s", event.details["model"], error)
+        with registry.store.work(event.actor) as work:
+            if not _named_since(work, name, event.position or 0):
+                registry.set_alias_within(work, name, "champion", version)
+    except (NotFound, Forbidden) as error:  # not registered here, or not in production
+        log.info("%s has no new champion: %s", name, error)
+
+
+def _named_since(work: Work, name: str, position: int) -> bool:
+    """Whether the model's champion was named after an event: then hearing that event again changes nothing."""
+    rows = work.rows.all(
+        "SELECT resource_id, details FROM events WHERE event_type = :kind AND position > :position",
+        kind=EventType.ALIAS_SET.value,
+        position=position,
+    )
+    return any(
+        ModelRef.parse(row["resource_id"]).name == name and json.loads(row["details"])["alias"] == "champion"
+        for row in rows
+    )
 
 
 def settle(areas: Areas, event: Event) -> None:
     """A rollback that the serving processes decided becomes the deployment's state."""
-    areas("deployment").record_trip(msgspec.convert(event.details["trip"], GuardTrip, strict=False))
+    try:
+        areas("deployment").record_trip(msgspec.convert(event.details["trip"], GuardTrip, strict=False))
+    except NotFound as error:  # a guard that somebody published by hand, without a deployment
+        log.info("the rollback of %s belongs to no deployment: %s", event.resource_id, error)
 
 
-INSIDE: dict[EventType, tuple[Handler, ...]] = {EventType.DEPLOYMENT_STARTED: (only_approved_versions,)}
+INSIDE: dict[EventType, tuple[Handler, ...]] = {
+    EventType.DEPLOYMENT_STARTED: (only_approved_versions, only_known_versions, only_newer_routing),
+    EventType.DEPLOYMENT_ADVANCED: (only_approved_versions,),
+    EventType.DEPLOYMENT_COMPLETED: (
+        only_approved_versions,
+        only_known_versions,
+        only_newer_routing,
+    ),  # direct: at once
+}
 
 ROUTING = (
     EventType.DEPLOYMENT_STARTED,
@@ -87,8 +174,11 @@ ROUTING = (
     EventType.DEPLOYMENT_ABORTED,
 )
 
+GIVING = (EventType.DEPLOYMENT_STARTED, EventType.DEPLOYMENT_ADVANCED, EventType.DEPLOYMENT_COMPLETED)
+
 AFTER = (
     Wire(name="settle", hears=(EventType.GUARD_TRIPPED,), causes=(EventType.DEPLOYMENT_ROLLED_BACK,), handle=settle),
+    Wire(name="provide", hears=GIVING, causes=(), handle=provide),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
     Wire(name="crown", hears=(EventType.DEPLOYMENT_COMPLETED,), causes=(EventType.ALIAS_SET,), handle=crown),
 )
@@ -133,16 +223,16 @@ class Dispatcher:
                 seen=seen,
             )
         done = seen
-        for event in map(event_from_row, waiting):
-            try:
+        try:
+            for event in map(event_from_row, waiting):
                 wire.handle(self._areas, event)
-            except YardError:
-                log.exception("%s could not handle event %s; it will be tried again", wire.name, event.event_id)
-                break
-            done = event.position or done
-        if done > seen:
-            with self._store.work() as work:
-                work.rows.run(ADVANCE, reader=reader, position=done)
+                done = event.position or done
+        except YardError:
+            log.exception("%s could not handle event %s; it will be tried again", wire.name, event.event_id)
+        finally:
+            if done > seen:
+                with self._store.work() as work:
+                    work.rows.run(ADVANCE, reader=reader, position=done)
         return done > seen
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from modelyard import wiring
 from modelyard.core import plugins
 from modelyard.core.decisions import Decision
-from modelyard.core.errors import NotFound, nearest
+from modelyard.core.errors import NotFound, Unavailable, nearest
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.ports import Clock
 from modelyard.core.traffic import GuardTrip
 from modelyard.core.work import Store
+from modelyard.stats.sketch import merged, quantile
+
+ENOUGH = 200  # answers that fix a baseline's latency quantiles
 
 if TYPE_CHECKING:
     from modelyard.ab_testing.service import ABTestManager
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from modelyard.pipeline.service import Pipelines
     from modelyard.registry.service import ModelRegistry
     from modelyard.serving.service import ModelServer
+    from modelyard.serving.supervisor import Serving
 
 
 class Yard:
@@ -41,6 +48,7 @@ class Yard:
         self, place: str | Path = "./yard", *, files: str | Path | None = None, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self.store = Store.at(place, files=files, clock=clock)
+        self._place, self._files = _absolute(place), _absolute(files) if files else ""
         self._opened: dict[str, Any] = {}
         self._dispatcher = wiring.connect(self.store, self.area)
 
@@ -113,8 +121,25 @@ class Yard:
         `options` are those of `DeploymentManager.start`.
         """
         self.provide(endpoint, version)
+        return self.roll_out(endpoint, version, **options)
+
+    def roll_out(self, endpoint: str, version: str, **options: Any) -> Any:
+        """A started deployment of a version that the serving processes know already.
+
+        It goes on from the endpoint's present routing, and its guard compares with the latency that is measured there now.
+        """
         known = {traffic.endpoint: traffic.generation for traffic in self.serving.endpoints()}
-        return self.deployments.start(endpoint, version, after_generation=known.get(endpoint, 0), **options)
+        if endpoint in known:
+            options = {"latency_ms": self._latency_now(endpoint), "after_generation": known[endpoint]} | options
+        return self.deployments.start(endpoint, version, **options)
+
+    def _latency_now(self, endpoint: str) -> dict[str, float]:
+        """The quantiles that the endpoint answers with now, for the guard to compare with; {} before 200 answers."""
+        latency = merged(*(arm.latency for arm in self.serving.counts(endpoint).arms.values()))
+        if sum(latency.values()) < ENOUGH:
+            return {}
+        found = {name: quantile(latency, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+        return {name: micros / 1000 for name, micros in found.items() if micros is not None}
 
     def provide(self, model: str, version: str) -> None:
         """Make a registered version known to the serving processes under the endpoint of its name."""
@@ -127,6 +152,22 @@ class Yard:
         decision: Decision = self.deployments.advance(deployment_id, self.serving.counts(endpoint))
         self.dispatch()
         return decision
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 0, workers: int = 2) -> Serving:
+        """Serving processes that answer over HTTP and record their own rollbacks in this yard, as `ModelServer.start`.
+
+        What the place says of passwords reaches them in their environment, which other users cannot read, and not on
+        their command line, which they can.
+        """
+        told = self._place
+        if "://" in self._place or self._files:
+            value = json.dumps({"place": self._place, "files": self._files})
+            name = f"MODELYARD_PLACE_{hashlib.sha256(value.encode()).hexdigest()[:16].upper()}"
+            os.environ[name] = value  # for good: a process that ends is started anew with it
+            told = f"env:{name}"
+        return self.serving.start(
+            host=host, port=port, workers=workers, report="modelyard.yard:record_trip", place=told
+        )
 
     def dispatch(self) -> None:
         """Hand events on that another process wrote or an interrupted one left behind."""
@@ -149,8 +190,28 @@ class Yard:
 def record_trip(place: str, trip: GuardTrip) -> None:
     """Write a serving process's rollback into the yard: the event, the deployment's state and the new routing.
 
-    Called by the serving processes themselves, so it needs no other process of modelyard to be alive.
+    Called by the serving processes themselves, so it needs no other process of modelyard to be alive. `place` is a
+    folder, a database URL, or env:NAME for an environment variable with both the place and where its files are.
     """
-    with Yard(place) as yard:
+    with _told(place) as yard:
         yard.serving.record(trip)
         yard.dispatch()
+
+
+def _told(place: str) -> Yard:
+    """The yard at a place as `Yard.serve` tells it."""
+    kind, _, name = place.partition(":")
+    if kind != "env":
+        return Yard(place)
+    try:
+        told = json.loads(os.environ[name])
+    except KeyError as error:
+        raise Unavailable(
+            f"The environment variable {name} with the yard's place is not set. Start with Yard.serve."
+        ) from error
+    return Yard(told["place"], files=told["files"] or None)
+
+
+def _absolute(place: str | Path) -> str:
+    """A URL as it is, a folder from the root."""
+    return str(place) if "://" in str(place) else str(Path(place).absolute())

@@ -105,7 +105,9 @@ def test_approval_over_http_needs_another_person(client: TestClient, yard: Yard,
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_foreign_hosts_and_origins_are_refused_for_every_method(client: TestClient, method: str, headers: dict[str, str]) -> None:
+def test_foreign_hosts_and_origins_are_refused_for_every_method(
+    client: TestClient, method: str, headers: dict[str, str]
+) -> None:
     assert client.request(method, "/api/v1/models", headers=headers).status_code == 403
 
 

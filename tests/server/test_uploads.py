@@ -51,7 +51,10 @@ def test_a_folder_travels_as_an_archive(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path)
     upload = send(uploads, "package.zip", archive(("modelyard.json", b"{}"), ("sub/model.onnx", b"x")), unpack=True)
     folder = uploads.path(upload)
-    assert sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()) == ["modelyard.json", "sub/model.onnx"]
+    assert sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()) == [
+        "modelyard.json",
+        "sub/model.onnx",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -207,11 +207,19 @@ class ModelRegistry(Promotions):
             model = found(work.rows, name, version)
             decision = rules.may_be_champion(model) if alias == rules.CHAMPION else rules.ALLOW
             if decision.verdict is Verdict.ALLOW:
-                store.set_alias(work.rows, name, alias, model.version)
-                work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": model.version})
-                return found(work.rows, name, version)
+                return self.set_alias_within(work, name, alias, version)
             self._refuse(work, model, "set_alias", decision)
         raise Forbidden(decision.reasons[0])
+
+    def set_alias_within(self, work: Work, name: str, alias: str, version: str) -> ModelVersion:
+        """`set_alias` in a transaction that the caller owns: a refusal leaves nothing, not even an event."""
+        model = found(work.rows, name, version)
+        decision = rules.may_be_champion(model) if alias == rules.CHAMPION else rules.ALLOW
+        if decision.verdict is not Verdict.ALLOW:
+            raise Forbidden(decision.reasons[0])
+        store.set_alias(work.rows, name, alias, model.version)
+        work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": model.version})
+        return found(work.rows, name, version)
 
     @operation("POST", "/models/{name}/champion", needs="registry.write")
     def promote_champion(self, name: str, version: str, actor: str = "system") -> ModelVersion:

@@ -72,9 +72,7 @@ def serve(place: str, files: str | None, listening: Listening, *, user: str) -> 
         _refuse_open_doors(yard, listening)
         _refuse_taken_port(listening.host, listening.port)
         app = create_app(yard, local_user=user if listening.loopback else "", hosts=LOOPBACK | {listening.host})
-        plane = yard.serving.start(
-            host=listening.host, port=listening.port + 1, workers=listening.workers, report="modelyard.yard:record_trip"
-        )
+        plane = yard.serve(host=listening.host, port=listening.port + 1, workers=listening.workers)
         controller = Controller(place, files)
         controller.start()
         log.info("control plane on %s:%s, predictions on %s", listening.host, listening.port, plane.url)
