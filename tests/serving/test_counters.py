@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelyard.core.errors import Damaged
 from modelyard.core.assignment import unit_hash
+from modelyard.core.errors import Damaged
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving.counters import AGREED, BAD, COMPARED, SLOWER, Counters
 from modelyard.serving.metrics import RequestMetrics, merged, prometheus

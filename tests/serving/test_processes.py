@@ -275,6 +275,30 @@ def test_a_port_in_use_is_named(server: ModelServer) -> None:
         server.start(port=serving.port)
 
 
+def test_what_the_workers_have_to_say_goes_to_the_log_and_not_to_standard_error(
+    server: ModelServer, tools: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = server.store.folder / "logs" / "workers.txt"
+    tools.install(server, "e", v1=tools.reference())
+    server.apply(tools.split("e", 1))
+    missing = Arm(name="baseline", model="m", version="v9", weight=1.0)
+    server.apply(replace(tools.split("f", 1), arms=(missing,)))
+    for _ in range(2):
+        with server.start(workers=1, log=log):
+            pass
+    lines = log.read_text().splitlines()
+    assert [line.partition("WARNING ")[2] for line in lines] == [
+        "f keeps its old routing: m v9 is not installed. Install it before it gets traffic."
+    ] * 2 * 2  # told when it begins and when it drains
+    assert capfd.readouterr().err == ""
+
+
+def test_a_log_that_cannot_be_written_is_named(server: ModelServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="cannot be written"):
+        server.start(log=tmp_path / "file" / "workers.txt")
+
+
 @pytest.mark.parametrize(("host", "port"), [("256.0.0.1", 0), ("127.0.0.1", 70000)])
 def test_an_address_that_cannot_be_had_is_named(server: ModelServer, host: str, port: int) -> None:
     with pytest.raises(Unavailable, match=f"{host}:{port}"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from modelyard.core.area import Area
 from modelyard.core.canonical import plain
-from modelyard.core.errors import Forbidden, NotFound, nearest
+from modelyard.core.errors import Forbidden, NotFound, Unavailable, nearest
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import checked_name
 from modelyard.core.instants import SYSTEM_CLOCK
@@ -25,7 +25,7 @@ from modelyard.serving.guard import mark_recorded
 from modelyard.serving.places import Places, Published, SlotReport, write
 from modelyard.serving.rules import checked_traffic
 from modelyard.serving.scaling import Targets
-from modelyard.serving.supervisor import Serving, listen
+from modelyard.serving.supervisor import Serving, appending, listen
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
 
 ALIASES = {"scikit-learn": "sklearn", "pytorch": "torch", "keras": "tensorflow"}
@@ -242,12 +242,14 @@ class EndpointControl(Area):
         workers: int = 2,
         report: str | None = None,
         place: str | None = None,
+        log: str | Path | None = None,
     ) -> Serving:
         """Serving processes that answer over HTTP; `.url`, `.port`, `.pids` and `.stop()` of the result.
 
         `report` is a "module:function" that the processes call as f(place, trip) when a guard trips; `place` is what it
-        gets (this store's folder or URL by default). More workers than `workers` come and go with the load where an
-        endpoint's `max_replicas` allows. Raises Unavailable for a port in use.
+        gets (this store's folder or URL by default). What the processes have to say goes to the end of the file `log`,
+        or to standard error. More workers than `workers` come and go with the load where an endpoint's `max_replicas`
+        allows. Raises Unavailable for a port in use or a log that cannot be written.
         """
         self.publish()
         with self.store.reading() as rows:
@@ -259,6 +261,11 @@ class EndpointControl(Area):
             target_latency_ms=min(config.target_latency_ms for config in configs),
         )
         listener = listen(host, port)
+        try:
+            output = None if log is None else appending(log)
+        except Unavailable:
+            listener.close()
+            raise
         serving = Serving(
             self.store.folder,
             listener,
@@ -267,6 +274,7 @@ class EndpointControl(Area):
             targets=targets,
             latency_ms=metrics.LatencyWindow(self.places).p95,
             scaled=self._scaled,
+            output=output,
         )
         return serving.begin()
 

@@ -58,8 +58,10 @@ class Serving:
         targets: Targets,
         latency_ms: LatencyNow = lambda: None,
         scaled: Scaled = lambda *_: None,
+        output: int | None = None,
     ) -> None:
         self.places = Places(folder)
+        self._output = output  # where the workers write; None is this process's own standard error
         self.host, self.port = listener.getsockname()[:2]
         self._listener = listener
         self._watched, self._alive = os.pipe()  # the workers drain when this process is gone and its end closes
@@ -118,6 +120,8 @@ class Serving:
         self._listener.close()
         os.close(self._alive)
         os.close(self._watched)
+        if self._output is not None:
+            os.close(self._output)
         for child in self._leaving:
             _end(child.process)
         self._leaving.clear()
@@ -139,8 +143,9 @@ class Serving:
                 self._leaving.append(child)
 
     def _spawn(self) -> Child:
+        files = (self._listener.fileno(), self._watched)
         process = subprocess.Popen(
-            self._command, pass_fds=(self._listener.fileno(), self._watched), stdin=subprocess.DEVNULL
+            self._command, pass_fds=files, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output
         )
         return Child(process, time.monotonic())
 
@@ -155,7 +160,7 @@ class Serving:
                 self.stop()
                 raise Unavailable(
                     f"A worker on {self.url} ended with code {dead[0].process.returncode} before it was ready. "
-                    "Its reason is on standard error."
+                    f"Its reason is {'on standard error' if self._output is None else 'in the log'}."
                 )
             time.sleep(0.01)
         self.stop()
@@ -197,6 +202,16 @@ class Serving:
             self.scale_to(count)
 
     _seen_at = 0.0
+
+
+def appending(log: str | Path) -> int:
+    """A descriptor that writes to the end of the log; Unavailable for a file that cannot be had."""
+    path = Path(log).absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}. Choose another file for the log.") from error
 
 
 def cpu_seconds(pid: int) -> float | None:
