@@ -181,7 +181,7 @@ def load_census(years: Iterable[int] = YEARS) -> Any:
     if not wanted or not set(wanted) <= set(YEARS):
         raise Invalid(f"There are census records of {YEARS[0]} to {YEARS[-1]}, not of {wanted}. Ask for some of them.")
     frame = plugins.load("parquet", "read")(FILE)
-    frame = frame[frame["year"].isin(wanted)].reset_index(drop=True)
+    frame = frame[frame["year"].isin(wanted)].reset_index(drop=True).astype("int64")  # small integers would wrap around
     frame.insert(0, "event_timestamp", _event_times(frame["year"].to_numpy()))
     frame["event_timestamp"] = frame["event_timestamp"].dt.tz_localize("UTC")
     return frame

@@ -14,7 +14,7 @@ from modelyard.core.packages import manifest_of
 from modelyard.core.ports import Output, Runtime
 
 SLOWER = 0.004  # seconds that the lookup takes
-SLOW_FROM = 65  # years: about a fifth of the records
+SLOW_FROM = 80  # years: about 5 % of the records
 FAILING_AGES = range(7, 200, 20)  # about 5 % of the records
 
 

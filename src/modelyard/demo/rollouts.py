@@ -8,7 +8,7 @@ from typing import Any
 
 from modelyard.ab_testing import TrafficSplitStrategy
 from modelyard.core.decisions import Decision
-from modelyard.core.traffic import Arm, Traffic
+from modelyard.core.traffic import Arm, Traffic, TrafficCounts
 from modelyard.demo import building
 from modelyard.demo.scene import MODEL, PEOPLE, Scene
 from modelyard.demo.story import Chapter
@@ -18,6 +18,7 @@ from modelyard.stats.sketch import quantile
 from modelyard.ui.pages import number, percent
 
 LOOK = 0.2  # seconds between two looks
+BEFORE = 300  # answers of the version that a canary is compared with, before it begins
 LONGEST = 90.0  # seconds that a chapter's traffic may run
 TERMS: dict[str, Any] = {"margin": 0.02, "latency_margin": 1.0, "minimum_units": 200, "warmup": 20}
 
@@ -29,7 +30,9 @@ def serve(scene: Scene, chapter: Chapter) -> Any:
     yard.deployments.start(MODEL, "v1.0.0", strategy=DeploymentStrategy.DIRECT, created_by=PEOPLE["cem"])
     chapter.doing("starting two serving processes")
     started = time.perf_counter()
-    plane = yard.serving.start(port=scene.port, workers=2, report="modelyard.yard:record_trip")
+    plane = yard.serving.start(
+        port=scene.port, workers=2, report="modelyard.yard:record_trip", log=scene.folder / "serving.log"
+    )
     scene.url = plane.url
     seconds = time.perf_counter() - started
     bodies, labels = scene.bodies(2016)
@@ -94,14 +97,15 @@ def shadow(scene: Scene, chapter: Chapter) -> None:
 def canary(scene: Scene, chapter: Chapter, version: str, baseline: str, years: tuple[int, ...]) -> Deployment:
     """A version takes growing shares of live traffic while it is judged against the live baseline."""
     yard = scene.yard
-    deployment = yard.deployments.start(
-        MODEL, version, strategy=DeploymentStrategy.CANARY, baseline=baseline, created_by=PEOPLE["cem"], **TERMS
-    )
-    watch = Watch(scene, deployment.deployment_id)
     bodies, _ = scene.bodies(*years, seed=int(version[1]))
     for body in bodies:
         del body["unit"]  # requests of nobody in particular: each is a unit
     with scene.traffic(bodies, seconds=LONGEST) as running:
+        _until(lambda: answered(yard.serving.counts(MODEL)) >= BEFORE)
+        deployment = yard.roll_out(
+            MODEL, version, strategy=DeploymentStrategy.CANARY, baseline=baseline, created_by=PEOPLE["cem"], **TERMS
+        )
+        watch = Watch(scene, deployment.deployment_id)
         while watch.deployment.status.active and running.alive():
             time.sleep(LOOK)
             chapter.doing(watch.look())
@@ -116,6 +120,11 @@ def canary(scene: Scene, chapter: Chapter, version: str, baseline: str, years: t
         "after_version": after_version(yard.serving.traffic(MODEL)),
     }
     return watch.deployment
+
+
+def answered(counts: TrafficCounts) -> int:
+    """Requests of all arms."""
+    return sum(arm.requests for arm in counts.arms.values())
 
 
 def after_version(traffic: Traffic) -> str:
@@ -244,17 +253,17 @@ def third(scene: Scene, chapter: Chapter) -> None:
 def _provide_third(scene: Scene, version: str) -> None:
     """Make v3 known to the serving processes: v2's model, or the same behind a lookup that fails for some ages and is slow for others."""
     serving = scene.yard.serving
+    scene.yard.provide(MODEL, version)
     if scene.v3 == "healthy":
-        scene.yard.provide(MODEL, version)
         return
     serving.configure(MODEL, {"trusted_code": True})
     serving.install(MODEL, MODEL, version, f"modelyard.demo.faulty:Faulty@{scene.packages[version]}", "python")
 
 
 def experiment(scene: Scene, chapter: Chapter) -> None:
-    """v1 against v2 on the same live traffic: who is right more often?"""
-    yard, units = scene.yard, 6_000
-    test = yard.ab_tests.create_test(
+    """v1 against v2 on the same live traffic, until it is sure who is right more often: the test may be looked at any time."""
+    tests = scene.yard.ab_tests
+    test = tests.create_test(
         name="v1 against v2",
         description="Which version is right more often about records of 2017?",
         control_variant=f"{MODEL}:v1.0.0",
@@ -263,36 +272,45 @@ def experiment(scene: Scene, chapter: Chapter) -> None:
         strategy=TrafficSplitStrategy.HASH_BASED,
         created_by=PEOPLE["ana"],
     )
-    yard.ab_tests.start_test(test.test_id)
+    tests.start_test(test.test_id)
     endpoint = f"{MODEL}-experiment"
     arms = tuple(Arm(name=name, model=MODEL, version=version, weight=0.5) for name, version in _VARIANTS)
-    yard.serving.apply(Traffic(endpoint=endpoint, generation=1, arms=arms, salt=test.test_id))
-    bodies, labels = scene.bodies(2017, seed=3)
-    with scene.traffic(bodies, seconds=units / 600, endpoint=endpoint, rate=600) as running:
-        _until(lambda: not running.alive())
-        answers = [answer for answer in running.answers() if answer.status == 200 and answer.index < len(bodies)]
-    for answer in answers:
-        yard.ab_tests.record_request(
-            test_id=test.test_id,
-            variant=answer.arm,
-            success=answer.prediction == labels[answer.index],
-            latency=answer.latency_ms / 1000,
-        )
+    scene.yard.serving.apply(Traffic(endpoint=endpoint, generation=1, arms=arms, salt=test.test_id))
+    bodies, labels = scene.bodies(2017, seed=3, count=20_000)
+    with scene.traffic(bodies, seconds=LONGEST, endpoint=endpoint, rate=500) as running:
+        done, significant = 0, False
+        while not significant and running.alive():
+            time.sleep(5 * LOOK)
+            answers = [answer for answer in running.answers() if answer.status == 200]
+            for answer in answers[done:]:
+                tests.record_request(
+                    test_id=test.test_id,
+                    variant=answer.arm,
+                    success=answer.prediction == labels[answer.index],
+                    latency=answer.latency_ms / 1000,
+                    unit_id=bodies[answer.index]["unit"],
+                )
+            done = len(answers)
+            analysis = tests.analyze_test(test.test_id, confidence_level=0.95)
+            significant = analysis["statistically_significant"]
+            chapter.doing(f"{done} results: {analysis['conclusion']}")
     scene.outcomes = [(answer, bodies[answer.index], labels[answer.index]) for answer in answers]
-    analysis = yard.ab_tests.analyze_test(test.test_id, confidence_level=0.95)
-    chapter.facts |= _experiment_facts(analysis)
-    facts = chapter.facts
+    tests.stop_test(test.test_id, reason=analysis["conclusion"], user=PEOPLE["ana"])
+    _tell_experiment(chapter, _experiment_facts(analysis))
+
+
+_VARIANTS = (("treatment", "v2.0.0"), ("control", "v1.0.0"))  # in the order of the test's own ranges
+
+
+def _tell_experiment(chapter: Chapter, facts: dict[str, Any]) -> None:
+    chapter.facts |= facts
     chapter.say(
         f"v1 was right in {percent(facts['control']['rate'])} of {facts['control']['n']} requests, "
         f"v2 in {percent(facts['treatment']['rate'])} of {facts['treatment']['n']}."
     )
-    chapter.say(
-        f"Difference {percent(facts['difference'])}, 95 % interval {percent(facts['low'])} to {percent(facts['high'])}."
-    )
+    interval = f"{percent(facts['low'])} to {percent(facts['high'])}"
+    chapter.say(f"Difference {percent(facts['difference'])}, 95 % interval {interval}, valid at every look.")
     chapter.say(facts["conclusion"])
-
-
-_VARIANTS = (("control", "v1.0.0"), ("treatment", "v2.0.0"))
 
 
 def _experiment_facts(analysis: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from modelyard.core.errors import Unavailable
 from modelyard.data.census import load_census
 from modelyard.demo import building, rollouts, watching
 from modelyard.demo.report import write_report
-from modelyard.demo.scene import Scene
+from modelyard.demo.scene import MODEL, Scene
 from modelyard.demo.story import Story, Teller
 from modelyard.yard import Yard
 
@@ -75,6 +75,7 @@ def _roll_out(story: Story, scene: Scene) -> None:
     with story.chapter("shadow", "Version 2 shadows live traffic of 2016") as chapter:
         rollouts.shadow(scene, chapter)
     with story.chapter("canary", "Version 2 as a canary: 5 → 25 → 50 → 100 %") as chapter:
+        scene.yard.provide(MODEL, "v2.0.0")
         rollouts.canary(scene, chapter, "v2.0.0", "v1.0.0", (2016,))
         rollouts.tell_promotion(chapter)
     title = "Version 3, deliberately broken, as a canary" if scene.v3 == "broken" else "Version 3, healthy, as a canary"

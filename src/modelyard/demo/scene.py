@@ -39,9 +39,9 @@ class Scene:
         """The records of some years."""
         return self.records[self.records["year"].isin(years)]
 
-    def bodies(self, *years: int, seed: int = 0) -> tuple[list[dict[str, Any]], list[Any]]:
+    def bodies(self, *years: int, seed: int = 0, count: int = BODIES) -> tuple[list[dict[str, Any]], list[Any]]:
         """Requests made of records of those years, and the true label of each."""
-        rows = self.year(*years).sample(BODIES, random_state=seed)
+        rows = self.year(*years).sample(count, random_state=seed)
         features = rows[list(FEATURES)].to_dict("records")
         units = rows["id"].tolist()
         bodies = [{"features": row, "unit": f"person-{unit}"} for row, unit in zip(features, units, strict=True)]
