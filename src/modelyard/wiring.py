@@ -130,21 +130,22 @@ def crown(areas: Areas, event: Event) -> None:
     try:
         with registry.store.work(event.actor) as work:
             if not _named_since(work, name, event.position or 0):
-                registry.set_alias_within(work, name, "champion", version)
+                registry.set_alias_within(work, name, "champion", version, completed=event.position)
     except (NotFound, Forbidden) as error:  # not registered here, or not in production
         log.info("%s has no new champion: %s", name, error)
 
 
 def _named_since(work: Work, name: str, position: int) -> bool:
-    """Whether the model's champion was named after an event: then hearing that event again changes nothing."""
+    """Whether the champion was named for this completion or a later one, or by a person since: then it stays."""
     rows = work.rows.all(
-        "SELECT resource_id, details FROM events WHERE event_type = :kind AND position > :position",
+        "SELECT position, resource_id, details FROM events WHERE event_type = :kind AND position > :position",
         kind=EventType.ALIAS_SET.value,
         position=position,
     )
+    named = [(row["position"], row["resource_id"], json.loads(row["details"])) for row in rows]
     return any(
-        ModelRef.parse(row["resource_id"]).name == name and json.loads(row["details"])["alias"] == "champion"
-        for row in rows
+        told["alias"] == "champion" and ModelRef.parse(model).name == name and (told.get("completed") or at) >= position
+        for at, model, told in named
     )
 
 

@@ -14,7 +14,6 @@ from modelyard.core.operations import operations
 from modelyard.server.access import Access
 from modelyard.server.app import create_app
 
-
 VERSION = "/api/v1/models/fraud/versions/v1.0.0"
 
 

@@ -43,8 +43,4 @@ def serve(
         raise Invalid(f"The settings port and workers are numbers: {error}") from error
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    scheme = "https" if tls_cert else "http"
-    sys.stderr.write(
-        f"modelyard: {scheme}://{listening.host}:{listening.port} (API), port {listening.port + 1} (predictions)\n"
-    )
     run(found["yard"], found["files"] or None, listening, user=found["user"])

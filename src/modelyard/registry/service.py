@@ -211,14 +211,20 @@ class ModelRegistry(Promotions):
             self._refuse(work, model, "set_alias", decision)
         raise Forbidden(decision.reasons[0])
 
-    def set_alias_within(self, work: Work, name: str, alias: str, version: str) -> ModelVersion:
-        """`set_alias` in a transaction that the caller owns: a refusal leaves nothing, not even an event."""
+    def set_alias_within(
+        self, work: Work, name: str, alias: str, version: str, *, completed: int | None = None
+    ) -> ModelVersion:
+        """`set_alias` in a transaction that the caller owns: a refusal leaves nothing, not even an event.
+
+        `completed` is the position of the event whose rollout named the version, None for a person's choice.
+        """
         model = found(work.rows, name, version)
         decision = rules.may_be_champion(model) if alias == rules.CHAMPION else rules.ALLOW
         if decision.verdict is not Verdict.ALLOW:
             raise Forbidden(decision.reasons[0])
         store.set_alias(work.rows, name, alias, model.version)
-        work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": model.version})
+        because = {} if completed is None else {"completed": completed}
+        work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": model.version, **because})
         return found(work.rows, name, version)
 
     @operation("POST", "/models/{name}/champion", needs="registry.write")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,12 @@ class Listening:
     workers: int = 2
     tls_cert: Path | None = None
     tls_key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the control plane answers."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
 
     @property
     def loopback(self) -> bool:
@@ -67,28 +76,56 @@ class Controller:
 
 
 def serve(place: str, files: str | None, listening: Listening, *, user: str) -> None:
-    """Serve until interrupted. A bind that other machines can reach needs access tokens and TLS."""
-    with Yard(place, files=files) as yard:
+    """Serve until SIGTERM or SIGINT. A bind that other machines can reach needs access tokens and TLS."""
+    with Yard(place, files=files) as yard, _ended_by_signals():
         _refuse_open_doors(yard, listening)
         _refuse_taken_port(listening.host, listening.port)
         app = create_app(yard, local_user=user if listening.loopback else "", hosts=LOOPBACK | {listening.host})
-        plane = yard.serve(host=listening.host, port=listening.port + 1, workers=listening.workers)
         controller = Controller(place, files)
-        controller.start()
-        log.info("control plane on %s:%s, predictions on %s", listening.host, listening.port, plane.url)
-        try:
-            uvicorn.run(
-                app,
-                host=listening.host,
-                port=listening.port,
-                log_level="warning",
-                access_log=False,
-                ssl_certfile=listening.tls_cert,
-                ssl_keyfile=listening.tls_key,
-            )
-        finally:
-            controller.stop()
-            plane.stop()
+        with yard.serve(host=listening.host, port=listening.port + 1, workers=listening.workers) as plane:
+            controller.start()
+            log.info("control plane on %s, predictions on %s", listening.url, plane.url)
+            try:
+                uvicorn.run(
+                    app,
+                    host=listening.host,
+                    port=listening.port,
+                    log_level="warning",
+                    access_log=False,
+                    ssl_certfile=listening.tls_cert,
+                    ssl_keyfile=listening.tls_key,
+                )
+            finally:
+                controller.stop()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end the block in order and count as success.
+
+    uvicorn ends on them too, but then raises them anew, which by default kills the process before anything is stopped.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.signal(name, _leave) for name in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except _Ended:
+        log.info("ended")
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+class _Ended(BaseException):
+    """Raised by a signal where the server is. No Exception, so that nobody takes it for a fault."""
+
+
+def _leave(*_: object) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)  # what has begun to end must end whole
+    raise _Ended
 
 
 def _refuse_open_doors(yard: Yard, listening: Listening) -> None:

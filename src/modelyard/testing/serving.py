@@ -1,0 +1,107 @@
+"""`modelyard serve` as a real process, for tests: its own folder, two free ports, gone when it is closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from modelyard.testing.servers import end, free_port, wait_until
+
+
+class YardServer:
+    """A running `modelyard serve` on the loopback address. `seconds` is how long it took until it answered."""
+
+    def __init__(self, place: str | Path, *arguments: str, workers: int = 1, **environment: str) -> None:
+        self.port = _two_free_ports()
+        self.log = Path(tempfile.mkstemp(prefix="modelyard-serve-", suffix=".log")[1])
+        command = [sys.executable, "-m", "modelyard", "serve", "--port", str(self.port), "--workers", str(workers)]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELYARD_")}
+        began = time.monotonic()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                env={**kept, "MODELYARD_YARD": str(place), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until(self._ready, self.process, self.log)
+        self.seconds = time.monotonic() - began
+
+    @property
+    def url(self) -> str:
+        """Where the control plane answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def predictions_url(self) -> str:
+        """Where predictions are answered."""
+        return f"http://127.0.0.1:{self.port + 1}"
+
+    def ask(self, url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+        """Status and JSON of a GET, or of a POST with a body."""
+        answer = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
+        return answer.status_code, answer.json()
+
+    def processes(self) -> list[int]:
+        """The process ids of the server and of everything that it has started."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(ValueError, OSError):
+                number = int(entry.name)
+                if os.getsid(number) == self.process.pid and _alive(entry):
+                    found.append(number)
+        return found
+
+    def stop(self) -> int:
+        """Ask it to end; its exit code."""
+        end(self.process)
+        return self.process.returncode
+
+    def close(self) -> None:
+        """End it and whatever it left behind, and remove its log."""
+        end(self.process)
+        for process in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.log.unlink(missing_ok=True)
+
+    def __enter__(self) -> YardServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ready(self) -> bool:
+        try:
+            return self.ask(f"{self.url}/api/v1/health")[0] == 200
+        except httpx.TransportError:
+            return False
+
+
+def _alive(entry: Path) -> bool:
+    return "\nState:\tZ" not in (entry / "status").read_text()
+
+
+def _two_free_ports() -> int:
+    """A free port whose next one is free too."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", port + 1))
+            return port

@@ -1,0 +1,148 @@
+"""`modelyard serve` as a process: it answers, predicts what was deployed over REST, refuses open doors, and ends whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard import Client, Yard
+from modelyard.core.traffic import GuardTrip
+from modelyard.server.access import Access
+from modelyard.testing.postgres import PASSWORD, PostgresServer
+from modelyard.testing.serving import YardServer
+
+ROW = {"a": 1.0, "b": 0.0, "c": 0.0}
+
+
+def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The first true answer; a bounded wait for another process."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    pytest.fail("it did not come about in time")
+
+
+def serve(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A server that is expected to refuse."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MODELYARD_")}
+    command = [sys.executable, "-m", "modelyard", "serve", "--yard", str(folder), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def register(client: Client, file: Path, version: str) -> None:
+    client.registry.register_model("fraud", version, file, "lightgbm")
+
+
+def approve(place: str | Path, version: str, files: Path | None = None) -> None:
+    """Two people, as a folder's owner may act for them."""
+    with Yard(place, files=files) as yard:
+        yard.registry.request_promotion("fraud", version, "production", "ana@example.com", "x", reviewers=["ben@x.org"])
+        yard.registry.approve_promotion("fraud", version, "ben@x.org")
+
+
+def predict(server: YardServer) -> tuple[int, Any]:
+    tensors = [{"name": name, "shape": [1, 1], "datatype": "FP64", "data": [value]} for name, value in ROW.items()]
+    return server.ask(f"{server.predictions_url}/v2/models/fraud/infer", {"inputs": tensors})
+
+
+def test_a_version_deployed_over_rest_is_predicted_with_and_sigterm_ends_everything(
+    tmp_path: Path, small_model: Path
+) -> None:
+    with YardServer(tmp_path / "yard", workers=2) as server, Client(server.url) as client:
+        status, health = server.ask(f"{server.url}/api/v1/health")
+        assert (status, health["status"]) == (200, "ok")
+        register(client, small_model, "v1.0.0")
+        approve(tmp_path / "yard", "v1.0.0")
+        started = client.deployment.start("fraud", "v1.0.0", strategy="direct")
+        assert started.status.value == "completed"
+        status, answer = until(lambda: (found := predict(server))[0] == 200 and found)
+        assert (answer["model_name"], answer["model_version"]) == ("fraud", "v1.0.0")
+        until(lambda: client.serving.get_endpoint_metrics("fraud")["requests"] >= 1)
+        assert len(server.processes()) == 3, "the control plane and two serving processes"
+        assert server.stop() == 0, server.log.read_text()
+        assert server.processes() == []
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_sigint_ends_it_as_well(tmp_path: Path) -> None:
+    with YardServer(tmp_path / "yard") as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(30) == 0
+        assert server.processes() == []
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for asked in (port, port - 1):  # the control plane's, the predictions'
+            done = serve(tmp_path / "yard", "--port", str(asked))
+            assert done.returncode == 1
+            assert done.stdout == ""
+            assert [line for line in done.stderr.splitlines() if str(port) in line and "port" in line], done.stderr
+            assert "Traceback" not in done.stderr
+            assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1, done.stderr
+
+
+def test_other_machines_are_let_in_only_with_tokens_and_a_certificate(tmp_path: Path) -> None:
+    refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "0")
+    assert refused.returncode == 1
+    assert "modelyard token create" in refused.stderr
+    with Yard(tmp_path / "yard") as yard:
+        Access(yard.store).create_token("root@example.com", "admin", created_by="root")
+    refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "0")
+    assert refused.returncode == 1
+    assert "--tls-cert" in refused.stderr
+
+
+@pytest.mark.postgres
+def test_serving_processes_record_their_rollback_on_postgresql_and_show_no_password(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path, small_model: Path
+) -> None:
+    name = postgres_url.partition("@/")[2].partition("?")[0]
+    place = postgres_server.tcp_url(name)
+    with YardServer(place, MODELYARD_FILES=str(tmp_path / "files")) as server, Client(server.url) as client:
+        for version in ("v1.0.0", "v1.1.0"):
+            register(client, small_model, version)
+            approve(place, version, tmp_path / "files")
+        client.deployment.start("fraud", "v1.0.0", strategy="direct")
+        rollout = client.deployment.start("fraud", "v1.1.0", steps=[0.5, 1.0])
+        for number in server.processes():
+            command = Path(f"/proc/{number}/cmdline").read_bytes().decode()
+            assert f":{PASSWORD}@" not in command
+        with Yard(place, files=tmp_path / "files") as yard:
+            told = trip(yard, rollout.deployment_id, rollout.generation)
+        assert told
+        ended = until(
+            lambda: (
+                (found := client.deployment.get_deployment(rollout.deployment_id)).status.value == "rolled_back"
+                and found
+            )
+        )
+        assert ended.reason == "all failed"
+        until(lambda: [arm.version for arm in client.serving.traffic("fraud").arms] == ["v1.0.0"])
+        assert server.stop() == 0, server.log.read_text()
+
+
+def trip(yard: Yard, deployment_id: str, generation: int) -> bool:
+    """The decision as a serving process takes it: a file that only one can write. The process tells the yard."""
+    from modelyard.core.traffic import ArmCounts, TrafficCounts
+    from modelyard.serving.places import write_once
+
+    counts = TrafficCounts(endpoint="fraud", generation=generation, arms={"canary": ArmCounts(requests=9, errors=9)})
+    told = {"metric": "errors", "e_value": 4000.0, "threshold": 1000.0, "reason": "all failed", "at": 0.0, "step": 0}
+    decision = GuardTrip(endpoint="fraud", generation=generation, rollout_id=deployment_id, counts=counts, **told)
+    return write_once(yard.serving.places.trip(deployment_id, 0), decision)
