@@ -193,3 +193,32 @@ def test_text_answers_go_out_as_lengths_and_utf8() -> None:
     output = Output(predictions=np.array(["ja", "grün"], dtype=object))
     body, length = tensors.answer(request, output, {}, encode)
     assert body[length:] == b"\x02\0\0\0ja\x05\0\0\0gr\xc3\xbcn"
+
+
+VALUES = st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.none(), st.booleans())
+ROWS = st.one_of(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3), st.lists(VALUES, max_size=4))
+SHAPES = st.sampled_from([[1, 3], [1, 3], [3], [1, 2], [3, 1]])
+
+
+@given(ROWS, st.sampled_from(["FP32", "FP64", "INT64"]), SHAPES, st.sampled_from([b"", b"x"]))
+def test_the_short_way_for_one_row_gives_what_the_long_way_gives_or_leaves_it_to_it(
+    values: list[object], datatype: str, shape: list[int], rest: bytes
+) -> None:
+    signature = Signature(inputs=tuple(FeatureSpec(name=name) for name in "abc"), task="regression")
+    body, length = with_bytes([{"name": "x", "shape": shape, "datatype": datatype, "data": values}], rest)
+    try:
+        request, following = tensors.parse(body, length)
+    except Invalid:
+        return  # not-a-number and infinity are no JSON
+    short = tensors.one_row(request, following, 3)
+    plain_row = (
+        not rest
+        and shape == [1, 3]
+        and datatype != "INT64"
+        and len(values) == 3
+        and all(type(value) is float and abs(value) < 1e38 for value in values)
+    )
+    assert (short is not None) or not plain_row
+    if short is not None:
+        long = taken(signature, body, length)
+        assert (short.dtype, short.tolist()) == (long.dtype, long.tolist())

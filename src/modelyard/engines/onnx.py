@@ -72,7 +72,7 @@ class OnnxRuntime:
         if self._regression:
             return Output(predictions=answer.reshape(-1).astype(np.float64))
         probabilities = np.array([list(row.values()) for row in answer]) if self._mapped else answer
-        return Output(predictions=self._classes[likeliest(probabilities)], probabilities=probabilities)
+        return Output(predictions=self._classes.take(likeliest(probabilities)), probabilities=probabilities)
 
     def contributions(self, batch: Array) -> tuple[Array, Array]:  # noqa: ARG002
         """Always Invalid: a graph tells no contributions."""

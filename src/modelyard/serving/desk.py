@@ -44,12 +44,11 @@ class Desk:
             if arm == route.canary and counters.requests(arm) >= warding.warmup:
                 counters.warm_up()
             return
-        news = False
-        for what in _bad_events(route, arm, micros, failed):
-            if hashed is None or counters.first(hashed, what):
-                counters.bad(arm, what)
-                news = True
-        if news and arm == route.canary:
+        bad = [BAD] if failed else [SLOWER + place for place, limit in route.limits[arm] if micros > limit]
+        new = [what for what in bad if hashed is None or counters.first(hashed, what)]
+        for what in new:
+            counters.bad(arm, what)
+        if new and arm == route.canary:
             guard.check(self.places, route)
 
     def after(
@@ -98,9 +97,3 @@ class _Idle:
 
 def _drawn(share: float) -> bool:
     return share >= 1 or (share > 0 and random.random() < share)  # noqa: S311 - sampling, no secret
-
-
-def _bad_events(route: Route, arm: int, micros: float, failed: bool) -> list[int]:
-    if failed:
-        return [BAD]
-    return [SLOWER + place for place, limit in route.limits[arm] if micros > limit]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 from operator import itemgetter
 from pathlib import Path
 from time import perf_counter_ns
@@ -65,11 +66,12 @@ class LoadedModel:
         if not self.plain or not isinstance(record, dict) or len(record) != len(self.signature.inputs):
             return None
         try:
-            batch = np.array([self.pick(record)], dtype=np.float64)
+            values = self.pick(record)
+            # a sum is finite only if every term is; one that overflows is looked at more closely
+            fine = _NUMBERS.issuperset(map(type, values)) and isfinite(sum(values))
+            return np.array((values,), dtype=np.float64) if fine else None
         except (KeyError, ValueError, TypeError, OverflowError):
             return None
-        fine = _NUMBERS.issuperset(map(type, record.values())) and np.isfinite(batch).all()
-        return batch if fine else None
 
     def array(self, rows: list[list[Any]]) -> np.ndarray:
         """Checked rows as the runtime's matrix."""

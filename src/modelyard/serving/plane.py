@@ -55,6 +55,16 @@ class Features(msgspec.Struct):
     unit_id: str | None = None
 
 
+class Answer(msgspec.Struct, gc=False):
+    """The body of its answer."""
+
+    predictions: list[Any]
+    probabilities: list[list[float]] | None
+    model_version: str
+    arm: str
+    request_id: str
+
+
 @dataclass(slots=True)
 class Reply:
     """A whole answer."""
@@ -204,13 +214,13 @@ class Plane:
         arm = asked.route.traffic.arms[asked.arm]
         probabilities = output.probabilities
         body: bytes = self._encode(
-            {
-                "predictions": output.predictions.tolist(),
-                "probabilities": None if probabilities is None else probabilities.tolist(),
-                "model_version": arm.version,
-                "arm": arm.name,
-                "request_id": asked.request_id,
-            }
+            Answer(
+                predictions=output.predictions.tolist(),
+                probabilities=None if probabilities is None else probabilities.tolist(),
+                model_version=arm.version,
+                arm=arm.name,
+                request_id=asked.request_id,
+            )
         )
         return body
 
@@ -221,7 +231,9 @@ class Plane:
             request, rest = tensors.parse(body, _json_length(headers))
             asked = self._ask(route, index, headers, request.parameters.get("unit_id"), request.id)
             model = asked.model
-            batch = tensors.batch(model.signature, tensors.arrays(request, rest), model.read)
+            batch = tensors.one_row(request, rest, len(model.signature.inputs)) if model.plain else None
+            if batch is None:
+                batch = tensors.batch(model.signature, tensors.arrays(request, rest), model.read)
             _check_outputs(request, model)
         except Invalid as error:
             return self._bad_input(route, error)

@@ -37,6 +37,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 KINDS = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
 PREDICTIONS, PROBABILITIES = "predictions", "probabilities"
 MAX_ROWS = 1 << 20
+_FLOAT32 = 3.4e38  # just below what a float32 holds
 
 
 class Tensor(msgspec.Struct):
@@ -122,6 +123,22 @@ def arrays(request: InferRequest, rest: memoryview) -> dict[str, np.ndarray]:
     if offset != len(rest):
         raise Invalid(f"{len(rest) - offset} bytes follow the last input. Send binary_data_size for each binary input.")
     return found
+
+
+def one_row(request: InferRequest, rest: memoryview, width: int) -> np.ndarray | None:
+    """One row of finite numbers in one tensor as the batch; None for anything that has to be looked at more closely."""
+    if len(request.inputs) != 1 or width < 2 or len(rest):
+        return None
+    tensor = request.inputs[0]
+    if tensor.shape != [1, width] or tensor.datatype not in ("FP32", "FP64") or tensor.parameters:
+        return None
+    try:
+        values = _floats(tensor.data)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return None
+    if len(values) != width or max(map(abs, values)) > _FLOAT32:
+        return None
+    return np.array((values,), dtype=DTYPES[tensor.datatype]).astype(np.float64)
 
 
 def _count(tensor: Tensor) -> int:

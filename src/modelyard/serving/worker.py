@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -42,7 +43,16 @@ class Worker:
         self.desk = Desk(places)
         self.plane = Plane(self.desk, RequestMetrics(places, self.desk.slot.number))
         self.listener = listener
-        config = Config(self.plane, lifespan="off", log_config=None, access_log=False, ws="none", server_header=False)
+        config = Config(
+            self.plane,
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            ws="none",
+            server_header=False,
+            proxy_headers=False,  # nothing here reads the client's address
+        )
         config.load()
         self.config, self.state = config, ServerState()
         self.stopping = asyncio.Event()
@@ -55,6 +65,8 @@ class Worker:
         if parent >= 0:
             loop.add_reader(parent, self.stopping.set)  # nothing is ever written: readable means closed
         await asyncio.to_thread(self.desk.routes.refresh)
+        gc.collect()
+        gc.freeze()  # the libraries' hundred thousand objects stay: no collection has to walk them between requests
         self.plane.ready = True
         self._report()
         self._tick()
