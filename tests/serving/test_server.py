@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def test_an_experiment_splits_at_random_and_keeps_a_unit_on_its_arm(server: Mode
         server.create_ab_test("a_vs_b", a, [b], {a: 0.5, b: 0.5})
     with pytest.raises(NotFound, match="m-v3"):
         server.create_ab_test("other", a, ["m-v3"], {a: 0.5, "m-v3": 0.5})
+
+
+def test_an_experiment_tells_who_analyses_it_its_arms_and_shares(server: ModelServer, tools: Any) -> None:
+    async def scenario() -> tuple[str, str]:
+        a = await server.deploy_model("m", "v1", tools.reference(), ModelFramework.PYTHON, TRUSTED)
+        return a, await server.deploy_model("m", "v2", tools.reference(), ModelFramework.PYTHON, TRUSTED)
+
+    a, b = asyncio.run(scenario())
+    server.create_ab_test("a_vs_b", a, [b], {a: 0.7, b: 0.3})
+    with server.store.reading() as rows:
+        told = rows.all("SELECT resource_id, details FROM events WHERE event_type = 'endpoint_created'")
+    details = {row["resource_id"]: json.loads(row["details"]) for row in told}
+    assert details["a_vs_b"] == {
+        "generation": 1,
+        "experiment": {
+            "control": {"endpoint": "m-v1", "model": "m", "version": "v1"},
+            "variants": [{"endpoint": "m-v2", "model": "m", "version": "v2"}],
+            "split": {"m-v1": 0.7, "m-v2": 0.3},
+            "salt": "a_vs_b",
+        },
+    }
+    assert details[a] == {"generation": 1}
 
 
 def test_a_models_own_failure_is_an_error_of_its_arm_and_bad_input_is_not(server: ModelServer, tools: Any) -> None:

@@ -92,14 +92,17 @@ class EndpointControl(Area):
             self.apply_within(work, traffic)
         self.publish()
 
-    def apply_within(self, work: Work, traffic: Traffic) -> None:
-        """`apply` in a transaction that the caller owns; call `publish` once it has committed."""
+    def apply_within(self, work: Work, traffic: Traffic, *, details: Mapping[str, Any] | None = None) -> None:
+        """`apply` in a transaction that the caller owns; call `publish` once it has committed.
+
+        `details` is what a new endpoint's event tells besides its generation.
+        """
         current = store.traffic_of(work.rows, traffic.endpoint)
         checked_traffic(traffic, current)
         store.put_traffic(work, traffic)
         resource = Resource("endpoint", traffic.endpoint)
         if current is None:
-            work.emit(EventType.ENDPOINT_CREATED, resource, {"generation": traffic.generation})
+            work.emit(EventType.ENDPOINT_CREATED, resource, {"generation": traffic.generation, **(details or {})})
         work.emit(EventType.TRAFFIC_CHANGED, resource, {"traffic": plain(traffic)})
 
     def publish(self) -> None:

@@ -186,7 +186,7 @@ class ModelServer(EndpointControl):
             if taken or not store.add_experiment(work, experiment_id, control_endpoint):
                 raise Conflict(f"{experiment_id} exists already. Choose another experiment id.")
             traffic = Traffic(endpoint=experiment_id, generation=1, arms=arms, salt=experiment_id)
-            self.apply_within(work, traffic)
+            self.apply_within(work, traffic, details={"experiment": _experiment(traffic)})
         self.publish()
         return traffic
 
@@ -271,6 +271,18 @@ class _Closed:
     def __await__(self) -> Generator[None, None, None]:
         return
         yield
+
+
+def _experiment(traffic: Traffic) -> dict[str, Any]:
+    """What an analysis of the experiment has to know: its arms by endpoint and model version, and their shares."""
+    told = {arm.name: {"endpoint": arm.name, "model": arm.model, "version": arm.version} for arm in traffic.arms}
+    control, *variants = told.values()
+    return {
+        "control": control,
+        "variants": variants,
+        "split": {arm.name: arm.weight for arm in traffic.arms},
+        "salt": traffic.salt,
+    }
 
 
 def _summary(arm: ArmCounts) -> dict[str, Any]:
