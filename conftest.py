@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["modelyard.testing.fixtures"]
 MODEL_TEXT_SEED = 0
+
+# Adapters of libraries that live in environments of their own; their examples run where the library is.
+collect_ignore = [
+    f"src/modelyard/engines/{name}.py"
+    for name in ("torch", "tensorflow", "ray")
+    if importlib.util.find_spec(name) is None
+]
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,13 @@ PROGRAM = [sys.executable, "-m", "modelyard"]
 
 def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MODELYARD_")} | environment
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd=folder, env=env)
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd=folder, env=env, check=False)
 
 
 def test_help_names_every_area_and_loads_no_library(tmp_path: Path) -> None:
-    script = "import sys; from modelyard.cli.main import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    script = (
+        "import sys; from modelyard.cli.main import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert all(area.replace("_", "-") in done.stdout for area in AREA_HELP)
     assert not {"cyclopts", "rich", "numpy", "pandas", "sqlalchemy", "fastapi"} & set(eval(done.stderr))
@@ -32,7 +34,9 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
     assert run("--version", folder=tmp_path).stdout == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["registry", "nonsense"], ["registry", "get-model"], ["config", "show", "--nope"]])
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["registry", "nonsense"], ["registry", "get-model"], ["config", "show", "--nope"]]
+)
 def test_misuse_exits_with_2_and_says_so_on_stderr(words: list[str], tmp_path: Path) -> None:
     done = run(*words, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -49,7 +53,9 @@ def test_a_refusal_exits_with_1_and_one_line(tmp_path: Path) -> None:
 
 
 def test_a_command_prints_one_json_document_when_piped(tmp_path: Path, small_model: Path) -> None:
-    done = run("registry", "register-model", "fraud", "v1.0.0", str(small_model), "--framework", "lightgbm", folder=tmp_path)
+    done = run(
+        "registry", "register-model", "fraud", "v1.0.0", str(small_model), "--framework", "lightgbm", folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"] == "v1.0.0"
     listed = run("registry", "list-models", "--format", "csv", folder=tmp_path)

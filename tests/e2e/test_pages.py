@@ -22,7 +22,12 @@ def blocks(page: Path) -> str:
 def run(code: list[str], folder: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MODELYARD_")}
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", *code], cwd=folder, env=env, capture_output=True, text=True
+        [sys.executable, "-W", "error::ResourceWarning", *code],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
