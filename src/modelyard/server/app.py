@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,33 @@ def create_app(yard: Yard, *, local_user: str = "", hosts: frozenset[str] = LOOP
     Until a token exists, callers on this machine act as `local_user`; afterwards every request needs a token. `hosts`
     are the names the server answers to: another Host header is refused, which stops DNS rebinding.
     """
-    app = FastAPI(
-        title="modelyard", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
-    )
+    app = _bare()
     app.state.yard = yard
     app.state.access = Access(yard.store)
     app.state.uploads = Uploads(yard.store.folder / "uploads")
     app.state.local_user = local_user
     _guard(app, hosts)
     _errors(app)
+    _routes(app, lambda _: {})
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to another document
+    return app
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document. The answers' schemas take as long as starting does, so they are made for the first reader."""
+    app = _bare()
+    _routes(app, _answers)
+    return app.openapi()
+
+
+def _bare() -> FastAPI:
+    return FastAPI(
+        title="modelyard", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
+    )
+
+
+def _routes(app: FastAPI, answers: Callable[[Operation], dict[int | str, dict[str, Any]]]) -> None:
     _fixed_routes(app)
     for entry in operations():
         app.add_api_route(
@@ -57,10 +76,9 @@ def create_app(yard: Yard, *, local_user: str = "", hosts: frozenset[str] = LOOP
             operation_id=entry.name,
             tags=[entry.area],
             summary=(inspect.getdoc(entry.function) or entry.name).splitlines()[0],
-            responses=_answers(entry),
+            responses=answers(entry),
             response_class=JSONResponse,
         )
-    return app
 
 
 def identity(request: Request) -> Identity:

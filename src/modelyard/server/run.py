@@ -7,11 +7,13 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from modelyard.core.errors import Forbidden, Unavailable, YardError
 from modelyard.server.access import Access
@@ -21,6 +23,7 @@ from modelyard.yard import Yard
 log = logging.getLogger("modelyard.server")
 
 LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
+DRAIN_S = 30  # requests under way may take this long when the server ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,26 +80,33 @@ class Controller:
 
 def serve(place: str, files: str | None, listening: Listening, *, user: str) -> None:
     """Serve until SIGTERM or SIGINT. A bind that other machines can reach needs access tokens and TLS."""
-    with Yard(place, files=files) as yard, _ended_by_signals():
+    with Yard(place, files=files) as yard, _ended_by_signals(), ThreadPoolExecutor(1) as meanwhile:
         _refuse_open_doors(yard, listening)
         _refuse_taken_port(listening.host, listening.port)
-        app = create_app(yard, local_user=user if listening.loopback else "", hosts=LOOPBACK | {listening.host})
-        controller = Controller(place, files)
+        user = user if listening.loopback else ""
+        making = meanwhile.submit(create_app, yard, local_user=user, hosts=LOOPBACK | {listening.host})
         with yard.serve(host=listening.host, port=listening.port + 1, workers=listening.workers) as plane:
+            app = making.result()  # made while the serving processes started
+            controller = Controller(place, files)
             controller.start()
             log.info("control plane on %s, predictions on %s", listening.url, plane.url)
             try:
-                uvicorn.run(
-                    app,
-                    host=listening.host,
-                    port=listening.port,
-                    log_level="warning",
-                    access_log=False,
-                    ssl_certfile=listening.tls_cert,
-                    ssl_keyfile=listening.tls_key,
-                )
+                _answer(app, listening)
             finally:
                 controller.stop()
+
+
+def _answer(app: FastAPI, listening: Listening) -> None:
+    uvicorn.run(
+        app,
+        host=listening.host,
+        port=listening.port,
+        log_level="warning",
+        access_log=False,
+        ssl_certfile=listening.tls_cert,
+        ssl_keyfile=listening.tls_key,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
 
 
 @contextmanager
