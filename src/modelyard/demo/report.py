@@ -186,6 +186,7 @@ def _rollout(facts: Facts) -> Parts:
     numeric = frozenset(columns[:5])
     parts.tables.append(Table(title="Each step's decision", columns=columns, rows=rows, numeric=numeric))
     if facts.get("weights"):
+        top = 1.05 * max(share for _, share in facts["weights"])
         line = charts.Series(name="canary share", points=[tuple(p) for p in facts["weights"]], step=True)
         svg = charts.lines(
             [line], label="Share of traffic on the canary", x_name="seconds", percent=True, y_range=(0, 1.05)
@@ -200,7 +201,8 @@ def _rollout(facts: Facts) -> Parts:
             x_name="canary requests",
             rule=(threshold, f"roll back at {facts['threshold']:g}"),
         )
-        note = "An e-value of 1000 comes up by chance, however often one looks, with probability at most 0.1 %."
+        chance = percent(1 / facts["threshold"], 2)
+        note = f"A version as good as the baseline ever gets to {facts['threshold']:g} with a chance of at most {chance}, at any number of looks."
         parts.figures.append(Figure(title="Evidence against the canary", svg=drawn(svg), note=note))
     return parts
 

@@ -144,6 +144,10 @@ class Watch:
         self.carried: dict[str, float] = {}
         self.before = 0
         self.deployment: Deployment = scene.yard.deployments.get_deployment(deployment_id)
+        traffic = self.deployment.traffic
+        assert traffic is not None  # a rollout that runs has a routing
+        assert traffic.guard is not None  # and a canary is guarded
+        self.threshold = 1 / traffic.guard.alpha
 
     def look(self) -> str:
         """One look: counts, decision, and where the rollout stands now."""
@@ -183,14 +187,13 @@ class Watch:
     def facts(self) -> dict[str, Any]:
         """What the report draws."""
         end = round(time.perf_counter() - self.started, 2)
-        terms = self.deployment.terms
         return {
             "deployment_id": self.id,
             "status": self.deployment.status.value,
             "steps": self.steps,
             "weights": [*self.weights, (end, self.deployment.share)],
             "evidence": self.evidence,
-            "threshold": 1 / terms.alpha if terms else 1000.0,
+            "threshold": self.threshold,
             "seconds": end,
         }
 
