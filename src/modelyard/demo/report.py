@@ -189,7 +189,7 @@ def _rollout(facts: Facts) -> Parts:
         top = 1.05 * max(share for _, share in facts["weights"])
         line = charts.Series(name="canary share", points=[tuple(p) for p in facts["weights"]], step=True)
         svg = charts.lines(
-            [line], label="Share of traffic on the canary", x_name="seconds", percent=True, y_range=(0, 1.05)
+            [line], label="Share of traffic on the canary", x_name="seconds", percent=True, y_range=(0, top)
         )
         parts.figures.append(Figure(title="Share of traffic on the new version", svg=drawn(svg)))
     if facts.get("evidence"):
@@ -202,7 +202,10 @@ def _rollout(facts: Facts) -> Parts:
             rule=(threshold, f"roll back at {facts['threshold']:g}"),
         )
         chance = percent(1 / facts["threshold"], 2)
-        note = f"A version as good as the baseline ever gets to {facts['threshold']:g} with a chance of at most {chance}, at any number of looks."
+        note = (
+            f"A version as good as the baseline ever gets to {facts['threshold']:g} with a chance of at most {chance}, "
+            "at any number of looks."
+        )
         parts.figures.append(Figure(title="Evidence against the canary", svg=drawn(svg), note=note))
     return parts
 

@@ -305,7 +305,11 @@ def audit(scene: Scene, chapter: Chapter) -> None:
     chapter.say(f"{chapter.facts['size']} events in the Merkle tree, {state}: root {chapter.facts['root']}")
     chapter.say(f"Inclusion of '{rollback.event_type.value.replace('_', ' ')}' ({rollback.event_id}) proved:")
     for line in proof.strip().splitlines():
-        chapter.say(f"  {line}" if len(line) < 100 else f"  {line[:60]}… ({len(line)} characters: the event itself)")
+        chapter.say(
+            f"  {line}"
+            if not line.startswith("extra")
+            else f"  {line[:60]}… ({len(line)} characters: the event itself)"
+        )
     chapter.say(f"Checked in a process of its own with the proof and the public key alone: {offline}")
 
 
