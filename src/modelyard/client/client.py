@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 import tempfile
 import typing
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 import msgspec
@@ -30,23 +31,35 @@ from modelyard.core.operations import Operation, operations
 from modelyard.core.plugins import AREAS
 
 ERRORS = {e.__name__: e for e in (NotFound, Forbidden, Invalid, Conflict, Unavailable, Damaged, MissingExtra)}
+BY_STATUS: dict[int, type[YardError]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 405: NotFound, 422: Invalid}
+AS_IN_A_YARD = {"pipelines": "pipeline", "deployments": "deployment", "ab_tests": "ab_testing"}
 
 
 class Client:
     """A server's areas as attributes: `Client("http://127.0.0.1:8080").registry.list_models()`.
 
     Arguments that name the acting person are filled in by the server from the token's owner; a path argument is
-    uploaded; errors are the same classes as on an embedded yard.
+    uploaded, `output_path` is written here; errors are the same classes as on an embedded yard.
     """
 
     def __init__(self, url: str, *, token: str = "", timeout: float = 60) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        except httpx.InvalidURL as error:
+            raise Invalid(f"{url!r} is no URL: {error}. Write it as http://127.0.0.1:8080.") from error
 
     def __getattr__(self, area: str) -> RemoteArea:
-        if area not in AREAS:
+        name = AS_IN_A_YARD.get(area, area)
+        if name not in AREAS:
             raise AttributeError(f"There is no area {area!r}. {nearest(area, list(AREAS))}")
-        return RemoteArea(self._http, area)
+        return RemoteArea(self._http, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted([*super().__dir__(), *AREAS, *AS_IN_A_YARD])
+
+    def __repr__(self) -> str:
+        return f"Client({str(self._http.base_url)!r})"
 
     def close(self) -> None:
         """Close the connection."""
@@ -70,45 +83,87 @@ class RemoteArea:
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         if verb not in self._operations:
             raise AttributeError(f"{self._area} has no operation {verb!r}. {nearest(verb, list(self._operations))}")
-        entry = self._operations[verb]
-        return lambda *positional, **named: _call(self._http, entry, positional, named)
+        entry, http = self._operations[verb], self._http
+
+        def call(*positional: Any, **named: Any) -> Any:
+            return _call(http, entry, positional, named)
+
+        call.__name__ = verb
+        call.__doc__ = inspect.getdoc(entry.function)
+        call.__signature__ = _signature(entry)  # type: ignore[attr-defined]  # functions take attributes
+        return call
 
     def __dir__(self) -> list[str]:
-        return sorted(self._operations)
+        return sorted([*super().__dir__(), *self._operations])
+
+
+def _signature(entry: Operation) -> inspect.Signature:
+    """The operation's own, without self; who is acting may be left out, since the server knows."""
+    own = [p for p in inspect.signature(entry.function).parameters.values() if p.name != "self"]
+    first = next((at for at, p in enumerate(own) if p.name in entry.acting and p.default is p.empty), len(own))
+    return inspect.Signature(
+        own[:first] + [p.replace(default=None) if p.default is p.empty else p for p in own[first:]]
+    )
 
 
 def _call(http: httpx.Client, entry: Operation, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    signature = inspect.signature(entry.function)
     hints = typing.get_type_hints(entry.function)
-    try:
-        values = dict(signature.bind_partial(None, *positional, **named).arguments)
-    except TypeError as error:
-        raise Invalid(f"{entry.name}: {error}") from error
-    values.pop("self", None)
+    values = _bound(entry, positional, named)
     output = values.pop("output_path", None)
-    for actor in entry.acting:
-        values.pop(actor, None)
     for name, value in values.items():
         if value is not None and Path in (hints.get(name), *typing.get_args(hints.get(name))):
             values[name] = _upload(http, Path(value))
-    path = "/api/v1" + entry.path.format(
-        **{name: quote(str(plain(values.pop(name))), safe="") for name in entry.in_path}
-    )
+    path = "/api/v1" + entry.path.format(**{name: _segment(values.pop(name)) for name in entry.in_path})
     sent = {name: plain(value) for name, value in values.items() if value is not None}
+    if output is not None:
+        answer = _send(http, entry.method, path, params=_suffix(entry, output), json=sent)
+        return _typed(_written(answer, str(output)), hints.get("return"))
     if entry.method == "GET":
         answer = _send(http, "GET", path, params=sent)
     else:
         answer = _send(http, entry.method, path, content=dumps(sent), headers={"Content-Type": "application/json"})
-    if output is not None:
-        Path(output).write_bytes(answer.content)
-        return Path(output)
     return _typed(answer.json(), hints.get("return"))
+
+
+def _bound(entry: Operation, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name without the acting persons; Invalid for a misspelt or missing one, before anything is sent."""
+    try:
+        values = dict(inspect.signature(entry.function).bind_partial(None, *positional, **named).arguments)
+    except TypeError as error:
+        raise Invalid(f"{entry.name}: {error}") from error
+    own = [p for p in inspect.signature(entry.function).parameters.values() if p.name not in ("self", *entry.acting)]
+    missing = [p.name for p in own if p.default is p.empty and values.get(p.name) is None]
+    if missing:
+        raise Invalid(f"{entry.name} needs {', '.join(missing)}.")
+    return {p.name: values[p.name] for p in own if p.name in values}
+
+
+def _segment(value: Any) -> str:
+    """A value as one part of a path; dots are written out, since `..` would lead elsewhere."""
+    return quote(str(plain(value)), safe="").replace(".", "%2E")
+
+
+def _suffix(entry: Operation, output: Any) -> dict[str, str]:
+    if "format" in inspect.signature(entry.function).parameters:
+        return {}
+    return {"suffix": Path(output).suffix.lstrip(".").lower() or "json"}
+
+
+def _written(answer: httpx.Response, output: str) -> Any:
+    """The operation's answer, once the file that came with it is written."""
+    try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_bytes(answer.content)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{output!r} cannot be written: {error}. Choose a file you may write to.") from error
+    told = unquote(answer.headers["Modelyard-Answer"])
+    return json.loads(told.replace("{output_path}", json.dumps(output)[1:-1]))
 
 
 def _send(http: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
     try:
         answer = http.request(method, path, **options)
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         raise Unavailable(
             f"{http.base_url} cannot be reached: {error}. Is the server running? modelyard serve"
         ) from error
@@ -117,8 +172,10 @@ def _send(http: httpx.Client, method: str, path: str, **options: Any) -> httpx.R
     try:
         told = answer.json()["error"]
     except (ValueError, KeyError, TypeError) as error:
-        raise YardError(f"{http.base_url} answered {answer.status_code} without an explanation.") from error
-    raise ERRORS.get(told["code"], Forbidden if answer.status_code == 401 else YardError)(told["message"])
+        raise Unavailable(
+            f"{http.base_url} answered {answer.status_code} without an explanation. Is it a modelyard server?"
+        ) from error
+    raise ERRORS.get(told["code"], BY_STATUS.get(answer.status_code, YardError))(told["message"])
 
 
 def _upload(http: httpx.Client, source: Path) -> str:

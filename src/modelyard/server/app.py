@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request
 from fastapi import Path as PathParameter
@@ -31,6 +32,7 @@ from modelyard.server.uploads import Uploads
 from modelyard.yard import Yard
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "testserver"})
+ANSWER_HEADER, ANSWERED_PATH = "Modelyard-Answer", "{output_path}"
 MEDIA = {".json": "application/json", ".csv": "text/csv", ".yaml": "application/yaml", ".html": "text/html"}
 
 
@@ -118,18 +120,22 @@ def _endpoint(entry: Operation) -> Callable[..., Any]:
     ]
     files = {p.name for p in arguments if _is_path(hints.get(p.name)) and p.name != "output_path"}
     downloads = any(p.name == "output_path" for p in arguments)
+    asks_suffix = downloads and all(p.name != "format" for p in arguments)
     sent = [p for p in arguments if p.name not in entry.in_path and p.name != "output_path"]
 
-    def answer(request: Request, body: Any = None, **values: Any) -> Response:
+    def answer(request: Request, body: Any = None, suffix: str = "json", **values: Any) -> Response:
         caller = permitted(request, entry.needs)
         if body is not None:
             values |= {name: getattr(body, name) for name in type(body).model_fields}
         values |= dict.fromkeys(entry.acting, caller.subject)
         uploads: Uploads = request.app.state.uploads
-        sent_files = {name: values[name] for name in files if values.get(name)}
+        sent_files = {name: values[name] for name in files if values.get(name) is not None}  # "" is no upload either
         values |= {name: uploads.path(str(upload)) for name, upload in sent_files.items()}
         try:
-            return _run(request.app.state.yard, entry, values, downloads=downloads)
+            method = getattr(request.app.state.yard.area(entry.area), entry.verb)
+            if not downloads:
+                return Response(dumps(_awaited(method(**values))), media_type="application/json")
+            return _download(method, values, f"{entry.verb}.{values.get('format', suffix)}")
         finally:
             for upload in sent_files.values():
                 uploads.drop(str(upload))
@@ -143,23 +149,28 @@ def _endpoint(entry: Operation) -> Callable[..., Any]:
             parameters.append(_keyword(p.name, _sendable(hints.get(p.name, str), p.name in files), default))
     elif sent:
         parameters.append(_keyword("body", _body_model(entry, sent, hints, files), Body()))
+    if asks_suffix:
+        about = "What the file's name ends with, which decides its form: json, html, csv, parquet."
+        parameters.append(_keyword("suffix", str, Query("json", pattern="^[a-z]{2,8}$", description=about)))
     answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # FastAPI reads it
     answer.__name__ = entry.name.replace(".", "_")
     return answer
 
 
-def _run(yard: Yard, entry: Operation, values: Mapping[str, Any], *, downloads: bool) -> Response:
-    method = getattr(yard.area(entry.area), entry.verb)
-    if not downloads:
-        return Response(dumps(_awaited(method(**values))), media_type="application/json")
+def _download(method: Callable[..., Any], values: Mapping[str, Any], name: str) -> Response:
+    """The file that an operation writes, and its answer in a header, where ANSWERED_PATH stands for the file."""
     folder = Path(tempfile.mkdtemp(prefix="modelyard-"))
     try:
-        target = folder / f"{entry.verb}.{values.get('format', 'json')}"
-        _awaited(method(**values, output_path=str(target)))
+        target = folder / name
+        answer = dumps(_awaited(method(**values, output_path=str(target))))
         content = target.read_bytes()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    headers = {"Content-Disposition": f'attachment; filename="{target.name}"', "X-Content-Type-Options": "nosniff"}
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
+        ANSWER_HEADER: quote(answer.replace(str(target), ANSWERED_PATH)),
+    }
     return Response(content, media_type=MEDIA.get(target.suffix, "application/octet-stream"), headers=headers)
 
 
