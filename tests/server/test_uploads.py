@@ -86,6 +86,16 @@ def test_only_an_upload_id_names_a_file(upload: str, tmp_path: Path) -> None:
         Uploads(tmp_path).path(upload)
 
 
+@pytest.mark.parametrize("upload", ["../kept", ".", "", "upl_x/../../kept", "/etc"])
+def test_only_an_upload_can_be_dropped(upload: str, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    uploads = Uploads(tmp_path / "uploads")
+    kept = send(uploads, "a", b"1")
+    uploads.drop(upload)
+    assert (tmp_path / "kept").is_dir()
+    assert uploads.path(kept).is_file()
+
+
 def test_unpacking_writes_nothing_before_every_member_was_checked(tmp_path: Path) -> None:
     file = tmp_path / "a.zip"
     file.write_bytes(archive(("good", b"x"), ("../bad", b"x")))

@@ -7,7 +7,8 @@ import inspect
 import shutil
 import tempfile
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from modelyard import __version__
 from modelyard.core.canonical import dumps, plain
-from modelyard.core.errors import Forbidden, Invalid, YardError
+from modelyard.core.errors import Damaged, Forbidden, Invalid, YardError
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.operations import Operation, operations
 from modelyard.core.refs import Resource
@@ -129,16 +130,19 @@ def _endpoint(entry: Operation) -> Callable[..., Any]:
             values |= {name: getattr(body, name) for name in type(body).model_fields}
         values |= dict.fromkeys(entry.acting, caller.subject)
         uploads: Uploads = request.app.state.uploads
-        sent_files = {name: values[name] for name in files if values.get(name) is not None}  # "" is no upload either
-        values |= {name: uploads.path(str(upload)) for name, upload in sent_files.items()}
+        ids = {name: str(values[name]) for name in files if values.get(name) is not None}  # "" is no upload either
+        paths = {
+            name: uploads.path(upload) for name, upload in ids.items()
+        }  # before anything is dropped: ids are checked
         try:
-            method = getattr(request.app.state.yard.area(entry.area), entry.verb)
-            if not downloads:
-                return Response(dumps(_awaited(method(**values))), media_type="application/json")
-            return _download(method, values, f"{entry.verb}.{values.get('format', suffix)}")
+            with _told_by_name(paths.values()):
+                method = getattr(request.app.state.yard.area(entry.area), entry.verb)
+                if not downloads:
+                    return Response(dumps(_awaited(method(**values | paths))), media_type="application/json")
+                return _download(method, values | paths, f"{entry.verb}.{values.get('format', suffix)}")
         finally:
-            for upload in sent_files.values():
-                uploads.drop(str(upload))
+            for upload in ids.values():
+                uploads.drop(upload)
 
     parameters = [inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)]
     for name in entry.in_path:
@@ -155,6 +159,26 @@ def _endpoint(entry: Operation) -> Callable[..., Any]:
     answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # FastAPI reads it
     answer.__name__ = entry.name.replace(".", "_")
     return answer
+
+
+class BadUpload(Damaged):
+    """What the caller sent is damaged: that is the caller's to mend, and no fault of the server."""
+
+    status = Invalid.status
+
+
+@contextmanager
+def _told_by_name(sent: Collection[Path]) -> Iterator[None]:
+    """Errors name a file as the caller did, and not where the server keeps it."""
+    try:
+        yield
+    except YardError as error:
+        if not sent:
+            raise
+        told = str(error)
+        for path in sent:
+            told = told.replace(str(path), path.name)
+        raise (BadUpload if isinstance(error, Damaged) else type(error))(told) from error
 
 
 def _download(method: Callable[..., Any], values: Mapping[str, Any], name: str) -> Response:
@@ -252,7 +276,8 @@ def _guard(app: FastAPI, hosts: frozenset[str]) -> None:
 def _errors(app: FastAPI) -> None:
     @app.exception_handler(YardError)
     def told(_: Request, error: YardError) -> Response:
-        return _envelope(error.status, type(error).__name__, str(error))
+        code = Damaged.__name__ if isinstance(error, BadUpload) else type(error).__name__
+        return _envelope(error.status, code, str(error))
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import zipfile
@@ -13,6 +14,7 @@ from modelyard.core.ids import checked_name, new_id
 
 LARGEST = 8 * 1024**3  # bytes of one upload
 MOST_FILES = 10_000
+UPLOAD = re.compile(r"upl_[0-9a-f]+")
 RATIO = 200  # of unpacked to packed bytes
 
 
@@ -49,13 +51,14 @@ class Uploads:
     def path(self, upload: str) -> Path:
         """The file or folder of an upload."""
         target = self.folder / upload
-        if not upload.startswith("upl_") or "/" in upload or not target.is_dir():
+        if not UPLOAD.fullmatch(upload) or not target.is_dir():
             raise NotFound(f"There is no upload {upload!r}. Send the file first: POST /api/v1/uploads?name=FILE")
         return next(target.iterdir())
 
     def drop(self, upload: str) -> None:
-        """Forget an upload once it has been used."""
-        shutil.rmtree(self.folder / upload, ignore_errors=True)
+        """Forget an upload once it has been used; what is no upload's id names nothing here."""
+        if UPLOAD.fullmatch(upload):
+            shutil.rmtree(self.folder / upload, ignore_errors=True)
 
 
 def unzip(archive: Path, target: Path) -> None:
