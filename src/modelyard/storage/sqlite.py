@@ -141,8 +141,12 @@ class SqliteDatabase:
         raw: sqlite3.Connection | None = getattr(self._local, "raw", None)
         if raw is None:
             raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                raw.execute(f"PRAGMA {pragma}")
+            try:
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                    raw.execute(f"PRAGMA {pragma}")
+            except sqlite3.Error:
+                raw.close()
+                raise
             self._open.append(raw)
             self._local.raw = raw
         return raw
