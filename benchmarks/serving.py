@@ -1,8 +1,9 @@
-"""What one row costs over HTTP: a 100-tree forest in ONNX, two workers, against the same server's constant reply.
+"""What one row costs over HTTP: a 100-tree forest in ONNX, two workers, against the same server's constant reply and
+against FastAPI with the same ONNX file (no routing, counting, guard or log).
 
     python benchmarks/serving.py [--seconds 4] [--connections 32]
 
-Both run in the same minute on the same machine, one after the other and alternating; compare only the ratios. The client
+All run in the same minutes on the same machine, alternating; compare only the ratios. The client
 is this file's own (raw asyncio streams on uvloop, keep-alive, closed loop) and shares the machine's cores with the
 servers. CPU per request is the servers' alone, from the kernel's counters. Canary choice, counters, histogram, guard and
 payload log are on.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import socket
@@ -38,6 +40,25 @@ async def app(scope, receive, send):
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
     await send({"type": "http.response.body", "body": REPLY})
+config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", access_log=False, log_level="error",
+                        ws="none", server_header=False)
+uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+"""
+PEER = """
+import socket, sys
+import fastapi, numpy, onnxruntime, pydantic, uvicorn
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+takes, gives = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+class Question(pydantic.BaseModel):
+    features: dict[str, float]
+app = fastapi.FastAPI()
+@app.post("/")
+async def predict(question: Question):
+    row = numpy.array([list(question.features.values())], dtype=numpy.float32)
+    labels, probabilities = session.run(gives, {takes: row})
+    return {"predictions": labels.tolist(), "probabilities": probabilities.tolist(), "model_version": "v1"}
 config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="off", access_log=False, log_level="error",
                         ws="none", server_header=False)
 uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
@@ -110,7 +131,8 @@ async def load(port: int, request: bytes, seconds: float, connections: int) -> l
 
 
 def post(path: str, body: bytes) -> bytes:
-    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (path.encode(), len(body)) + body
 
 
 def measure(name: str, port: int, pids: list[int], request: bytes, given: argparse.Namespace) -> dict[str, float]:
@@ -156,11 +178,8 @@ def main() -> None:
     rows = np.random.default_rng(1).normal(size=(1000, 8))
     many = {"inputs": [{"name": "input", "shape": [1000, 8], "datatype": "FP32", "data": rows.ravel().tolist()}]}
     start = time.perf_counter()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    floor = [
-        subprocess.Popen([sys.executable, "-c", FLOOR, str(listener.fileno())], pass_fds=[listener.fileno()])
-        for _ in range(2)
-    ]
+    floor_port, floor = two_processes(FLOOR)
+    peer_port, peer = two_processes(PEER, str(folder / "forest.onnx"))
     names = [spec.name for spec in _signature(folder / "forest.onnx")]
     with server.start(workers=2) as serving:
         print(f"ready in {time.perf_counter() - start:.1f} s; resident MB: {[_resident(pid) for pid in serving.pids]}")
@@ -168,9 +187,8 @@ def main() -> None:
         print(f"{'':34}" + "".join(f"{name:>12}" for name in ("req/s", "CPU us", "p50@1", "p99@1", "p50 ms", "p99 ms")))
         for _ in range(given.rounds):
             body = json.dumps({"features": dict(zip(names, row, strict=True))}).encode()
-            base = measure(
-                "constant reply (floor)", listener.getsockname()[1], [p.pid for p in floor], post("/", body), given
-            )
+            base = measure("constant reply (floor)", floor_port, [p.pid for p in floor], post("/", body), given)
+            fastapi = measure("FastAPI + onnxruntime", peer_port, [p.pid for p in peer], post("/", body), given)
             got = measure(
                 "v2 infer, JSON",
                 serving.port,
@@ -182,6 +200,10 @@ def main() -> None:
                 f"{'  share of the floor':34}{got['req_s'] / base['req_s']:12.2f}{got['cpu_us'] / base['cpu_us']:12.2f}"
             )
             got = measure("named features", serving.port, serving.pids, post("/predict/forest", body), given)
+            over = [fastapi["cpu_us"] / got["cpu_us"], got["req_s"] / fastapi["req_s"]]
+            print(
+                f"{'  times better than FastAPI':34}{over[1]:12.2f}{over[0]:12.2f}{fastapi['p50_1_ms'] / got['p50_1_ms']:12.2f}"
+            )
             print(
                 f"{'  share of the floor':34}{got['req_s'] / base['req_s']:12.2f}{got['cpu_us'] / base['cpu_us']:12.2f}"
             )
@@ -206,9 +228,16 @@ def main() -> None:
             head % (len(text), len(text) + len(raw)) + text + raw,
             given,
         )
-    for process in floor:
-        process.terminate()
-        process.wait()
+
+
+def two_processes(source: str, *arguments: str) -> tuple[int, list[subprocess.Popen[bytes]]]:
+    """Two servers that accept from one socket, answering; its port and the processes."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    command = [sys.executable, "-c", source, str(listener.fileno()), *arguments]
+    processes = [subprocess.Popen(command, pass_fds=[listener.fileno()]) for _ in range(2)]
+    for process in processes:
+        atexit.register(process.kill)
+    return listener.getsockname()[1], processes
 
 
 def _signature(path: Path) -> tuple:
