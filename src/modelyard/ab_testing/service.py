@@ -24,6 +24,7 @@ from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.operations import operation
 from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import ModelRef, Resource
+from modelyard.core.traffic import Arm, Traffic
 from modelyard.core.work import Store, Work
 
 REMEMBERED = 1.0  # seconds that another process's start or stop may take to be noticed by recording
@@ -204,6 +205,25 @@ class ABTestManager(Area):
         return assignment.variant_at(test, assignment.place(test_id, unit), ramped)
 
     @operation("POST", "/ab-tests/{test_id}/results", needs="ab_testing.write")
+    def traffic(self, test_id: str, endpoint: str, *, generation: int = 1) -> Traffic:
+        """The routing that carries a test out on an endpoint: units get the variant that `get_variant` names.
+
+        Variants are written `model:version`. A ramp and an exclusive group are not in it: they hold while traffic is
+        assigned by `get_variant`.
+
+        >>> from modelyard.ab_testing import ABTestManager
+        >>> manager = ABTestManager(folder)
+        >>> test = manager.create_test("New", control_variant="fraud:v1.0.0", treatment_variant="fraud:v2.0.0")
+        >>> [(arm.name, arm.version, arm.weight) for arm in manager.traffic(test.test_id, "fraud").arms]
+        [('treatment', 'v2.0.0', 0.5), ('control', 'v1.0.0', 0.5)]
+        """
+        test = self.get_test(test_id)
+        arms = []
+        for variant in (*test.treatments, test.control):  # the order of the ranges in assignment.variant_at
+            ref = ModelRef.parse(variant.model)
+            arms.append(Arm(name=variant.name, model=ref.name, version=ref.version, weight=variant.share))
+        return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), salt=test_id)
+
     def record_request(
         self,
         test_id: str,

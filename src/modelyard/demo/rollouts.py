@@ -8,7 +8,7 @@ from typing import Any
 
 from modelyard.ab_testing import TrafficSplitStrategy
 from modelyard.core.decisions import Decision
-from modelyard.core.traffic import Arm, Traffic, TrafficCounts
+from modelyard.core.traffic import Traffic, TrafficCounts
 from modelyard.demo import building
 from modelyard.demo.scene import MODEL, PEOPLE, Scene
 from modelyard.demo.story import Chapter
@@ -277,8 +277,7 @@ def experiment(scene: Scene, chapter: Chapter) -> None:
     )
     tests.start_test(test.test_id)
     endpoint = f"{MODEL}-experiment"
-    arms = tuple(Arm(name=name, model=MODEL, version=version, weight=0.5) for name, version in _VARIANTS)
-    scene.yard.serving.apply(Traffic(endpoint=endpoint, generation=1, arms=arms, salt=test.test_id))
+    scene.yard.serving.apply(tests.traffic(test.test_id, endpoint))
     bodies, labels = scene.bodies(2017, seed=3, count=20_000)
     with scene.traffic(bodies, seconds=LONGEST, endpoint=endpoint, rate=500) as running:
         done, significant = 0, False
@@ -300,9 +299,6 @@ def experiment(scene: Scene, chapter: Chapter) -> None:
     scene.outcomes = [(answer, bodies[answer.index], labels[answer.index]) for answer in answers]
     tests.stop_test(test.test_id, reason=analysis["conclusion"], user=PEOPLE["ana"])
     _tell_experiment(chapter, _experiment_facts(analysis))
-
-
-_VARIANTS = (("treatment", "v2.0.0"), ("control", "v1.0.0"))  # in the order of the test's own ranges
 
 
 def _tell_experiment(chapter: Chapter, facts: dict[str, Any]) -> None:

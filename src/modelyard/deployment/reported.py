@@ -22,6 +22,7 @@ from modelyard.deployment.rollouts import (
     RollbackConfig,
     Step,
     as_numbers,
+    strategy_named,
 )
 from modelyard.deployment.shadows import Shadows
 
@@ -33,7 +34,7 @@ class ReportedDeployments(Shadows):
         self,
         model_name: str,
         model_version: str,
-        strategy: DeploymentStrategy,
+        strategy: DeploymentStrategy | str,
         *,
         created_by: str = "system",
         baseline_metrics: PerformanceMetrics | None = None,
@@ -50,7 +51,7 @@ class ReportedDeployments(Shadows):
         made = ModelRef.parse(f"{checked_name(model_name, 'model')}:{model_version}")
         reported = {"baseline_metrics": baseline_metrics, "rollback_config": rollback_config or RollbackConfig()}
         with self.store.work(created_by) as work:
-            row = self._new_row(work, made, DeploymentStrategy(strategy))
+            row = self._new_row(work, made, strategy_named(strategy))
             row["plan"] = store.plan_text((Step(share=1.0),), None, reported)
             store.insert_deployment(work.rows, row)
             decision = moves.person(Verdict.ALLOW, "", "recorded by hand")
@@ -126,7 +127,7 @@ class ReportedDeployments(Shadows):
         limits = deployment.rollback_config or RollbackConfig()
         return rules.health(deployment.metrics, deployment.baseline_metrics, limits, request_count)
 
-    def _new_row(self, work: Work, made: ModelRef, strategy: DeploymentStrategy) -> dict[str, object]:
+    def _new_row(self, work: Work, made: ModelRef, strategy: DeploymentStrategy | str) -> dict[str, object]:
         now = micros(work.now)
         return {
             "deployment_id": new_id("dep"),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from modelyard.core.errors import Invalid
+from modelyard.core import plugins
+from modelyard.core.errors import Invalid, nearest
 from modelyard.core.instants import Instant
 from modelyard.core.measures import Measurement
 from modelyard.core.refs import ModelRef
@@ -24,6 +25,28 @@ class DeploymentStrategy(Enum):
     CANARY = "canary"
     BLUE_GREEN = "blue_green"
     ROLLING = "rolling"
+
+
+def strategy_named(name: DeploymentStrategy | str) -> DeploymentStrategy | str:
+    """The strategy of a name: one of ours, or the name of one that another package registers; Invalid for any other.
+
+    >>> strategy_named("canary")
+    <DeploymentStrategy.CANARY: 'canary'>
+    >>> strategy_named("canery")
+    Traceback (most recent call last):
+    modelyard.core.errors.Invalid: There is no strategy 'canery'. Did you mean canary? Known: blue_green, canary, ...
+    """
+    if isinstance(name, DeploymentStrategy):
+        return name
+    known = plugins.names("strategy")
+    if name not in known:
+        raise Invalid(f"There is no strategy {name!r}. {nearest(str(name), list(known))}")
+    return strategy_kept(name)
+
+
+def strategy_kept(name: str) -> DeploymentStrategy | str:
+    """The strategy that a stored name means; another package's stays its name, whether or not the package is there."""
+    return DeploymentStrategy(name) if name in [member.value for member in DeploymentStrategy] else name
 
 
 class DeploymentStatus(Enum):
@@ -155,7 +178,7 @@ class Rollout:
     endpoint: str
     candidate: ModelRef
     baseline: ModelRef | None
-    strategy: DeploymentStrategy
+    strategy: DeploymentStrategy | str
     status: DeploymentStatus
     steps: tuple[Step, ...]
     terms: Terms
@@ -179,7 +202,7 @@ class Deployment:
     model_name: str
     model_version: str
     baseline: str
-    strategy: DeploymentStrategy
+    strategy: DeploymentStrategy | str
     status: DeploymentStatus
     created_by: str
     created_at: Instant

@@ -288,7 +288,8 @@ def _latency(rollout: Rollout, seen: TrafficCounts) -> tuple[Measurement | None,
     new, old = canary(seen), baseline(seen)
     if frozen is None:
         measured = sum(old.latency.values())
-        return None, f"baseline latency not frozen yet: {measured} of {FREEZE_AT} answers" if measured else ""
+        told = f"baseline latency not frozen yet: {min(measured, FREEZE_AT)} of {FREEZE_AT} answers"
+        return None, told if measured else ""
     limit = frozen * (1 + margin)
     (above, n), (base, m) = _above(new.latency, limit), _above(old.latency, frozen)
     if not n or not m:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelyard.core import plugins
+from modelyard.core.canonical import plain
 from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Conflict, Invalid, nearest
 from modelyard.core.events import EventType
@@ -28,6 +29,7 @@ from modelyard.deployment.rollouts import (
     Step,
     Terms,
     parsed_reference,
+    strategy_named,
 )
 
 
@@ -44,7 +46,7 @@ class DeploymentManager(ReportedDeployments):
         endpoint: str,
         version: str,
         *,
-        strategy: DeploymentStrategy = DeploymentStrategy.CANARY,
+        strategy: DeploymentStrategy | str = DeploymentStrategy.CANARY,
         baseline: str = "",
         steps: list[float] | None = None,
         gates: list[int] | None = None,
@@ -79,8 +81,8 @@ class DeploymentManager(ReportedDeployments):
         """
         checked_name(endpoint, "endpoint")
         candidate = parsed_reference(version, endpoint, "new")
-        strategy = DeploymentStrategy(strategy)
-        planned = _gated(plugins.load("strategy", strategy.value)(steps), gates or [])
+        strategy = strategy_named(strategy)
+        planned = _gated(plugins.load("strategy", plain(strategy))(steps), gates or [])
         terms = Terms(
             minimum_units=minimum_units,
             minimum_seconds=minimum_seconds,
@@ -102,7 +104,7 @@ class DeploymentManager(ReportedDeployments):
                 "state": store.state_text(progress),
             }
             store.insert_deployment(work.rows, row)
-            decision = Decision(verdict=Verdict.ALLOW, reasons=(f"{strategy.value} of {candidate} from {old}",))
+            decision = Decision(verdict=Verdict.ALLOW, reasons=(f"{plain(strategy)} of {candidate} from {old}",))
             return moves.view(moves.to_step(work, row, 0, progress=progress, decision=decision, what="started"))
 
     @operation("POST", "/deployments/apply", needs="deployment.write")

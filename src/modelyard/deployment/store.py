@@ -16,7 +16,6 @@ from modelyard.core.work import Work
 from modelyard.deployment.rollouts import (
     Deployment,
     DeploymentStatus,
-    DeploymentStrategy,
     HistoryEntry,
     PerformanceMetrics,
     Progress,
@@ -25,6 +24,7 @@ from modelyard.deployment.rollouts import (
     ShadowDeployment,
     Step,
     Terms,
+    strategy_kept,
 )
 from modelyard.stats.eprocess import LateFault
 
@@ -190,7 +190,7 @@ def rollout_from(row: Row) -> Rollout:
         endpoint=row["endpoint"],
         candidate=ModelRef(row["model_name"], row["model_version"]),
         baseline=ModelRef.parse(row["baseline"]) if row["baseline"] else None,
-        strategy=DeploymentStrategy(row["strategy"]),
+        strategy=strategy_kept(row["strategy"]),
         status=DeploymentStatus(row["status"]),
         steps=tuple(Step(**step) for step in plan["steps"]),
         terms=Terms(**(plan["terms"] or {})),
@@ -210,7 +210,7 @@ def deployment_from(row: Row, traffic: Any) -> Deployment:
         model_name=row["model_name"],
         model_version=row["model_version"],
         baseline=row["baseline"],
-        strategy=DeploymentStrategy(row["strategy"]),
+        strategy=strategy_kept(row["strategy"]),
         status=DeploymentStatus(row["status"]),
         created_by=row["created_by"],
         created_at=from_micros(row["created_at"]),

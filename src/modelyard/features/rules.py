@@ -130,6 +130,14 @@ def _shown(feature: Feature, name: str) -> str:
     return value.value if isinstance(value, FeatureType) else repr(value)
 
 
+def feature_type_of(kind: FeatureType | str) -> FeatureType:
+    """The feature type of a name; Invalid with the nearest known ones for anything else."""
+    known = [member.value for member in FeatureType]
+    if isinstance(kind, FeatureType) or kind in known:
+        return FeatureType(kind)
+    raise Invalid(f"{kind!r} is no feature type. {nearest(str(kind), known)}")
+
+
 def checked_feature(feature: Feature) -> Feature:
     """The definition itself if it is a good one; Invalid names the field at fault."""
     checked_name(feature.entity_type, "entity type")
@@ -140,10 +148,7 @@ def checked_feature(feature: Feature) -> Feature:
             "event_timestamp name other columns. Choose another name."
         )
     if not isinstance(feature.feature_type, FeatureType):
-        known = [kind.value for kind in FeatureType]
-        raise Invalid(
-            f"{feature.feature_type!r} is no feature type. {nearest(str(feature.feature_type), known)} Pass FeatureType.FLOAT, say."
-        )
+        raise Invalid(f"{feature.feature_type!r} is no FeatureType. Pass FeatureType.FLOAT, say.")
     if feature.ttl is not None and not (math.isfinite(feature.ttl) and feature.ttl >= 0):
         raise Invalid(f"The ttl of {feature.reference} is {feature.ttl}. Pass seconds from 0 up, or None for no limit.")
     return replace(feature, ttl=None if feature.ttl is None else float(feature.ttl), tags=dict(feature.tags))

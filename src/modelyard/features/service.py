@@ -20,7 +20,7 @@ from modelyard.core.refs import Resource
 from modelyard.core.work import Store, Work
 from modelyard.features.columns import entity_key, entity_keys, instant
 from modelyard.features.online import Plan, plan
-from modelyard.features.rules import TIME, Catalogue, admitted, check_spine, next_group, updated
+from modelyard.features.rules import TIME, Catalogue, admitted, check_spine, feature_type_of, next_group, updated
 from modelyard.features.segments import Batch
 from modelyard.features.stored import Stored
 from modelyard.features.tables import batch_of_frame, batches_of_values
@@ -85,7 +85,7 @@ class FeatureStore(Area):
         feature = Feature(
             name=name,
             entity_type=entity_type,
-            feature_type=feature_type,
+            feature_type=feature_type_of(feature_type),
             description=description,
             source=source,
             owner=owner,
