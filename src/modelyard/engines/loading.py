@@ -231,5 +231,5 @@ def _holds(file: Path, member: str) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return member in archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise Damaged(f"{file} is a damaged archive: {error}") from error
