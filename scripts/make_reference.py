@@ -15,6 +15,10 @@ DOCS = Path(__file__).parents[1] / "docs" / "reference"
 ATTRIBUTE = {"pipeline": "pipelines", "deployment": "deployments", "ab_testing": "ab_tests"}
 
 
+def _http(entry: Operation) -> str:
+    return f"`{entry.method} /api/v1{entry.path}`" if entry.remote else "command only"
+
+
 def page(area: str) -> str:
     """The reference page of an area."""
     attribute = ATTRIBUTE.get(area, area)
@@ -27,7 +31,7 @@ def page(area: str) -> str:
         "",
     ]
     lines += ["| operation | HTTP | permission |", "|---|---|---|"]
-    lines += [f"| `{e.name}` | `{e.method} /api/v1{e.path}` | `{e.needs}` |" for e in operations(area)]
+    lines += [f"| `{e.name}` | {_http(e)} | `{e.needs}` |" for e in operations(area)]
     for entry in operations(area):
         lines += section(entry)
     return "\n".join(lines) + "\n"

@@ -24,6 +24,7 @@ from modelyard.testing.servers import free_port
 from modelyard.testing.serving import YardServer
 
 Connect = Callable[[str], Client]
+REMOTE = [entry for entry in operations() if entry.remote]
 
 
 def test_the_client_is_a_name_of_the_package() -> None:
@@ -201,7 +202,7 @@ def test_names_with_any_signs_in_them_reach_their_own_route(connect: Connect) ->
             client.registry.get_model(name, "v1.0.0")
 
 
-@pytest.mark.parametrize("entry", operations(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", REMOTE, ids=lambda entry: entry.name)
 def test_every_operation_can_be_called_and_has_its_route(
     entry: Operation, server: YardServer, connect: Connect
 ) -> None:

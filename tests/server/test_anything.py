@@ -44,6 +44,7 @@ FILES = (
 )
 ENDINGS = ("txt", "csv", "json", "yaml", "parquet", "onnx", "pkl", "zip")
 TRIES = 10
+REMOTE = [entry for entry in operations() if entry.remote]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def _shown(value: Any) -> str:
     return str(value).encode("utf-8", "replace").decode()
 
 
-@pytest.mark.parametrize("entry", operations(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", REMOTE, ids=lambda entry: entry.name)
 def test_no_request_is_a_fault_of_the_server(entry: Operation, client: TestClient) -> None:
     @seed(7)
     @settings(

@@ -22,6 +22,7 @@ from modelyard.core.work import Work
 
 ATTEMPTS = 5  # how often bytes that a collector took away at the same moment are stored again
 GRACE_HOURS = 168.0
+LONGEST_GRACE_HOURS = 876_600.0  # a hundred years
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +155,8 @@ class ArtifactStore(Area):
         >>> ArtifactStore(folder).collect()
         Collected(artifacts=(), blobs=())
         """
-        if not grace_hours >= 0:
-            raise Invalid(f"grace_hours is {grace_hours}. Pass a number of hours, 0 or more.")
+        if not 0 <= grace_hours <= LONGEST_GRACE_HOURS:
+            raise Invalid(f"grace_hours is {grace_hours}. Pass a number of hours from 0 to {LONGEST_GRACE_HOURS}.")
         with self.store.work(user) as work:
             before = micros(work.now - timedelta(hours=grace_hours))
             artifacts = store.drop_unheld(work.rows, before)

@@ -89,12 +89,13 @@ class CITemplateGenerator:
         text: str = _module(system).render(plan)
         return text
 
+    @operation("POST", "/ci-templates/{system}/files", needs="ci_templates.write", remote=False)
     def write(
         self, system: CISystem, model_name: str, folder: str | Path = ".", *, python_version: str = "3.12"
     ) -> str:
         """The path of the pipeline file written where the system looks for it under a project's folder.
 
-        Not an operation: over HTTP the folder would be the server's. `generate` answers with the text.
+        Not over HTTP, where the folder would be the server's; `generate` answers with the text.
 
         >>> from modelyard.ci_templates import CISystem, CITemplateGenerator
         >>> CITemplateGenerator().write(CISystem.GITLAB, "fraud_detector", folder).endswith(".gitlab-ci.yml")

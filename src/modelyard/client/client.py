@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 import httpx
 import msgspec
 
+from modelyard.client.values import value_of
 from modelyard.core.canonical import dumps, plain
 from modelyard.core.errors import (
     Conflict,
@@ -77,7 +78,7 @@ class RemoteArea:
 
     def __init__(self, http: httpx.Client, area: str) -> None:
         self._http = http
-        self._operations = {entry.verb: entry for entry in operations(area)}
+        self._operations = {entry.verb: entry for entry in operations(area) if entry.remote}
         self._area = area
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
@@ -201,6 +202,6 @@ def _typed(data: Any, hint: Any) -> Any:
     if hint is None or hint is inspect.Parameter.empty:
         return data
     try:
-        return msgspec.convert(data, type=hint, strict=False)
-    except (msgspec.ValidationError, TypeError):
+        return value_of(data, hint)
+    except (msgspec.ValidationError, TypeError, KeyError):  # of a newer server
         return data

@@ -26,6 +26,7 @@ class Operation:
     path: str  # under /api/v1
     needs: str  # permission, for example deployment.write
     function: Callable[..., Any]
+    remote: bool = True  # False: it reads or writes files where it runs, so it has a command and no route
 
     @property
     def area(self) -> str:
@@ -48,14 +49,17 @@ class Operation:
         return tuple(name for name in inspect.signature(self.function).parameters if name in ACTING)
 
 
-def operation(method: Method, path: str, *, needs: str) -> Callable[[F], F]:
-    """Mark a service method as an operation. Its area is the package that its module lives in."""
+def operation(method: Method, path: str, *, needs: str, remote: bool = True) -> Callable[[F], F]:
+    """Mark a service method as an operation. Its area is the package that its module lives in.
+
+    With `remote=False` it is a command only: what it names are files of the machine it runs on.
+    """
 
     def mark(function: F) -> F:
         name = f"{function.__module__.split('.')[1]}.{function.__name__}"
         if name in _TABLE and _TABLE[name].function.__qualname__ != function.__qualname__:
             raise ValueError(f"operation {name} is defined twice")
-        _TABLE[name] = Operation(name=name, method=method, path=path, needs=needs, function=function)
+        _TABLE[name] = Operation(name=name, method=method, path=path, needs=needs, function=function, remote=remote)
         return function
 
     return mark

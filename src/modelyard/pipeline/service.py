@@ -30,11 +30,12 @@ class Pipelines(Area):
 
         return MLPipeline(config, self.store, frame=frame, created_by=created_by).run()
 
-    @operation("POST", "/pipelines/runs", needs="pipeline.write")
+    @operation("POST", "/pipelines/runs", needs="pipeline.write", remote=False)
     def run_file(self, config_path: str | Path, *, created_by: str = "system") -> PipelineResult:
         """The finished run of the configuration in a .json, .toml or .yaml file.
 
-        A relative data_source is looked for beside the file. Raises Invalid for a wrong field, naming it.
+        A relative data_source is looked for beside the file. Not over HTTP, where the paths in the file would be the
+        server's; `train_table` takes an upload. Raises Invalid for a wrong field, naming it.
 
         >>> _ = (folder / "t.csv").write_text("x,y\\n" + "".join(f"{n},{n > 50}\\n" for n in range(100)))
         >>> _ = (folder / "t.toml").write_text(
@@ -139,6 +140,10 @@ def _mapping(path: Path) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise NotFound(f"The configuration {path} cannot be read: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(
+            f"The configuration {path} is no UTF-8 text: {error}. Write it as .json, .toml or .yaml."
+        ) from error
     suffix = path.suffix.lower()
     try:
         if suffix == ".json":
@@ -149,7 +154,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
             found = _yaml(text)
         else:
             raise Invalid(f"{path} has the unknown ending {suffix!r}. Use .json, .toml or .yaml.")
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise Invalid(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise Invalid(f"{path} holds a {type(found).__name__}. Write a mapping of pipeline fields.")

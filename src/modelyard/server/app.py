@@ -71,7 +71,7 @@ def _bare() -> FastAPI:
 
 def _routes(app: FastAPI, answers: Callable[[Operation], dict[int | str, dict[str, Any]]]) -> None:
     _fixed_routes(app)
-    for entry in operations():
+    for entry in (one for one in operations() if one.remote):
         app.add_api_route(
             "/api/v1" + entry.path,
             _endpoint(entry),
@@ -289,6 +289,10 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     def http(_: Request, error: StarletteHTTPException) -> Response:
         return _envelope(error.status_code, "HTTPError", str(error.detail), headers=error.headers)
+
+    @app.exception_handler(Exception)
+    def unforeseen(_: Request, error: Exception) -> Response:  # what it was is raised again and logged
+        return _envelope(500, type(error).__name__, "The server failed at this. Its log has the reason.")
 
 
 def _envelope(status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> Response:

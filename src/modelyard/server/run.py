@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from modelyard.core.errors import Forbidden, Unavailable, YardError
 from modelyard.server.access import Access
@@ -96,7 +96,7 @@ def serve(place: str, files: str | None, listening: Listening, *, user: str) -> 
                 controller.stop()
 
 
-def _answer(app: FastAPI, listening: Listening) -> None:
+def _answer(app: ASGIApp, listening: Listening) -> None:
     uvicorn.run(
         app,
         host=listening.host,

@@ -72,10 +72,16 @@ class PostgresConnection:
     def many(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """The same change for many rows, sent without waiting for each answer."""
         with psycopg.Cursor(self.raw) as cursor:
-            cursor.executemany(translated(sql), [adapted(row) for row in rows])
+            try:
+                cursor.executemany(translated(sql), [adapted(row) for row in rows])
+            except UnicodeEncodeError as error:
+                raise _unstorable(error) from error
 
     def _execute(self, sql: str, values: Mapping[str, Any]) -> psycopg.ClientCursor[dict[str, Any]]:
-        return psycopg.ClientCursor(self.raw).execute(translated(sql), adapted(values))
+        try:
+            return psycopg.ClientCursor(self.raw).execute(translated(sql), adapted(values))
+        except UnicodeEncodeError as error:
+            raise _unstorable(error) from error
 
 
 class PostgresDatabase:
@@ -248,6 +254,11 @@ def _adapted(value: bool | float) -> int | float | None:
     if isinstance(value, bool):
         return int(value)
     return None if math.isnan(value) else float(value)
+
+
+def _unstorable(error: UnicodeEncodeError) -> Invalid:
+    """A text with half a surrogate pair."""
+    return Invalid(f"A value cannot be stored: {error}. Send whole characters.")
 
 
 def _one_value(raw: psycopg.Connection[dict[str, Any]], sql: str) -> Any:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelyard.core.errors import Conflict, Damaged, Unavailable, YardError
+from modelyard.core.errors import Conflict, Damaged, Invalid, Unavailable, YardError
 from modelyard.core.ports import Row
 from modelyard.storage import schema
 
@@ -28,20 +28,29 @@ class SqliteConnection:
 
     def all(self, sql: str, **values: Any) -> list[Row]:
         """Every row of the answer."""
-        return _dicts(self.raw.execute(sql, values))
+        return _dicts(self._execute(sql, values))
 
     def one(self, sql: str, **values: Any) -> Row | None:
         """The first row, or None."""
-        rows = _dicts(self.raw.execute(sql, values))  # fetched whole, so that RETURNING finishes
+        rows = _dicts(self._execute(sql, values))  # fetched whole, so that RETURNING finishes
         return rows[0] if rows else None
 
     def run(self, sql: str, **values: Any) -> int:
         """Change rows; returns how many."""
-        return self.raw.execute(sql, values).rowcount
+        return self._execute(sql, values).rowcount
 
     def many(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """The same change for many rows."""
-        self.raw.executemany(sql, rows)
+        try:
+            self.raw.executemany(sql, rows)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise _unstorable(error) from error
+
+    def _execute(self, sql: str, values: Mapping[str, Any]) -> sqlite3.Cursor:
+        try:
+            return self.raw.execute(sql, values)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise _unstorable(error) from error
 
 
 class SqliteDatabase:
@@ -176,6 +185,11 @@ class SqliteDatabase:
             if told is None:
                 raise
             raise told from error
+
+
+def _unstorable(error: Exception) -> Invalid:
+    """A text with half a surrogate pair, or an integer of more than 64 bits."""
+    return Invalid(f"A value cannot be stored: {error}. Send whole characters, and integers of 64 bits.")
 
 
 def _dicts(cursor: sqlite3.Cursor) -> list[Row]:
