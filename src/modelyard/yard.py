@@ -41,14 +41,21 @@ class Yard:
 
     Areas open on first use and share one store, so that every change commits together with its event and the areas
     hear of each other. `files` is where bytes live when the place is a database: a folder or an object-store URL.
+    `online` is where the newest feature values are read: redis://host/0, or embedded unless it is given.
     Several processes may open the same place at once.
     """
 
     def __init__(
-        self, place: str | Path = "./yard", *, files: str | Path | None = None, clock: Clock = SYSTEM_CLOCK
+        self,
+        place: str | Path = "./yard",
+        *,
+        files: str | Path | None = None,
+        online: str = "",
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.store = Store.at(place, files=files, clock=clock)
         self._place, self._files = _absolute(place), _absolute(files) if files else ""
+        self._online = {"online": online} if online else {}
         self._opened: dict[str, Any] = {}
         self._dispatcher = wiring.connect(self.store, self.area)
 
@@ -112,7 +119,8 @@ class Yard:
         if name not in plugins.AREAS:
             raise NotFound(f"There is no area {name!r}. {nearest(name, list(plugins.AREAS))}")
         if name not in self._opened:
-            self._opened[name] = plugins.load("area", name)(self.store)
+            options = self._online if name == "features" else {}
+            self._opened[name] = plugins.load("area", name)(self.store, **options)
         return self._opened[name]
 
     def deploy(self, endpoint: str, version: str, **options: Any) -> Any:

@@ -92,3 +92,19 @@ def test_doctor_finds_a_damaged_database(tmp_path: Path) -> None:
 def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run(
+        "registry", "list-models", folder=tmp_path, MODELYARD_URL="http://127.0.0.1:9", MODELYARD_TOKEN="@nowhere"
+    )
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    done = run("registry", "list-models", folder=tmp_path, MODELYARD_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "http://127.0.0.1:9" in done.stderr
+    assert "modelyard serve" in done.stderr
+    assert not (tmp_path / "yard").exists()

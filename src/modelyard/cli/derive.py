@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from modelyard.cli.output import show
+from modelyard.core.errors import Invalid
 from modelyard.core.operations import Operation, operations
-from modelyard.settings import settings
+from modelyard.settings import Setting, settings
 
 COMMON = Group("Common options", sort_key=100)
 YARD = Annotated[str | None, Parameter(name="--yard", group=COMMON, help="Folder or database URL of the yard.")]
@@ -46,7 +47,7 @@ def command_of(entry: Operation) -> Callable[..., int]:
         values = {key: value for key, value in values.items() if value is not None}
         for actor in entry.acting:
             values.setdefault(actor, found["user"].value)
-        answer = call(entry, values, found["yard"].value, found["files"].value)
+        answer = call(entry, values, found)
         show(answer, found["format"].value)
         return int(getattr(answer, "ok", True) is False)
 
@@ -64,14 +65,31 @@ def command_of(entry: Operation) -> Callable[..., int]:
     return command
 
 
-def call(entry: Operation, values: Mapping[str, Any], place: str, files: str) -> Any:
-    """Open the yard, run the operation there, and close it."""
+def call(entry: Operation, values: Mapping[str, Any], found: Mapping[str, Setting]) -> Any:
+    """Run the operation on the yard of the settings, or on the server where the setting `url` names one."""
+    if found["url"].value and entry.remote:
+        from modelyard.client.client import Client
+
+        with Client(found["url"].value, token=secret_of(found["token"].value)) as client:
+            return getattr(getattr(client, entry.area), entry.verb)(**values)
     from modelyard.yard import Yard
 
-    with Yard(place, files=files or None) as yard:
+    with Yard(found["yard"].value, files=found["files"].value or None, online=found["online"].value) as yard:
         method = getattr(yard.area(entry.area), entry.verb)
         result = method(**values)
         return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+
+def secret_of(token: str) -> str:
+    """The token itself, read from its file where it is written as @path."""
+    if not token.startswith("@"):
+        return token
+    try:
+        return Path(token[1:]).read_text().strip()
+    except OSError as error:
+        raise Invalid(
+            f"The token file {token[1:]} cannot be read: {error.strerror}. Check the setting `token`."
+        ) from error
 
 
 def help_of(function: Callable[..., Any]) -> str:
