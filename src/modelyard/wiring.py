@@ -193,9 +193,11 @@ class Dispatcher:
         self._areas = areas
         self._lock = threading.Lock()
         self._thread = 0  # the thread that is handing on
+        self.heard = False  # whether anything has happened through this yard
 
     def after(self, events: list[Event]) -> None:
         """Called when a transaction has committed: hand on if anybody hears of what happened."""
+        self.heard = True
         heard = {kind for wire in AFTER for kind in wire.hears}
         if any(event.event_type in heard for event in events):
             self.catch_up()

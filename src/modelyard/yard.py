@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from modelyard import wiring
 from modelyard.core import plugins
 from modelyard.core.decisions import Decision
-from modelyard.core.errors import NotFound, Unavailable, nearest
+from modelyard.core.errors import NotFound, Unavailable, YardError, nearest
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.ports import Clock
 from modelyard.core.traffic import GuardTrip
 from modelyard.core.work import Store
 from modelyard.stats.sketch import merged, quantile
+
+log = logging.getLogger("modelyard.yard")
 
 ENOUGH = 200  # answers that fix a baseline's latency quantiles
 
@@ -182,7 +185,12 @@ class Yard:
         self._dispatcher.catch_up()
 
     def close(self) -> None:
-        """Give connections back. Not closing loses nothing."""
+        """Sign what has happened and give connections back. Not closing loses nothing: the next one who looks signs it."""
+        if self._dispatcher.heard:
+            try:
+                self.audit.catch_up()
+            except YardError as error:  # a damaged log is told by `audit verify`; it must not keep a yard from closing
+                log.warning("the audit log was not brought up to date: %s", error)
         self.store.close()
 
     def __enter__(self) -> Yard:

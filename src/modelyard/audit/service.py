@@ -173,7 +173,7 @@ class AuditLogger(Area):
             **rules.period(start_date, end_date),
         }
         conditions = {name: value for name, value in wanted.items() if value is not None}
-        self._catch_up()
+        self.catch_up()
         with self.store.reading() as rows:
             if order == "newest":
                 found = store.newest_events(rows, conditions, before=after or _LAST, limit=limit)
@@ -200,7 +200,7 @@ class AuditLogger(Area):
         end = end_date or now + timedelta(microseconds=1)  # what happened just now belongs to it
         start = start_date or end - timedelta(days=90)
         conditions = rules.period(start, end)
-        self._catch_up()
+        self.catch_up()
         with self.store.reading() as rows:
             summary = _summary(rows, conditions)
             violations = tuple(_events(rows, {**conditions, "event_type": EventType.SECURITY_VIOLATION.value}))
@@ -241,7 +241,7 @@ class AuditLogger(Area):
         1
         """
         form, path, conditions = export.checked_format(format), Path(output_path), rules.period(start_date, end_date)
-        self._catch_up()
+        self.catch_up()
         with export.draft(path) as part:
             with self.store.reading() as rows:
                 note = store.last_checkpoint(rows)
@@ -272,7 +272,7 @@ class AuditLogger(Area):
         >>> logger.checkpoint().splitlines()[1]
         '1'
         """
-        self._catch_up()
+        self.catch_up()
         with self.store.reading() as rows:
             head = signed_head(rows, self.keys.public()) if store.last_checkpoint(rows) else None
         if head is None:
@@ -289,7 +289,7 @@ class AuditLogger(Area):
         >>> logger.prove(event.event_id).splitlines()[0]
         'c2sp.org/tlog-proof@v1'
         """
-        self._catch_up()
+        self.catch_up()
         with self.store.reading() as rows:
             leaf = store.leaf_of(rows, event_id)
             if leaf is None:
@@ -333,7 +333,7 @@ class AuditLogger(Area):
         """
         note = None if checkpoint_path is None else _text_of(checkpoint_path, "checkpoint")
         with suppress(Damaged):  # the walk says what is damaged, and where
-            self._catch_up()
+            self.catch_up()
         key = self._key(public_key_path)
         if note is not None and key is None:
             raise Unavailable("A checkpoint is checked with the log's public key. Pass public_key_path.")
@@ -392,7 +392,7 @@ class AuditLogger(Area):
         with self.store.reading() as rows:
             return store.behind(rows)
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Integrate, unless this folder has no key for a log that another one signs."""
         if not self._is_behind():
             return
