@@ -59,7 +59,7 @@ def main() -> None:
         )
         yard.serving.apply(Traffic(endpoint="recommend", generation=1, arms=arms, salt=test.test_id))
 
-        with yard.serving.start(workers=1) as plane, httpx.Client(base_url=plane.url) as http:
+        with yard.serve(workers=1) as plane, httpx.Client(base_url=plane.url) as http:
             items = [dict(zip(INPUTS, row, strict=True)) for row in rng.normal(size=(5, len(INPUTS))).tolist()]
             for user in range(USERS):
                 unit = f"user-{user}"

@@ -164,9 +164,12 @@ class Yard:
         self.dispatch()
         return decision
 
-    def serve(self, *, host: str = "127.0.0.1", port: int = 0, workers: int = 2) -> Serving:
+    def serve(
+        self, *, host: str = "127.0.0.1", port: int = 0, workers: int = 2, log_file: str | Path | None = None
+    ) -> Serving:
         """Serving processes that answer over HTTP and record their own rollbacks in this yard, as `ModelServer.start`.
 
+        What they log goes to standard error, or to `log_file`.
         What the place says of passwords reaches them in their environment, which other users cannot read, and not on
         their command line, which they can.
         """
@@ -177,7 +180,7 @@ class Yard:
             os.environ[name] = value  # for good: a process that ends is started anew with it
             told = f"env:{name}"
         return self.serving.start(
-            host=host, port=port, workers=workers, report="modelyard.yard:record_trip", place=told
+            host=host, port=port, workers=workers, report="modelyard.yard:record_trip", place=told, log=log_file
         )
 
     def dispatch(self) -> None:

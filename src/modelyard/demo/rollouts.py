@@ -30,9 +30,7 @@ def serve(scene: Scene, chapter: Chapter) -> Any:
     yard.deployments.start(MODEL, "v1.0.0", strategy=DeploymentStrategy.DIRECT, created_by=PEOPLE["cem"])
     chapter.doing("starting two serving processes")
     started = time.perf_counter()
-    plane = yard.serving.start(
-        port=scene.port, workers=2, report="modelyard.yard:record_trip", log=scene.folder / "serving.log"
-    )
+    plane = yard.serve(port=scene.port, workers=2, log_file=scene.folder / "serving.log")
     scene.url = plane.url
     seconds = time.perf_counter() - started
     bodies, labels = scene.bodies(2016)
