@@ -49,10 +49,10 @@ class RayRunner:
         after that. NumPy arrays arrive read-only, in the calls and in the results.
         """
         try:
-            task = ray.remote(max_retries=RETRIES)(function)
-            waiting = {task.remote(*arguments): index for index, arguments in enumerate(calls)}
+            task, sent = ray.remote(max_retries=RETRIES)(_call), ray.put(function)
+            waiting = {task.remote(sent, *arguments): index for index, arguments in enumerate(calls)}
         except TypeError as error:
-            raise Invalid(f"{function.__qualname__} or its arguments cannot be sent to a worker: {error}") from error
+            raise Invalid(f"{function!r} or its arguments cannot be sent to a worker: {str(error)[:300]}") from error
         try:
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)
@@ -67,6 +67,11 @@ class RayRunner:
         if self._ours:
             ray.shutdown()
             self._ours = False
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Ray makes tasks of Python functions only; this one calls builtins, methods and partials too."""
+    return function(*arguments)
 
 
 def _result(done: Any, call: str) -> Any:
