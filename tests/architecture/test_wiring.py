@@ -14,7 +14,7 @@ from modelyard.settings import KNOWN
 from modelyard.storage import schema
 from modelyard.wiring import AFTER
 
-UNTESTED_ENGINES = {"torch", "tensorflow", "ray"}
+OF_THEIR_OWN = {"torch", "tensorflow", "ray"}
 
 
 def test_events_never_cause_themselves() -> None:
@@ -46,7 +46,7 @@ def test_every_named_adapter_loads_or_says_what_to_install(kind: str, name: str)
         told = str(error)
     else:
         return
-    assert name in UNTESTED_ENGINES
+    assert name in OF_THEIR_OWN
     assert "pip install 'modelyard[" in told
 
 
