@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,36 @@ def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     assert "http://127.0.0.1:9" in done.stderr
     assert "modelyard serve" in done.stderr
     assert not (tmp_path / "yard").exists()
+
+
+def test_a_command_loads_only_what_it_uses(tmp_path: Path) -> None:
+    script = "import sys; from modelyard.cli.main import main; main(sys.argv[1:]); print(sorted(sys.modules), file=sys.stderr)"
+    command = [sys.executable, "-c", script, "registry", "list-models", "--yard", str(tmp_path / "yard")]
+    subprocess.run(command, capture_output=True, text=True, check=True)  # the schema is made with Alembic, once
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    heavy = {
+        "numpy",
+        "pandas",
+        "scipy",
+        "sklearn",
+        "sqlalchemy",
+        "alembic",
+        "fastapi",
+        "uvicorn",
+        "duckdb",
+        "onnxruntime",
+        "httpx",
+    }
+    assert not heavy & set(eval(done.stderr))
+
+
+def test_the_demo_tells_at_once_that_its_port_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("demo", "--port", str(port), folder=tmp_path)
+    assert done.returncode == 1
+    assert str(port) in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

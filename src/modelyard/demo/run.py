@@ -18,6 +18,7 @@ from modelyard.demo import building, rollouts, watching
 from modelyard.demo.report import write_report
 from modelyard.demo.scene import MODEL, Scene
 from modelyard.demo.story import Story, Teller
+from modelyard.serving.supervisor import listen
 from modelyard.yard import Yard
 
 FOLDER = Path("modelyard-demo")
@@ -31,6 +32,7 @@ def run(
     Each run works in a folder of its own below ./modelyard-demo, so a killed run never stands in a later one's way. With
     `keep` the whole yard stays there; without, only the report does.
     """
+    listen("127.0.0.1", port).close()  # a port in use is told now, not after the models were trained
     story = Story(teller)
     with _folder(keep) as folder:
         with Yard(folder / "yard") as yard:
