@@ -157,6 +157,23 @@ def settle(areas: Areas, event: Event) -> None:
         log.info("the rollback of %s belongs to no deployment: %s", event.resource_id, error)
 
 
+def enrol(areas: Areas, event: Event) -> None:
+    """An experiment that serving splits traffic for is an A/B test of the same name: one analysis for both."""
+    planned = event.details.get("experiment")
+    tests = areas("ab_testing")
+    if not planned or any(test.name == event.resource_id for test in tests.list_tests()):
+        return
+    test = tests.create_test(
+        event.resource_id,
+        control_variant="{model}:{version}".format(**planned["control"]),
+        treatment_variant=["{model}:{version}".format(**variant) for variant in planned["variants"]],
+        traffic_split=[planned["split"].get(variant["endpoint"], 0.0) for variant in planned["variants"]],
+        description="traffic that serving splits between endpoints",
+        created_by=event.actor,
+    )
+    tests.start_test(test.test_id, user=event.actor)
+
+
 INSIDE: dict[EventType, tuple[Handler, ...]] = {
     EventType.DEPLOYMENT_STARTED: (only_approved_versions, only_known_versions, only_newer_routing),
     EventType.DEPLOYMENT_ADVANCED: (only_approved_versions,),
@@ -177,10 +194,13 @@ ROUTING = (
 
 GIVING = (EventType.DEPLOYMENT_STARTED, EventType.DEPLOYMENT_ADVANCED, EventType.DEPLOYMENT_COMPLETED)
 
+ENROLLED = (EventType.AB_TEST_CREATED, EventType.AB_TEST_STARTED)
+
 AFTER = (
     Wire(name="settle", hears=(EventType.GUARD_TRIPPED,), causes=(EventType.DEPLOYMENT_ROLLED_BACK,), handle=settle),
     Wire(name="provide", hears=GIVING, causes=(), handle=provide),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
+    Wire(name="enrol", hears=(EventType.ENDPOINT_CREATED,), causes=ENROLLED, handle=enrol),
     Wire(name="crown", hears=(EventType.DEPLOYMENT_COMPLETED,), causes=(EventType.ALIAS_SET,), handle=crown),
 )
 

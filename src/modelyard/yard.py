@@ -183,6 +183,30 @@ class Yard:
             host=host, port=port, workers=workers, report="modelyard.yard:record_trip", place=told, log=log_file
         )
 
+    def analyze_experiment(self, experiment_id: str, *, confidence_level: float = 0.95) -> dict[str, Any]:
+        """The A/B analysis of an experiment whose traffic serving splits (`ModelServer.create_ab_test`), from what it counted.
+
+        A request that was answered counts as a success; record what became of it with `ab_tests.record_request`.
+        """
+        test = next((test for test in self.ab_tests.list_tests() if test.name == experiment_id), None)
+        if test is None:
+            known = [test.name for test in self.ab_tests.list_tests()]
+            raise NotFound(f"There is no experiment {experiment_id!r}. {nearest(experiment_id, known)}")
+        counts = self.serving.counts(experiment_id)
+        endpoints = [arm.name for arm in self.serving.traffic(experiment_id).arms]  # the control first
+        for endpoint, variant in zip(endpoints, (test.control, *test.treatments), strict=True):
+            arm = counts.arms[endpoint]
+            self.ab_tests.record_counts(
+                test.test_id,
+                variant.name,
+                source=f"serving:{experiment_id}",
+                generation=counts.generation,
+                requests=arm.requests,
+                errors=arm.errors,
+                latency={str(bucket): count for bucket, count in arm.latency.items()},
+            )
+        return self.ab_tests.analyze_test(test.test_id, confidence_level)
+
     def dispatch(self) -> None:
         """Hand events on that another process wrote or an interrupted one left behind."""
         self._dispatcher.catch_up()
