@@ -101,7 +101,7 @@ def test_versions_are_swapped_under_load_without_a_lost_request(server: ModelSer
         server.install("e", "m", "v3", tools.reference(shift=-1), "python")
         only = Arm(name="baseline", model="m", version="v3", weight=1.0)
         server.apply(replace(tools.split("e", 6), arms=(only,)))
-        tools.until(lambda: (200, "v3") in callers.seen)
+        tools.until(lambda: tools.carried_out(server, "e", 6) and (200, "v3") in callers.seen)
         missing = Arm(name="baseline", model="m", version="v4", weight=1.0)
         server.apply(replace(tools.split("e", 7), arms=(missing,)))
         tools.until(lambda: all("e" in one.troubles for one in server.processes() if one.ready))
