@@ -19,7 +19,7 @@ from modelyard.ui.pages import number, percent
 
 LOOK = 0.2  # seconds between two looks
 BEFORE = 300  # answers of the version that a canary is compared with, before it begins
-LONGEST = 90.0  # seconds that a chapter's traffic may run
+LONGEST = 150.0  # seconds that a chapter's traffic may run
 TERMS: dict[str, Any] = {"margin": 0.02, "latency_margin": 1.0, "minimum_units": 200, "warmup": 20}
 
 
@@ -277,7 +277,7 @@ def experiment(scene: Scene, chapter: Chapter) -> None:
     endpoint = f"{MODEL}-experiment"
     scene.yard.serving.apply(tests.traffic(test.test_id, endpoint))
     bodies, labels = scene.bodies(2017, seed=3, count=20_000)
-    with scene.traffic(bodies, seconds=LONGEST, endpoint=endpoint, rate=500) as running:
+    with scene.traffic(bodies, seconds=len(bodies) / 500, endpoint=endpoint, rate=500) as running:  # each person once
         done, significant = 0, False
         while not significant and running.alive():
             time.sleep(5 * LOOK)
