@@ -142,6 +142,7 @@ def _config(scene: Scene, **options: Any) -> PipelineConfig:
         cross_validation_folds=3,
         metrics=("accuracy", "precision", "recall", "f1_score", "auc_roc", "log_loss"),
         random_seed=7,
+        threads=1,  # small fits gain little from more, and two programs on few cores would wait for each other
         **options,
     )
 
