@@ -151,7 +151,8 @@ class SqliteDatabase:
         if raw is None:
             raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
             try:
-                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                # LIKE minds the case, as it does in PostgreSQL
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "case_sensitive_like=ON"):
                     raw.execute(f"PRAGMA {pragma}")
             except sqlite3.Error:
                 raw.close()

@@ -1,0 +1,7 @@
+"""Webhooks and their deliveries."""
+
+revision, down_revision = "0014", "0013"
+
+
+def upgrade() -> None:
+    pass
