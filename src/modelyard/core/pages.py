@@ -40,6 +40,7 @@ def read_token(token: str, query: str) -> list[str | float | None]:
     Traceback (most recent call last):
     modelyard.core.errors.Invalid: The page token is none of this query's. Pass the next_page_token of its last answer.
     """
+    position: list[str | float | None]
     try:
         whose, *position = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
     except (binascii.Error, UnicodeError, ValueError, TypeError):
