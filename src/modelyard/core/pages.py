@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid
 
 T = TypeVar("T")
@@ -30,7 +29,8 @@ def page_token(position: Sequence[str | float | None], query: str) -> str:
     >>> read_token(page_token([0.9, "run_1"], "metrics.auc > 0.5"), "metrics.auc > 0.5")
     [0.9, 'run_1']
     """
-    return base64.urlsafe_b64encode(dumps([_digest(query), *position]).encode()).decode()
+    text = json.dumps([_digest(query), *position])  # not canonical JSON, which writes 1e16 as an integer
+    return base64.urlsafe_b64encode(text.encode()).decode()
 
 
 def read_token(token: str, query: str) -> list[str | float | None]:
