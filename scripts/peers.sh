@@ -1,0 +1,34 @@
+#!/bin/sh
+# Makes .peers/NAME, the environment of another product that tests and benchmarks compare with, from scripts/peers/NAME.txt.
+# Peers never share .venv: their requirements are their own. Does nothing where the environment is up to date.
+#
+#   scripts/peers.sh mlflow
+set -eu
+cd "$(dirname "$0")/.."
+
+name=${1:-}
+list=scripts/peers/$name.txt
+if [ -z "$name" ] || [ ! -f "$list" ]; then
+  echo "Name a peer: $(cd scripts/peers && echo *.txt | sed 's/\.txt//g')" >&2
+  exit 2
+fi
+
+place=.peers/$name
+stamp=$place/.ready
+if [ -f "$stamp" ] && cmp -s "$stamp" "$list"; then
+  exit 0
+fi
+
+uv=$(command -v uv || true)
+[ -z "$uv" ] && [ -x .venv/bin/uv ] && uv=.venv/bin/uv
+python=${PYTHON:-.venv/bin/python}
+rm -rf "$place"
+mkdir -p .peers
+"$python" -m venv ${uv:+--without-pip} "$place"
+echo "Setting up $place (about $(wc -l <"$list") packages) ..." >&2
+if [ -n "$uv" ]; then
+  "$uv" pip install --quiet -p "$place/bin/python" -r "$list"
+else
+  "$place/bin/python" -m pip install --quiet --disable-pip-version-check -r "$list"
+fi
+cp "$list" "$stamp"
