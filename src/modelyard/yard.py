@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from modelyard.registry.service import ModelRegistry
     from modelyard.serving.service import ModelServer
     from modelyard.serving.supervisor import Serving
+    from modelyard.tracking.service import ExperimentTracker
 
 
 class Yard:
@@ -66,6 +67,11 @@ class Yard:
     def registry(self) -> ModelRegistry:
         """Versions, stages, approvals and comparison of models."""
         return self.area("registry")  # type: ignore[no-any-return]  # the plugin table is by name
+
+    @cached_property
+    def tracking(self) -> ExperimentTracker:
+        """Experiments, runs and logged models."""
+        return self.area("tracking")  # type: ignore[no-any-return]  # the plugin table is by name
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

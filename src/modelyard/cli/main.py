@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AREA_HELP = {
     "registry": "Versions, stages, approvals and comparison of models.",
+    "tracking": "Experiments, runs, metrics, parameters and logged models.",
     "artifacts": "Stored bytes: list, verify, clean up.",
     "audit": "The tamper-evident log: query, verify, prove, export.",
     "features": "The feature store: definitions, values, history, statistics.",

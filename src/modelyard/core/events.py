@@ -66,6 +66,7 @@ class EventType(Enum):
     EXPERIMENT_RESTORED = "experiment_restored"
     RUN_STARTED = "run_started"
     RUN_ENDED = "run_ended"
+    RUN_AMENDED = "run_amended"  # the record of an ended run changed
     RUN_DELETED = "run_deleted"
     RUN_RESTORED = "run_restored"
     LOGGED_MODEL_CREATED = "logged_model_created"

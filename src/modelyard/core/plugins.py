@@ -11,6 +11,7 @@ from modelyard.core.errors import MissingExtra, NotFound, nearest
 
 AREAS = {
     "registry": "modelyard.registry.service:ModelRegistry",
+    "tracking": "modelyard.tracking.service:ExperimentTracker",
     "artifacts": "modelyard.artifacts.service:ArtifactStore",
     "audit": "modelyard.audit.service:AuditLogger",
     "features": "modelyard.features.service:FeatureStore",

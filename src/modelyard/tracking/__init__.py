@@ -1,0 +1,39 @@
+"""Experiment tracking: experiments, runs, metrics, parameters, tags, datasets, logged models and the files of runs."""
+
+from modelyard.tracking.recording import ParameterChanged
+from modelyard.tracking.service import ExperimentTracker
+from modelyard.tracking.values import (
+    Dataset,
+    DatasetFilter,
+    DatasetInput,
+    Experiment,
+    Lifecycle,
+    LoggedModel,
+    LoggedModelStatus,
+    Metric,
+    ModelMetric,
+    ModelOrder,
+    ModelOutput,
+    Run,
+    RunStatus,
+    View,
+)
+
+__all__ = [
+    "Dataset",
+    "DatasetFilter",
+    "DatasetInput",
+    "Experiment",
+    "ExperimentTracker",
+    "Lifecycle",
+    "LoggedModel",
+    "LoggedModelStatus",
+    "Metric",
+    "ModelMetric",
+    "ModelOrder",
+    "ModelOutput",
+    "ParameterChanged",
+    "Run",
+    "RunStatus",
+    "View",
+]
