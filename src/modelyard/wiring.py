@@ -21,7 +21,7 @@ from modelyard.core.events import Event, EventType
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import Handler, Store, Work, event_from_row
-from modelyard.registry.rules import canonical_version
+from modelyard.registry.checks import canonical_version
 
 log = logging.getLogger("modelyard.wiring")
 

@@ -15,7 +15,7 @@ from modelyard.core.instants import FixedClock
 from modelyard.core.models import FeatureSpec, PackageManifest, Signature
 from modelyard.core.packages import manifest_text
 from modelyard.registry import ModelRegistry, ModelStage
-from modelyard.registry.rules import canonical_version, sort_key
+from modelyard.registry.checks import canonical_version, sort_key
 
 ANA, MAX = "ana@example.com", "max@example.com"
 
@@ -278,7 +278,11 @@ def test_of_eight_processes_that_register_one_version_exactly_one_wins(yard: Pat
     assert len(registry.list_models()) == 10
     with registry.store.reading() as rows:
         told = rows.all("SELECT event_type, COUNT(*) AS n FROM events GROUP BY event_type ORDER BY event_type")
-    assert {row["event_type"]: row["n"] for row in told} == {"artifact_stored": 1, "model_registered": 10}
+    assert {row["event_type"]: row["n"] for row in told} == {
+        "artifact_stored": 1,
+        "model_registered": 10,
+        "registered_model_created": 1,
+    }
 
 
 def test_questions_about_one_version_read_few_rows_however_many_there_are(registry: ModelRegistry, add) -> None:
@@ -302,6 +306,14 @@ def test_questions_about_one_version_read_few_rows_however_many_there_are(regist
         registry.set_alias("fraud", "challenger", "v0.0.1", user=ANA)
         registry.get_by_alias("fraud", "challenger")
         registry.update("fraud", "v0.0.1", ANA, tags=["a"])
+        registry.set_tag("fraud", "v0.0.1", "team", ANA, value="risk")
+        registry.delete_tag("fraud", "v0.0.1", "team", ANA)
+        registry.get_registered_model("fraud")
+        registry.update_model("fraud", ANA, licence="MIT")
+        registry.version_by_number("fraud", 1)
+        registry.search_versions("name = 'fraud'", limit=2)
+        registry.search_versions("tags.team = 'risk'", limit=2)
+        registry.search_models("name = 'fraud'", limit=2)
         with pytest.raises(NotFound):
             registry.get_model("frau", "v0.0.1")
         raw.set_progress_handler(None, 0)
@@ -314,8 +326,8 @@ def test_questions_about_one_version_read_few_rows_however_many_there_are(regist
         work.rows.many(
             sql,
             [
-                row | {"version": v, "canonical": canonical_version(v), "sort_key": sort_key(v)}
-                for v in (f"v1.{number}.0" for number in range(5_000))
+                row | {"version": v, "canonical": canonical_version(v), "sort_key": sort_key(v), "number": number + 2}
+                for number, v in enumerate(f"v1.{number}.0" for number in range(5_000))
             ],
         )
     assert steps() <= 1.5 * before + 20

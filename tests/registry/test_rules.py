@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from modelyard.core.errors import Invalid
 from modelyard.core.models import ModelStage, ModelVersion
 from modelyard.core.refs import SemVer
-from modelyard.registry import rules
-from modelyard.registry.rules import sort_key
+from modelyard.registry import checks, comparison, rules
+from modelyard.registry.checks import sort_key
 
 # semver.org 2.0.0, items 9 to 11
 IN_ORDER = [
@@ -111,17 +111,17 @@ def test_malformed_versions_are_refused(bad: str) -> None:
 )
 def test_malformed_model_names_are_refused(bad: str) -> None:
     with pytest.raises(Invalid, match="no model name"):
-        rules.checked_model_name(bad)
+        checks.checked_model_name(bad)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "0.9", None, True, [1.0], 10**400])
 def test_a_metric_that_is_no_finite_number_is_refused_by_name(bad: object) -> None:
     with pytest.raises(Invalid, match=r"metrics\['auc'\]"):
-        rules.checked_metrics({"auc": bad})
+        checks.checked_metrics({"auc": bad})
 
 
 def test_spellings_of_one_person_are_one() -> None:
-    assert len({rules.folded(name) for name in ("Ana@Example.com", " ana@example.com ", "ａｎａ@example.com")}) == 1
+    assert len({checks.folded(name) for name in ("Ana@Example.com", " ana@example.com ", "ａｎａ@example.com")}) == 1
 
 
 def test_every_transition_is_either_a_promotion_a_demotion_or_none() -> None:
@@ -148,7 +148,7 @@ def test_every_transition_is_either_a_promotion_a_demotion_or_none() -> None:
     ],
 )
 def test_the_words_of_a_metrics_name_say_which_way_is_better(name: str, up: bool) -> None:
-    assert rules.higher_is_better(name) is up
+    assert comparison.higher_is_better(name) is up
 
 
 def _model(version: str, **metrics: float) -> ModelVersion:
@@ -171,10 +171,10 @@ def _model(version: str, **metrics: float) -> ModelVersion:
     ],
 )
 def test_a_winner_is_better_somewhere_and_worse_nowhere(first: dict, second: dict, winner: str | None) -> None:
-    assert rules.compare(_model("1.0.0", **first), _model("2.0.0", **second))["winner"] == winner
+    assert comparison.compare(_model("1.0.0", **first), _model("2.0.0", **second))["winner"] == winner
 
 
 def test_a_relative_difference_to_nothing_is_undefined_and_to_a_negative_one_keeps_its_sign() -> None:
-    figures = rules.compare(_model("1.0.0", a=0.0, b=-2.0), _model("2.0.0", a=1.0, b=-1.0))["metrics_comparison"]
+    figures = comparison.compare(_model("1.0.0", a=0.0, b=-2.0), _model("2.0.0", a=1.0, b=-1.0))["metrics_comparison"]
     assert figures["a"]["relative_difference"] is None
     assert figures["b"]["relative_difference"] == 0.5

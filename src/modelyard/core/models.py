@@ -98,8 +98,39 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """What a version was made from: the code (repository, commit, whether it had uncommitted changes), the digest of the
+    training data, and the digest of the lock file that names every dependency."""
+
+    repository: str = ""
+    commit: str = ""
+    dirty: bool = False
+    data_digest: str = ""
+    lock_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredModel:
+    """A model by name, without its versions. `aliases` maps each alias to its version; a tag is `label` or `key=value`."""
+
+    name: str
+    created_at: Instant
+    updated_at: Instant
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    owner: str = ""
+    project: str = "default"
+    licence: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
-    """One version of a model as the registry knows it."""
+    """One version of a model as the registry knows it.
+
+    `number` counts a model's versions in the order of registration and is never used again; 0 before that. `source`
+    says where the bytes came from, `run_id` which run logged them. A tag is `label` or `key=value`.
+    """
 
     name: str
     version: str
@@ -121,3 +152,10 @@ class ModelVersion:
     signature: Signature | None = None
     size: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    number: int = 0
+    run_id: str = ""
+    source: str = ""
+    changelog: str = ""
+    references: References = References()
+    example: Any = None
+    environment: Mapping[str, str] = field(default_factory=dict)

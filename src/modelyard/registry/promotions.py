@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from modelyard.core.area import Area
 from modelyard.core.decisions import Decision, Verdict
-from modelyard.core.errors import Conflict, Damaged, Forbidden, NotFound, nearest
+from modelyard.core.errors import Conflict, Damaged, Forbidden, NotFound
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import new_id
 from modelyard.core.instants import micros
 from modelyard.core.models import ModelStage, ModelVersion
 from modelyard.core.operations import operation
 from modelyard.core.ports import Connection
-from modelyard.core.refs import Resource
 from modelyard.core.work import Work
-from modelyard.registry import rules, store
+from modelyard.registry import checks, rules, store, store_models, store_requests
+from modelyard.registry.lookup import found, holder, resource, tell_refusal
 from modelyard.registry.rules import Approval, PromotionRequest, RequestStatus
 
 
@@ -46,17 +46,17 @@ class Promotions(Area):
         >>> request.status.value
         'open'
         """
-        target = rules.stage_of(target_stage)
-        rules.checked_person(requested_by, "requested_by")
-        rules.checked_text(justification, "justification")
-        named = tuple(rules.checked_person(person, "a reviewer") for person in reviewers or ())
+        target = checks.stage_of(target_stage)
+        checks.checked_person(requested_by, "requested_by")
+        checks.checked_text(justification, "justification")
+        named = tuple(checks.checked_person(person, "a reviewer") for person in reviewers or ())
         with self.store.work(requested_by) as work:
             model = found(work.rows, name, version)
             decision = rules.may_request(model, target)
             if decision.verdict is Verdict.REFUSE:
                 raise Conflict(decision.reasons[0])
             rules.check_reviewers(model, requested_by, named, quorum)
-            if store.open_request(work.rows, name, version) is not None:
+            if store_requests.open_request(work.rows, name, version) is not None:
                 raise Conflict(f"A promotion of {name} {version} is open already. Decide on it or withdraw it first.")
             request = PromotionRequest(
                 request_id=new_id("req"),
@@ -73,7 +73,7 @@ class Promotions(Area):
                 status=RequestStatus.OPEN,
                 created_at=work.now,
             )
-            store.add_request(work.rows, request)
+            store_requests.add_request(work.rows, request)
             work.emit(EventType.PROMOTION_REQUESTED, resource(model), _told(request, justification=justification))
         return request
 
@@ -91,8 +91,8 @@ class Promotions(Area):
         >>> registry.approve_promotion("fraud", "v1.0.0", "max@example.com").status.value
         'approved'
         """
-        rules.checked_person(approver, "approver")
-        rules.checked_text(comment, "comment")
+        checks.checked_person(approver, "approver")
+        checks.checked_text(comment, "comment")
         self._check_bytes(name, version, approver)
         with self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
@@ -101,7 +101,7 @@ class Promotions(Area):
             )
             if decision.verdict is Verdict.ALLOW:
                 return self._approve(work, request, model, Approval(approver=approver, comment=comment, at=work.now))
-            self._refuse(work, model, "approve_promotion", decision)
+            tell_refusal(work, model, "approve_promotion", decision)
             if rules.may_decide(request, model, approver).verdict is Verdict.ALLOW:
                 _close(work, request, RequestStatus.VOID, decision.reasons[0])
         raise Forbidden(decision.reasons[0])
@@ -117,8 +117,8 @@ class Promotions(Area):
         >>> registry.reject_promotion("fraud", "v1.0.0", "max@example.com", reason="No fairness test").reason
         'No fairness test'
         """
-        rules.checked_person(approver, "approver")
-        rules.checked_text(reason, "reason")
+        checks.checked_person(approver, "approver")
+        checks.checked_text(reason, "reason")
         with self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
             decision = rules.may_decide(request, model, approver)
@@ -126,7 +126,7 @@ class Promotions(Area):
                 told = _told(request, approver=approver, reason=reason)
                 work.emit(EventType.APPROVAL_REJECTED, resource(model), told, severity=EventSeverity.WARNING)
                 return _close(work, request, RequestStatus.REJECTED, reason)
-            self._refuse(work, model, "reject_promotion", decision)
+            tell_refusal(work, model, "reject_promotion", decision)
         raise Forbidden(decision.reasons[0])
 
     @operation("POST", "/models/{name}/versions/{version}/promotion/withdraw", needs="registry.write")
@@ -140,15 +140,15 @@ class Promotions(Area):
         >>> registry.withdraw_promotion("fraud", "v1.0.0", "ana@example.com").status.value
         'withdrawn'
         """
-        rules.checked_person(requested_by, "requested_by")
-        rules.checked_text(reason, "reason")
+        checks.checked_person(requested_by, "requested_by")
+        checks.checked_text(reason, "reason")
         with self.store.work(requested_by) as work:
             request, model = _open(work.rows, name, version)
             decision = rules.may_withdraw(request, requested_by)
             if decision.verdict is Verdict.ALLOW:
                 work.emit(EventType.APPROVAL_WITHDRAWN, resource(model), _told(request, reason=reason))
                 return _close(work, request, RequestStatus.WITHDRAWN, reason)
-            self._refuse(work, model, "withdraw_promotion", decision)
+            tell_refusal(work, model, "withdraw_promotion", decision)
         raise Forbidden(decision.reasons[0])
 
     @operation("GET", "/promotions", needs="registry.read")
@@ -166,7 +166,9 @@ class Promotions(Area):
         []
         """
         with self.store.reading() as rows:
-            return store.requests(rows, name=name, version=version, status=status, limit=rules.checked_limit(limit))
+            return store_requests.requests(
+                rows, name=name, version=version, status=status, limit=checks.checked_limit(limit)
+            )
 
     def move_champion(self, work: Work, name: str, version: str) -> ModelVersion:
         """The version, which the champion alias points at from now on, within the caller's transaction.
@@ -177,14 +179,14 @@ class Promotions(Area):
         decision = rules.may_be_champion(model)
         if decision.verdict is Verdict.REFUSE:
             raise Conflict(decision.reasons[0])
-        store.set_alias(work.rows, name, rules.CHAMPION, model.version)
+        store_models.set_alias(work.rows, name, rules.CHAMPION, model.version)
         work.emit(EventType.ALIAS_SET, resource(model), {"alias": rules.CHAMPION, "version": model.version})
         return found(work.rows, name, version)
 
     def _approve(
         self, work: Work, request: PromotionRequest, model: ModelVersion, approval: Approval
     ) -> PromotionRequest:
-        if not store.add_approval(work.rows, request.request_id, rules.folded(approval.approver), approval):
+        if not store_requests.add_approval(work.rows, request.request_id, checks.folded(approval.approver), approval):
             raise Conflict(f"{approval.approver} approved {request.name} {request.version} already.")
         given = (*request.approvals, approval)
         told = _told(request, approver=approval.approver, comment=approval.comment, approvals=len(given))
@@ -210,56 +212,46 @@ class Promotions(Area):
         except (Damaged, NotFound) as error:
             reason = f"The bytes of {name} {version} are not those that were registered: {error}"
             with self.store.work(approver) as work:
-                self._refuse(work, model, "approve_promotion", rules.refuse(reason))
+                tell_refusal(work, model, "approve_promotion", rules.refuse(reason))
                 _close(work, request, RequestStatus.VOID, reason)
             raise Forbidden(reason) from error
-
-    def _refuse(self, work: Work, model: ModelVersion, action: str, decision: Decision) -> None:
-        """A refusal changes nothing, and is an event all the same."""
-        details = {"action": action, "reasons": decision.reasons, "digest": model.digest}
-        work.emit(EventType.SECURITY_VIOLATION, resource(model), details, severity=EventSeverity.WARNING)
-
-
-def resource(model: ModelVersion) -> Resource:
-    """What events about the version are about."""
-    return Resource("model", f"{model.name}:{model.version}")
 
 
 def moved(work: Work, model: ModelVersion, stage: ModelStage, **details: object) -> ModelVersion:
     """The version in its new stage, written and told. What leaves production cannot stay the champion."""
     changed = replace(model, stage=stage, updated_at=work.now)
-    store.update(work.rows, changed)
+    store.move(work.rows, changed)
     told = {"from": model.stage.value, "to": stage.value, "digest": model.digest, **details}
     work.emit(EventType.STAGE_CHANGED, resource(model), told)
     if rules.CHAMPION in model.aliases and stage is not ModelStage.PRODUCTION:
-        store.remove_alias(work.rows, model.name, rules.CHAMPION)
+        store_models.remove_alias(work.rows, model.name, rules.CHAMPION)
         work.emit(EventType.ALIAS_SET, resource(model), {"alias": rules.CHAMPION, "version": None})
         changed = replace(changed, aliases=tuple(alias for alias in model.aliases if alias != rules.CHAMPION))
     return changed
 
 
+def remove_version(work: Work, model: ModelVersion) -> None:
+    """Remove a version, let its bytes go and tell of it; a handler of the event may refuse."""
+    void_open(work, model, "The version was deleted.")
+    store.delete(work.rows, model.name, model.version)
+    if model.digest:
+        holds = holder(model.name, checks.canonical_version(model.version))
+        work.store.artifacts.release(work.rows, model.digest, holds)
+    details = {"name": model.name, "version": model.version, "digest": model.digest, "stage": model.stage}
+    work.emit(EventType.MODEL_DELETED, resource(model), details)
+
+
 def void_open(work: Work, model: ModelVersion, reason: str) -> None:
     """Close the open request, if there is one, for a version that is not what it was."""
-    request = store.open_request(work.rows, model.name, model.version)
+    request = store_requests.open_request(work.rows, model.name, model.version)
     if request is not None:
         work.emit(EventType.APPROVAL_WITHDRAWN, resource(model), _told(request, reason=reason))
         _close(work, request, RequestStatus.VOID, reason)
 
 
-def found(rows: Connection, name: str, version: str) -> ModelVersion:
-    """The version; NotFound names the nearest known ones."""
-    model = store.version(rows, name, version)
-    if model is not None:
-        return model
-    some = store.some_versions(rows, name)
-    if some:
-        raise NotFound(f"{name} has no version {version}. Its newest: {', '.join(some)}.")
-    raise NotFound(f"There is no model {name!r}, so no {version}. {nearest(name, store.model_names(rows))}")
-
-
 def _open(rows: Connection, name: str, version: str) -> tuple[PromotionRequest, ModelVersion]:
     model = found(rows, name, version)
-    request = store.open_request(rows, name, version)
+    request = store_requests.open_request(rows, name, version)
     if request is None:
         raise NotFound(
             f"No promotion of {name} {version} is open. "
@@ -269,7 +261,7 @@ def _open(rows: Connection, name: str, version: str) -> tuple[PromotionRequest, 
 
 
 def _close(work: Work, request: PromotionRequest, status: RequestStatus, reason: str) -> PromotionRequest:
-    store.decide(work.rows, request.request_id, status, now=micros(work.now), reason=reason)
+    store_requests.decide(work.rows, request.request_id, status, now=micros(work.now), reason=reason)
     return replace(request, status=status, decided_at=work.now, reason=reason)
 
 

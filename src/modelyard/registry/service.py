@@ -11,18 +11,46 @@ from modelyard.core.canonical import plain
 from modelyard.core.decisions import Verdict
 from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound, nearest
 from modelyard.core.events import Event, EventType
-from modelyard.core.ids import checked_name
-from modelyard.core.models import PACKAGE_MANIFEST, Artifact, ModelStage, ModelVersion, PackageManifest, Signature
+from modelyard.core.instants import micros
+from modelyard.core.models import (
+    PACKAGE_MANIFEST,
+    Artifact,
+    ModelStage,
+    ModelVersion,
+    PackageManifest,
+    RegisteredModel,
+    Signature,
+)
 from modelyard.core.operations import operation
 from modelyard.core.packages import manifest_of, signature_of
 from modelyard.core.ports import Connection
-from modelyard.core.refs import ModelRef, Resource
+from modelyard.core.refs import ModelRef
 from modelyard.core.work import Work, event_from_row
-from modelyard.registry import promotions, rules, store
-from modelyard.registry.promotions import Promotions, found, resource
+from modelyard.registry import checks, comparison, promotions, rules, store, store_models
+from modelyard.registry import store_entries as entries
+from modelyard.registry.labels import Labels
+from modelyard.registry.lookup import found, found_model, holder, no_alias, resource, tell_created, tell_refusal
+from modelyard.registry.models import RegisteredModels
+from modelyard.registry.promotions import Promotions
+from modelyard.registry.search import Search
+
+TOLD = (  # what the event of a registration says of the version
+    "number",
+    "digest",
+    "framework",
+    "metrics",
+    "size",
+    "trained_by",
+    "training_data",
+    "code_version",
+    "references",
+    "run_id",
+    "source",
+    "parent",
+)
 
 
-class ModelRegistry(Promotions):
+class ModelRegistry(Promotions, RegisteredModels, Labels, Search):
     """Registers models and answers for them.
 
     >>> registry = ModelRegistry(folder)
@@ -52,44 +80,64 @@ class ModelRegistry(Promotions):
         parent: str = "",
         signature: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
+        run_id: str = "",
+        source: str = "",
+        changelog: str = "",
+        references: dict[str, Any] | None = None,
+        example: dict[str, Any] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> ModelVersion:
         """The new version, in development, with its file or package folder admitted and stored by digest.
 
-        `version` is a semantic version; `parent` another one, as `name:version` or a version of the same model. What a
-        package folder says of its signature, metrics and parameters holds unless it is given here. Conflict if the
-        version exists; Invalid if the file is refused.
+        `version` is a semantic version, or `next` for the model's next number as one: 3.0.0 for the third. `parent` is
+        another version, as `name:version` or a version of the same model; `references` may have repository, commit,
+        dirty, data_digest and lock_digest; `example` an input and its output. What a package folder says of its
+        signature, metrics, parameters and environment holds unless it is given here. The model is made if it is
+        missing. Conflict if the version exists; Invalid if the file is refused.
 
         >>> registry = ModelRegistry(folder)
         >>> registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com", tags=["risk"]).tags
         ('risk',)
         """
-        rules.checked_model_name(name)
-        rules.canonical_version(version)
-        rules.checked_person(created_by, "created_by")
-        model = ModelVersion(
+        draft = ModelVersion(
             name=name,
             version=version,
-            framework=checked_name(plain(framework), "framework"),  # serving's enum means its value
+            framework=plain(framework),  # serving's enum means its value
             stage=ModelStage.DEVELOPMENT,
             digest="",
             created_by=created_by,
             created_at=self.store.clock.now(),
             updated_at=self.store.clock.now(),
-            metrics=rules.checked_metrics(metrics or {}),
-            tags=rules.checked_tags(tags or ()),
-            parameters=plain(rules.checked_entries(parameters or {}, "parameters")),
+            metrics=metrics or {},
+            tags=checks.checked_tags(tags or ()),
+            parameters=parameters or {},
             signature=None if signature is None else _signature(signature),
-            metadata=plain(rules.checked_entries(metadata or {}, "metadata")),
-            description=rules.checked_text(description, "description"),
-            trained_by=rules.checked_text(trained_by, "trained_by"),
-            training_data=rules.checked_text(training_data, "training_data"),
-            code_version=rules.checked_text(code_version, "code_version"),
-            parent=rules.checked_text(parent, "parent"),
+            metadata=metadata or {},
+            description=description,
+            trained_by=trained_by,
+            training_data=training_data,
+            code_version=code_version,
+            parent=parent,
+            run_id=run_id,
+            source=source,
+            changelog=changelog,
+            references=checks.references_of(references or {}),
+            example=example,
+            environment=environment or {},
         )
+        draft = checks.checked_draft(draft)
         with self.store.reading() as rows:  # before a large file is read for nothing
-            _check_free(rows, model)
+            _check_free(rows, draft)
         artifact = self.store.artifacts.admit(Path(model_path), by=created_by)
-        return self._register(self._completed(model, artifact))
+        return self._register(self._completed(draft, artifact))
+
+    def register_version(self, draft: ModelVersion) -> ModelVersion:
+        """The new version as drafted, numbered, in development, for bytes that are stored already.
+
+        `draft.digest` is an artifact's, also of one in quarantine, or "" where the bytes lie elsewhere and `source` says
+        where: such a version can be found and tagged, and never promoted. Its number, times and aliases are not read.
+        """
+        return self._register(checks.checked_draft(draft))
 
     @operation("GET", "/models/{name}/versions/{version}", needs="registry.read")
     def get_model(self, name: str, version: str) -> ModelVersion:
@@ -102,6 +150,22 @@ class ModelRegistry(Promotions):
         """
         with self.store.reading() as rows:
             return found(rows, name, version)
+
+    @operation("GET", "/models/{name}/numbers/{number}", needs="registry.read")
+    def version_by_number(self, name: str, number: int) -> ModelVersion:
+        """The version that was registered as the model's first, second, third ...; numbers are never used again.
+
+        >>> registry = ModelRegistry(folder)
+        >>> _ = registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com")
+        >>> registry.version_by_number("fraud", 1).version
+        'v1.0.0'
+        """
+        with self.store.reading() as rows:
+            model = store.by_number(rows, name, number)
+            if model is None:
+                found_model(rows, name)
+                raise NotFound(f"{name} has no version with the number {number}. List them: search_versions")
+            return model
 
     @operation("GET", "/models", needs="registry.read")
     def list_models(
@@ -123,10 +187,10 @@ class ModelRegistry(Promotions):
             return store.versions(
                 rows,
                 name=name,
-                stage=None if stage is None else rules.stage_of(stage),
+                stage=None if stage is None else checks.stage_of(stage),
                 tag=tag,
                 after=(last.name, last.version) if last else None,
-                limit=rules.checked_limit(limit),
+                limit=checks.checked_limit(limit),
             )
 
     @operation("GET", "/models/{name}/latest", needs="registry.read")
@@ -142,7 +206,7 @@ class ModelRegistry(Promotions):
         with self.store.reading() as rows:
             model = store.newest(rows, name)
             if model is None:
-                known = store.model_names(rows)
+                known = store_models.names(rows)
                 raise NotFound(f"There is no version of a model {name!r} in use. {nearest(name, known)}")
             return model
 
@@ -168,13 +232,9 @@ class ModelRegistry(Promotions):
         """
         with self.store.reading() as rows:
             model = store.by_alias(rows, name, alias)
-            if model is not None:
-                return model
-            if not store.some_versions(rows, name, 1):
-                raise NotFound(f"There is no model {name!r}. {nearest(name, store.model_names(rows))}")
-            known = store.aliases_of(rows, name)
-            hint = nearest(alias, known) if known else "It has no alias yet."
-            raise NotFound(f"{name} has no alias {alias!r}. {hint}")
+            if model is None:
+                raise NotFound(no_alias(rows, name, alias))
+            return model
 
     @operation("GET", "/resolve", needs="registry.read")
     def resolve(self, reference: str) -> ModelVersion:
@@ -193,52 +253,6 @@ class ModelRegistry(Promotions):
         ref = ModelRef.parse(reference)
         return self.get_model(ref.name, ref.version)
 
-    @operation("PUT", "/models/{name}/aliases/{alias}", needs="registry.write")
-    def set_alias(self, name: str, alias: str, version: str, user: str = "system") -> ModelVersion:
-        """The version, with the alias moved to it. `champion` is kept for versions in production: Forbidden for others.
-
-        >>> registry = ModelRegistry(folder)
-        >>> _ = registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com")
-        >>> registry.set_alias("fraud", "challenger", "v1.0.0", user="ana@example.com").aliases
-        ('challenger',)
-        """
-        rules.checked_alias(alias)
-        with self.store.work(rules.checked_person(user, "user")) as work:
-            model = found(work.rows, name, version)
-            decision = rules.may_be_champion(model) if alias == rules.CHAMPION else rules.ALLOW
-            if decision.verdict is Verdict.ALLOW:
-                return self.set_alias_within(work, name, alias, version)
-            self._refuse(work, model, "set_alias", decision)
-        raise Forbidden(decision.reasons[0])
-
-    def set_alias_within(
-        self, work: Work, name: str, alias: str, version: str, *, completed: int | None = None
-    ) -> ModelVersion:
-        """`set_alias` in a transaction that the caller owns: a refusal leaves nothing, not even an event.
-
-        `completed` is the position of the event whose rollout named the version, None for a person's choice.
-        """
-        model = found(work.rows, name, version)
-        decision = rules.may_be_champion(model) if alias == rules.CHAMPION else rules.ALLOW
-        if decision.verdict is not Verdict.ALLOW:
-            raise Forbidden(decision.reasons[0])
-        store.set_alias(work.rows, name, alias, model.version)
-        because = {} if completed is None else {"completed": completed}
-        work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": model.version, **because})
-        return found(work.rows, name, version)
-
-    @operation("POST", "/models/{name}/champion", needs="registry.write")
-    def promote_champion(self, name: str, version: str, actor: str = "system") -> ModelVersion:
-        """The version, which is the champion from now on: called when a rollout to it completes.
-
-        >>> registry = ModelRegistry(folder)
-        >>> _ = registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com")
-        >>> registry.promote_champion("fraud", "v1.0.0", "ana@example.com")
-        Traceback (most recent call last):
-        modelyard.core.errors.Forbidden: fraud v1.0.0 is in development; only a production version can be ...
-        """
-        return self.set_alias(name, rules.CHAMPION, version, user=actor)
-
     @operation("PATCH", "/models/{name}/versions/{version}", needs="registry.write")
     def update(
         self,
@@ -250,8 +264,9 @@ class ModelRegistry(Promotions):
         tags: list[str] | None = None,
         metrics: dict[str, float] | None = None,
         metadata: dict[str, Any] | None = None,
+        changelog: str | None = None,
     ) -> ModelVersion:
-        """The version with its description and tags replaced, and metrics and metadata added to.
+        """The version with its description, changelog and tags replaced, and metrics and metadata added to.
 
         New metrics void an open promotion request, which was made for the old ones.
 
@@ -260,22 +275,25 @@ class ModelRegistry(Promotions):
         >>> registry.update("fraud", "v1.0.0", "ana@example.com", metrics={"auc": 0.9}).metrics
         {'auc': 0.9}
         """
-        with self.store.work(rules.checked_person(user, "user")) as work:
+        with self.store.work(checks.checked_person(user, "user")) as work:
             old = found(work.rows, name, version)
             new = replace(
                 old,
-                description=old.description if description is None else rules.checked_text(description, "description"),
-                tags=old.tags if tags is None else rules.checked_tags(tags),
-                metrics={**old.metrics, **rules.checked_metrics(metrics or {})},
-                metadata={**old.metadata, **plain(rules.checked_entries(metadata or {}, "metadata"))},
+                description=old.description if description is None else checks.checked_text(description, "description"),
+                changelog=old.changelog if changelog is None else checks.checked_text(changelog, "changelog"),
+                tags=old.tags if tags is None else checks.checked_tags(tags),
+                metrics={**old.metrics, **checks.checked_metrics(metrics or {})},
+                metadata={**old.metadata, **plain(checks.checked_entries(metadata or {}, "metadata"))},
                 updated_at=work.now,
             )
             store.update(work.rows, new)
-            store.set_tags(work.rows, old.name, old.version, new.tags)
+            canonical = checks.canonical_version(old.version)
+            entries.set_tags(work.rows, old.name, canonical, new.tags)
+            entries.set_words(work.rows, old.name, canonical, (new.description, *new.tags))
             work.emit(EventType.MODEL_UPDATED, resource(old), {"changes": _changes(old, new)})
             if store.evidence(old) != store.evidence(new):
                 promotions.void_open(work, new, "The metrics changed since the promotion was asked for.")
-            return found(work.rows, name, version)
+            return new
 
     @operation("POST", "/models/{name}/versions/{version}/demote", needs="registry.write")
     def demote(self, name: str, version: str, target_stage: ModelStage, user: str) -> ModelVersion:
@@ -287,14 +305,14 @@ class ModelRegistry(Promotions):
         Traceback (most recent call last):
         modelyard.core.errors.Forbidden: fraud v1.0.0 needs an approval to move from development to production. ...
         """
-        stage = rules.stage_of(target_stage)
-        with self.store.work(rules.checked_person(user, "user")) as work:
+        stage = checks.stage_of(target_stage)
+        with self.store.work(checks.checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             decision = rules.may_demote(model, stage)
             if decision.verdict is Verdict.ALLOW:
                 promotions.void_open(work, model, f"The version moved to {stage.value}.")
                 return promotions.moved(work, model, stage)
-            self._refuse(work, model, "demote", decision)
+            tell_refusal(work, model, "demote", decision)
         raise Forbidden(decision.reasons[0])
 
     @operation("POST", "/models/{name}/versions/{version}/archive", needs="registry.write")
@@ -330,15 +348,12 @@ class ModelRegistry(Promotions):
         >>> [event.event_type.value for event in registry.history("fraud", "v1.0.0")]
         ['model_registered', 'model_deleted']
         """
-        with self.store.work(rules.checked_person(user, "user")) as work:
+        with self.store.work(checks.checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             decision = rules.may_delete(model)
             if decision.verdict is Verdict.REFUSE:
                 raise Conflict(decision.reasons[0])
-            promotions.void_open(work, model, "The version was deleted.")
-            store.delete(work.rows, name, version)
-            self.store.artifacts.release(work.rows, model.digest, _holder(model))
-            work.emit(EventType.MODEL_DELETED, resource(model), {"digest": model.digest, "stage": model.stage})
+            promotions.remove_version(work, model)
 
     @operation("GET", "/models/{name}/compare", needs="registry.read")
     def compare_models(self, name: str, version1: str, version2: str) -> dict[str, Any]:
@@ -356,7 +371,7 @@ class ModelRegistry(Promotions):
         'v2.0.0'
         """
         with self.store.reading() as rows:
-            return rules.compare(found(rows, name, version1), found(rows, name, version2))
+            return comparison.compare(found(rows, name, version1), found(rows, name, version2))
 
     @operation("GET", "/models/{name}/versions/{version}/history", needs="registry.read")
     def history(self, name: str, version: str) -> list[Event]:
@@ -369,7 +384,7 @@ class ModelRegistry(Promotions):
         """
         with self.store.reading() as rows:
             model = store.version(rows, name, version)
-            told = store.events_of(rows, f"{name}:{model.version if model else version}")
+            told = store.events_of(rows, name, model.version if model else version)
             if not told:
                 found(rows, name, version)
             return [event_from_row(row) for row in told]
@@ -387,8 +402,9 @@ class ModelRegistry(Promotions):
         return replace(
             model,
             signature=model.signature or package.signature,
-            metrics=model.metrics or rules.checked_metrics(package.metrics),
-            parameters=model.parameters or plain(rules.checked_entries(package.parameters, "parameters")),
+            metrics=model.metrics or checks.checked_metrics(package.metrics),
+            parameters=model.parameters or plain(checks.checked_entries(package.parameters, "parameters")),
+            environment=model.environment or checks.checked_environment(package.environment),
         )
 
     def _manifest(self, artifact: Artifact) -> PackageManifest:
@@ -396,32 +412,45 @@ class ModelRegistry(Promotions):
 
     def _register(self, model: ModelVersion) -> ModelVersion:
         with self.store.work(model.created_by) as work:
-            model = replace(model, created_at=work.now, updated_at=work.now, parent=_parent(work, model))
+            model = replace(_numbered(work, model), parent=_parent(work, model))
             if not store.add_version(work.rows, model):
                 _check_free(work.rows, model)
-            self.store.artifacts.hold(work.rows, model.digest, _holder(model))
-            work.emit(
-                EventType.MODEL_REGISTERED,
-                Resource("model", f"{model.name}:{model.version}"),
-                {
-                    "digest": model.digest,
-                    "framework": model.framework,
-                    "metrics": model.metrics,
-                    "size": model.size,
-                    "trained_by": model.trained_by,
-                    "training_data": model.training_data,
-                    "code_version": model.code_version,
-                    "parent": model.parent,
-                },
-            )
+            if model.digest:
+                holds = holder(model.name, checks.canonical_version(model.version))
+                self.store.artifacts.hold(work.rows, model.digest, holds)
+            told = {name: getattr(model, name) for name in TOLD}
+            work.emit(EventType.MODEL_REGISTERED, resource(model), told)
         return model
 
 
-def _holder(model: ModelVersion) -> str:
-    return f"model {model.name}:{rules.canonical_version(model.version)}"
+def _numbered(work: Work, model: ModelVersion) -> ModelVersion:
+    """The version with the model's next number; the model is made if this is its first."""
+    number = store_models.next_number(work.rows, model.name, now=micros(work.now))
+    if number is None:
+        number = 1
+        first = RegisteredModel(name=model.name, owner=model.created_by, created_at=work.now, updated_at=work.now)
+        store_models.add(work.rows, first, last_number=number)
+        tell_created(work, first)
+    version = model.version
+    if version == checks.NEXT:
+        version, minor = f"{number}.0.0", 0
+        while store.version(work.rows, model.name, version) is not None:
+            minor += 1
+            version = f"{number}.{minor}.0"
+    return replace(
+        model,
+        version=version,
+        number=number,
+        stage=ModelStage.DEVELOPMENT,
+        aliases=(),
+        created_at=work.now,
+        updated_at=work.now,
+    )
 
 
 def _check_free(rows: Connection, model: ModelVersion) -> None:
+    if model.version == checks.NEXT:
+        return
     known = store.version(rows, model.name, model.version)
     if known is not None:
         raise Conflict(
@@ -450,7 +479,7 @@ def _signature(values: Mapping[str, Any]) -> Signature:
 
 
 def _changes(old: ModelVersion, new: ModelVersion) -> dict[str, Any]:
-    names = ("description", "tags", "metrics", "metadata")
+    names = ("description", "changelog", "tags", "metrics", "metadata")
     return {
         name: {"from": getattr(old, name), "to": getattr(new, name)}
         for name in names

@@ -1,41 +1,56 @@
-"""The registry's rows. Every question about one version is answered through an index, however many the model has."""
+"""The rows of versions. Every question about one version is answered through an index, however many the model has."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.core.canonical import digest, dumps
 from modelyard.core.instants import from_micros, micros
-from modelyard.core.models import ModelStage, ModelVersion
+from modelyard.core.models import ModelStage, ModelVersion, References
 from modelyard.core.packages import signature_of
 from modelyard.core.ports import Connection, Row
-from modelyard.registry.rules import Approval, PromotionRequest, RequestStatus, canonical_version, sort_key
+from modelyard.registry import store_entries as entries
+from modelyard.registry.checks import canonical_version, sort_key, tag_text
 
-COLUMNS = [
+TEXTS = (  # columns that hold a value's attribute of the same name as it is
     "name",
-    "canonical",
     "version",
-    "sort_key",
-    "prerelease",
     "framework",
-    "stage",
     "digest",
-    "size",
     "created_by",
-    "created_at",
-    "updated_at",
     "description",
-    "metrics",
-    "parameters",
+    "changelog",
     "trained_by",
     "training_data",
     "code_version",
+    "run_id",
+    "source",
     "parent",
+)
+COLUMNS = (
+    *TEXTS,
+    "canonical",
+    "sort_key",
+    "prerelease",
+    "number",
+    "stage",
+    "size",
+    "created_at",
+    "updated_at",
+    "metrics",
+    "parameters",
+    "repository",
+    "commit_id",
+    "dirty",
+    "data_digest",
+    "lock_digest",
     "signature",
+    "example",
+    "environment",
     "metadata",
-]
+)
 ADD = (
     f"INSERT INTO model_versions ({', '.join(COLUMNS)}) VALUES ({', '.join(':' + column for column in COLUMNS)})"
     " ON CONFLICT (name, canonical) DO NOTHING"
@@ -46,33 +61,35 @@ CHUNK = 100
 
 def add_version(rows: Connection, model: ModelVersion) -> bool:
     """Write a new version; False if it exists."""
-    key = sort_key(model.version)
+    key, canonical = sort_key(model.version), canonical_version(model.version)
     added = rows.run(
         ADD,
-        name=model.name,
-        canonical=canonical_version(model.version),
-        version=model.version,
+        **{column: getattr(model, column) for column in TEXTS},
+        canonical=canonical,
         sort_key=key,
         prerelease=int(not key.endswith("~")),
-        framework=model.framework,
+        number=model.number,
         stage=model.stage.value,
-        digest=model.digest,
         size=model.size,
-        created_by=model.created_by,
         created_at=micros(model.created_at),
         updated_at=micros(model.updated_at),
-        description=model.description,
         metrics=dumps(model.metrics),
         parameters=dumps(model.parameters),
-        trained_by=model.trained_by,
-        training_data=model.training_data,
-        code_version=model.code_version,
-        parent=model.parent,
+        repository=model.references.repository,
+        commit_id=model.references.commit,
+        dirty=int(model.references.dirty),
+        data_digest=model.references.data_digest,
+        lock_digest=model.references.lock_digest,
         signature=None if model.signature is None else dumps(model.signature),
+        example=None if model.example is None else dumps(model.example),
+        environment=dumps(model.environment),
         metadata=dumps(model.metadata),
     )
     if added:
-        set_tags(rows, model.name, model.version, model.tags)
+        entries.add_tags(rows, model.name, canonical, model.tags)
+        entries.add_metrics(rows, model.name, canonical, model.metrics)
+        entries.add_parameters(rows, model.name, canonical, model.parameters)
+        entries.add_words(rows, model.name, canonical, (model.description, *model.tags))
     return added == 1
 
 
@@ -80,7 +97,13 @@ def version(rows: Connection, name: str, number: str) -> ModelVersion | None:
     """One version, or None."""
     sql = "SELECT * FROM model_versions WHERE name = :name AND canonical = :canonical"
     row = rows.one(sql, name=name, canonical=canonical_version(number))
-    return None if row is None else _versions(rows, [row])[0]
+    return None if row is None else versions_of(rows, [row])[0]
+
+
+def by_number(rows: Connection, name: str, number: int) -> ModelVersion | None:
+    """The version with the model's own running number."""
+    row = rows.one("SELECT * FROM model_versions WHERE name = :name AND number = :number", name=name, number=number)
+    return None if row is None else versions_of(rows, [row])[0]
 
 
 def newest(rows: Connection, name: str) -> ModelVersion | None:
@@ -93,7 +116,7 @@ def newest(rows: Connection, name: str) -> ModelVersion | None:
             prerelease=prerelease,
         )
         if row is not None:
-            return _versions(rows, [row])[0]
+            return versions_of(rows, [row])[0]
     return None
 
 
@@ -103,14 +126,14 @@ def some_versions(rows: Connection, name: str, limit: int = 5) -> list[str]:
     return [row["version"] for row in rows.all(sql, name=name, limit=limit)]
 
 
-def model_names(rows: Connection, limit: int = 1_000) -> list[str]:
-    """The models there are: one step through the index for each, not one for each version."""
-    found: list[str] = []
-    row = rows.one("SELECT MIN(name) AS name FROM model_versions")
-    while row is not None and row["name"] is not None and len(found) < limit:
-        found.append(row["name"])
-        row = rows.one("SELECT MIN(name) AS name FROM model_versions WHERE name > :name", name=row["name"])
-    return found
+def some_in_stage(rows: Connection, name: str, stage: ModelStage) -> str | None:
+    """A version of the model that is in the stage."""
+    row = rows.one(
+        "SELECT version FROM model_versions WHERE stage = :stage AND name = :name ORDER BY sort_key LIMIT 1",
+        stage=stage.value,
+        name=name,
+    )
+    return None if row is None else str(row["version"])
 
 
 def versions(
@@ -132,10 +155,9 @@ def versions(
         parts.append("v.stage = :stage")
         wanted["stage"] = stage.value
     if tag is not None:
-        parts.append(
-            "EXISTS (SELECT 1 FROM model_tags t WHERE t.tag = :tag AND t.name = v.name AND t.canonical = v.canonical)"
-        )
-        wanted["tag"] = tag
+        sql, values = entries.tagged(tag)
+        parts.append(f"(v.name, v.canonical) IN ({sql})")
+        wanted |= values
     if after is not None:
         parts.append("(v.name, v.sort_key, v.canonical) > (:after_name, :after_key, :after_version)")
         wanted |= {
@@ -145,18 +167,32 @@ def versions(
         }
     where = f" WHERE {' AND '.join(parts)}" if parts else ""
     sql = f"SELECT v.* FROM model_versions v{where} ORDER BY v.name, v.sort_key, v.canonical LIMIT :limit"
-    return _versions(rows, rows.all(sql, **wanted))
+    return versions_of(rows, rows.all(sql, **wanted))
 
 
 def update(rows: Connection, model: ModelVersion) -> None:
-    """Write what may change of a version."""
+    """Write what may change of a version, save its tags."""
+    name, canonical = model.name, canonical_version(model.version)
     rows.run(
-        "UPDATE model_versions SET stage = :stage, description = :description, metrics = :metrics,"
+        "UPDATE model_versions SET description = :description, changelog = :changelog, metrics = :metrics,"
         " metadata = :metadata, updated_at = :updated_at WHERE name = :name AND canonical = :canonical",
-        stage=model.stage.value,
         description=model.description,
+        changelog=model.changelog,
         metrics=dumps(model.metrics),
         metadata=dumps(model.metadata),
+        updated_at=micros(model.updated_at),
+        name=name,
+        canonical=canonical,
+    )
+    entries.clear(rows, "model_metrics", name, canonical)
+    entries.add_metrics(rows, name, canonical, model.metrics)
+
+
+def move(rows: Connection, model: ModelVersion) -> None:
+    """Write a version's stage."""
+    rows.run(
+        "UPDATE model_versions SET stage = :stage, updated_at = :updated_at WHERE name = :name AND canonical = :canonical",
+        stage=model.stage.value,
         updated_at=micros(model.updated_at),
         name=model.name,
         canonical=canonical_version(model.version),
@@ -164,20 +200,9 @@ def update(rows: Connection, model: ModelVersion) -> None:
 
 
 def delete(rows: Connection, name: str, number: str) -> None:
-    """Remove a version and its tags."""
-    for table in ("model_versions", "model_tags"):
-        sql = f"DELETE FROM {table} WHERE name = :name AND canonical = :canonical"
-        rows.run(sql, name=name, canonical=canonical_version(number))
-
-
-def set_tags(rows: Connection, name: str, number: str, tags: Iterable[str]) -> None:
-    """Replace a version's tags."""
-    canonical = canonical_version(number)
-    rows.run("DELETE FROM model_tags WHERE name = :name AND canonical = :canonical", name=name, canonical=canonical)
-    rows.many(
-        "INSERT INTO model_tags (name, canonical, tag) VALUES (:name, :canonical, :tag)",
-        [{"name": name, "canonical": canonical, "tag": tag} for tag in tags],
-    )
+    """Remove a version and what belongs to it."""
+    for table in ("model_versions", *entries.TABLES):
+        entries.clear(rows, table, name, canonical_version(number))
 
 
 def by_alias(rows: Connection, name: str, alias: str) -> ModelVersion | None:
@@ -188,29 +213,7 @@ def by_alias(rows: Connection, name: str, alias: str) -> ModelVersion | None:
         name=name,
         alias=alias,
     )
-    return None if row is None else _versions(rows, [row])[0]
-
-
-def aliases_of(rows: Connection, name: str) -> list[str]:
-    """The aliases of a model."""
-    sql = "SELECT alias FROM model_aliases WHERE name = :name ORDER BY alias"
-    return [row["alias"] for row in rows.all(sql, name=name)]
-
-
-def set_alias(rows: Connection, name: str, alias: str, number: str) -> None:
-    """Point an alias at a version."""
-    rows.run(
-        "INSERT INTO model_aliases (name, alias, canonical) VALUES (:name, :alias, :canonical)"
-        " ON CONFLICT (name, alias) DO UPDATE SET canonical = excluded.canonical",
-        name=name,
-        alias=alias,
-        canonical=canonical_version(number),
-    )
-
-
-def remove_alias(rows: Connection, name: str, alias: str) -> bool:
-    """Remove an alias; True if it was there."""
-    return rows.run("DELETE FROM model_aliases WHERE name = :name AND alias = :alias", name=name, alias=alias) > 0
+    return None if row is None else versions_of(rows, [row])[0]
 
 
 def evidence(model: ModelVersion) -> str:
@@ -218,99 +221,20 @@ def evidence(model: ModelVersion) -> str:
     return digest({"metrics": model.metrics, "parameters": model.parameters})
 
 
-def add_request(rows: Connection, request: PromotionRequest) -> None:
-    """Write a new request."""
-    columns: dict[str, Any] = {
-        "request_id": request.request_id,
-        "name": request.name,
-        "canonical": canonical_version(request.version),
-        "version": request.version,
-        "from_stage": request.from_stage.value,
-        "target_stage": request.target_stage.value,
-        "digest": request.digest,
-        "evidence": request.evidence,
-        "requested_by": request.requested_by,
-        "justification": request.justification,
-        "reviewers": dumps(request.reviewers),
-        "quorum": request.quorum,
-        "status": request.status.value,
-        "created_at": micros(request.created_at),
-        "decided_at": None,
-        "reason": "",
-    }
-    names = ", ".join(columns)
-    values = ", ".join(":" + column for column in columns)
-    rows.run(f"INSERT INTO promotion_requests ({names}) VALUES ({values})", **columns)
-
-
-def open_request(rows: Connection, name: str, number: str) -> PromotionRequest | None:
-    """The one open request of a version."""
-    row = rows.one(
-        "SELECT * FROM promotion_requests WHERE name = :name AND canonical = :canonical AND status = 'open'",
-        name=name,
-        canonical=canonical_version(number),
-    )
-    return None if row is None else _request(rows, row)
-
-
-def requests(
-    rows: Connection, *, name: str | None, version: str | None, status: RequestStatus | None, limit: int
-) -> list[PromotionRequest]:
-    """Requests, the newest first."""
-    wanted: dict[str, Any] = {"limit": limit}
-    parts = []
-    if name is not None:
-        parts.append("name = :name")
-        wanted["name"] = name
-    if version is not None:
-        parts.append("canonical = :canonical")
-        wanted["canonical"] = canonical_version(version)
-    if status is not None:
-        parts.append("status = :status")
-        wanted["status"] = status.value
-    where = f" WHERE {' AND '.join(parts)}" if parts else ""
-    sql = f"SELECT * FROM promotion_requests{where} ORDER BY created_at DESC, request_id LIMIT :limit"
-    return [_request(rows, row) for row in rows.all(sql, **wanted)]
-
-
-def decide(rows: Connection, request_id: str, status: RequestStatus, *, now: int, reason: str) -> None:
-    """Close a request."""
-    rows.run(
-        "UPDATE promotion_requests SET status = :status, decided_at = :now, reason = :reason"
-        " WHERE request_id = :request_id",
-        status=status.value,
-        now=now,
-        reason=reason,
-        request_id=request_id,
-    )
-
-
-def add_approval(rows: Connection, request_id: str, person: str, approval: Approval) -> bool:
-    """Write a person's yes; False if the person said it before."""
-    return (
-        rows.run(
-            "INSERT INTO promotion_approvals (request_id, person, approver, comment, approved_at)"
-            " VALUES (:request_id, :person, :approver, :comment, :approved_at)"
-            " ON CONFLICT (request_id, person) DO NOTHING",
-            request_id=request_id,
-            person=person,
-            approver=approval.approver,
-            comment=approval.comment,
-            approved_at=micros(approval.at),
-        )
-        == 1
-    )
-
-
-def events_of(rows: Connection, resource_id: str) -> list[Row]:
-    """What happened to a version, the oldest first."""
+def events_of(rows: Connection, name: str, version: str) -> list[Row]:
+    """What happened to a version, also under the names its model had before, the oldest first."""
     return rows.all(
-        "SELECT * FROM events WHERE resource_type = 'model' AND resource_id = :resource_id ORDER BY position",
-        resource_id=resource_id,
+        "SELECT e.* FROM events e WHERE e.resource_type = 'model' AND e.resource_id = :resource_id"
+        " UNION ALL SELECT e.* FROM model_renames r JOIN events e ON e.resource_type = 'model'"
+        " AND e.resource_id = r.former || ':' || :version AND e.position < r.position WHERE r.name = :name"
+        " ORDER BY position",
+        resource_id=f"{name}:{version}",
+        name=name,
+        version=version,
     )
 
 
-def _versions(rows: Connection, found: Sequence[Row]) -> list[ModelVersion]:
+def versions_of(rows: Connection, found: Sequence[Row]) -> list[ModelVersion]:
     """The values of version rows, with their tags and aliases: two further queries for each hundred versions."""
     tags: dict[tuple[str, str], list[str]] = {}
     aliases: dict[tuple[str, str], list[str]] = {}
@@ -319,10 +243,12 @@ def _versions(rows: Connection, found: Sequence[Row]) -> list[ModelVersion]:
         wanted = ", ".join(f"(:n{number}, :c{number})" for number in range(len(chunk)))
         keys = {f"n{number}": row["name"] for number, row in enumerate(chunk)}
         keys |= {f"c{number}": row["canonical"] for number, row in enumerate(chunk)}
-        for column, table, words in (("tag", "model_tags", tags), ("alias", "model_aliases", aliases)):
-            sql = f"SELECT name, canonical, {column} AS word FROM {table} WHERE (name, canonical) IN (VALUES {wanted})"
-            for row in rows.all(sql, **keys):
-                words.setdefault((row["name"], row["canonical"]), []).append(row["word"])
+        sql = f"SELECT name, canonical, key, value FROM model_tags WHERE (name, canonical) IN (VALUES {wanted})"
+        for row in rows.all(sql, **keys):
+            tags.setdefault((row["name"], row["canonical"]), []).append(tag_text(row["key"], row["value"]))
+        sql = f"SELECT name, canonical, alias FROM model_aliases WHERE (name, canonical) IN (VALUES {wanted})"
+        for row in rows.all(sql, **keys):
+            aliases.setdefault((row["name"], row["canonical"]), []).append(row["alias"])
     return [_version(row, tags, aliases) for row in found]
 
 
@@ -330,54 +256,27 @@ def _version(
     row: Row, tags: Mapping[tuple[str, str], list[str]], aliases: Mapping[tuple[str, str], list[str]]
 ) -> ModelVersion:
     key = (row["name"], row["canonical"])
+    texts: dict[str, Any] = {column: row[column] for column in TEXTS}
     return ModelVersion(
-        name=row["name"],
-        version=row["version"],
-        framework=row["framework"],
+        **texts,
+        number=row["number"],
         stage=ModelStage(row["stage"]),
-        digest=row["digest"],
         size=row["size"],
-        created_by=row["created_by"],
         created_at=from_micros(row["created_at"]),
         updated_at=from_micros(row["updated_at"]),
-        description=row["description"],
         metrics={name: float(value) for name, value in json.loads(row["metrics"]).items()},
         parameters=json.loads(row["parameters"]),
         tags=tuple(sorted(tags.get(key, ()))),
         aliases=tuple(sorted(aliases.get(key, ()))),
-        trained_by=row["trained_by"],
-        training_data=row["training_data"],
-        code_version=row["code_version"],
-        parent=row["parent"],
-        signature=None if row["signature"] is None else signature_of(json.loads(row["signature"])),
-        metadata=json.loads(row["metadata"]),
-    )
-
-
-def _request(rows: Connection, row: Row) -> PromotionRequest:
-    given = rows.all(
-        "SELECT approver, comment, approved_at FROM promotion_approvals WHERE request_id = :request_id"
-        " ORDER BY approved_at, person",
-        request_id=row["request_id"],
-    )
-    return PromotionRequest(
-        request_id=row["request_id"],
-        name=row["name"],
-        version=row["version"],
-        from_stage=ModelStage(row["from_stage"]),
-        target_stage=ModelStage(row["target_stage"]),
-        digest=row["digest"],
-        evidence=row["evidence"],
-        requested_by=row["requested_by"],
-        justification=row["justification"],
-        reviewers=tuple(json.loads(row["reviewers"])),
-        quorum=row["quorum"],
-        status=RequestStatus(row["status"]),
-        created_at=from_micros(row["created_at"]),
-        decided_at=None if row["decided_at"] is None else from_micros(row["decided_at"]),
-        reason=row["reason"],
-        approvals=tuple(
-            Approval(approver=one["approver"], comment=one["comment"], at=from_micros(one["approved_at"]))
-            for one in given
+        references=References(
+            repository=row["repository"],
+            commit=row["commit_id"],
+            dirty=bool(row["dirty"]),
+            data_digest=row["data_digest"],
+            lock_digest=row["lock_digest"],
         ),
+        signature=None if row["signature"] is None else signature_of(json.loads(row["signature"])),
+        example=None if row["example"] is None else json.loads(row["example"]),
+        environment=json.loads(row["environment"]),
+        metadata=json.loads(row["metadata"]),
     )

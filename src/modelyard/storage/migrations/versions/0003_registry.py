@@ -5,13 +5,16 @@ from alembic import op
 
 revision, down_revision = "0003", "0002"
 
-# Versions are ordered by a byte string; a language's own collation would reorder it.
-BYTES_ORDER = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+# Text is compared and ordered byte by byte, as SQLite does it; a language's own collation would reorder it.
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+OPEN = {"sqlite_where": sa.text("status = 'open'"), "postgresql_where": sa.text("status = 'open'")}
 
 
 def upgrade() -> None:
     _artifacts()
+    _models()
     _versions()
+    _entries()
     _promotions()
 
 
@@ -51,86 +54,156 @@ def _artifacts() -> None:
     )
 
 
+def _models() -> None:
+    op.create_table(
+        "registered_models",
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("project", TEXT, nullable=False),
+        sa.Column("description", TEXT, nullable=False),
+        sa.Column("owner", TEXT, nullable=False),
+        sa.Column("licence", TEXT, nullable=False),
+        sa.Column("last_number", sa.BigInteger, nullable=False),  # of the newest version; never taken back
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("registered_models_by_project", "registered_models", ["project", "name"])
+    op.create_table(
+        "model_renames",  # under which names a model's history is told
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("former", TEXT, primary_key=True),
+        sa.Column("position", sa.BigInteger, primary_key=True),  # of the event of the renaming
+    )
+
+
 def _versions() -> None:
     op.create_table(
         "model_versions",
-        sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("canonical", sa.Text, primary_key=True),  # the version without its leading v
-        sa.Column("version", sa.Text, nullable=False),  # as written
-        sa.Column("sort_key", BYTES_ORDER, nullable=False),
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("canonical", TEXT, primary_key=True),  # the version without its leading v
+        sa.Column("version", TEXT, nullable=False),  # as written
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("sort_key", TEXT, nullable=False),
         sa.Column("prerelease", sa.Integer, nullable=False),
-        sa.Column("framework", sa.Text, nullable=False),
-        sa.Column("stage", sa.Text, nullable=False),
-        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("framework", TEXT, nullable=False),
+        sa.Column("stage", TEXT, nullable=False),
+        sa.Column("digest", TEXT, nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),
-        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("created_by", TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
-        sa.Column("description", sa.Text, nullable=False),
-        sa.Column("metrics", sa.Text, nullable=False),
-        sa.Column("parameters", sa.Text, nullable=False),
-        sa.Column("trained_by", sa.Text, nullable=False),
-        sa.Column("training_data", sa.Text, nullable=False),
-        sa.Column("code_version", sa.Text, nullable=False),
-        sa.Column("parent", sa.Text, nullable=False),
-        sa.Column("signature", sa.Text, nullable=True),
-        sa.Column("metadata", sa.Text, nullable=False),
+        sa.Column("description", TEXT, nullable=False),
+        sa.Column("changelog", TEXT, nullable=False),
+        sa.Column("metrics", TEXT, nullable=False),
+        sa.Column("parameters", TEXT, nullable=False),
+        sa.Column("trained_by", TEXT, nullable=False),
+        sa.Column("training_data", TEXT, nullable=False),
+        sa.Column("code_version", TEXT, nullable=False),
+        sa.Column("repository", TEXT, nullable=False),
+        sa.Column("commit_id", TEXT, nullable=False),
+        sa.Column("dirty", sa.Integer, nullable=False),
+        sa.Column("data_digest", TEXT, nullable=False),
+        sa.Column("lock_digest", TEXT, nullable=False),
+        sa.Column("run_id", TEXT, nullable=False),
+        sa.Column("source", TEXT, nullable=False),
+        sa.Column("parent", TEXT, nullable=False),
+        sa.Column("signature", TEXT, nullable=True),
+        sa.Column("example", TEXT, nullable=True),
+        sa.Column("environment", TEXT, nullable=False),
+        sa.Column("metadata", TEXT, nullable=False),
     )
     op.create_index("model_versions_in_order", "model_versions", ["name", "sort_key", "canonical"])
     op.create_index("model_versions_newest", "model_versions", ["name", "prerelease", "sort_key"])
+    op.create_index("model_versions_by_number", "model_versions", ["name", "number"], unique=True)
     op.create_index("model_versions_by_stage", "model_versions", ["stage", "name", "sort_key"])
     op.create_index("model_versions_by_digest", "model_versions", ["digest"])
-    op.create_table(
-        "model_tags",
-        sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("canonical", sa.Text, primary_key=True),
-        sa.Column("tag", sa.Text, primary_key=True),
-    )
-    op.create_index("model_tags_by_tag", "model_tags", ["tag", "name", "canonical"])
+    op.create_index("model_versions_by_run", "model_versions", ["run_id"])
+    op.create_index("model_versions_by_parent", "model_versions", ["parent"])
     op.create_table(
         "model_aliases",
-        sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("alias", sa.Text, primary_key=True),
-        sa.Column("canonical", sa.Text, nullable=False),
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("alias", TEXT, primary_key=True),
+        sa.Column("canonical", TEXT, nullable=False),
     )
     op.create_index("model_aliases_by_version", "model_aliases", ["name", "canonical"])
+
+
+def _entries() -> None:
+    """What searches look up by key, value or word. A row whose canonical is "" belongs to the model itself."""
+    op.create_table(
+        "model_tags",
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("canonical", TEXT, primary_key=True),
+        sa.Column("key", TEXT, primary_key=True),
+        sa.Column("value", TEXT, nullable=True),  # null for a label
+        sa.Column("head", TEXT, nullable=True),  # the value's first characters: an index entry has a limit
+        sqlite_with_rowid=False,
+    )
+    op.create_index("model_tags_by_key", "model_tags", ["key", "head", "name", "canonical"])
+    op.create_table(
+        "model_metrics",
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("canonical", TEXT, primary_key=True),
+        sa.Column("key", TEXT, primary_key=True),
+        sa.Column("value", sa.Float, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("model_metrics_by_key", "model_metrics", ["key", "value", "name", "canonical"])
+    op.create_table(
+        "model_parameters",
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("canonical", TEXT, primary_key=True),
+        sa.Column("key", TEXT, primary_key=True),
+        sa.Column("value", TEXT, nullable=False),  # a text as it is, anything else as JSON
+        sa.Column("head", TEXT, nullable=False),
+        sa.Column("number", sa.Float, nullable=True),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("model_parameters_by_key", "model_parameters", ["key", "head", "name", "canonical"])
+    op.create_index("model_parameters_by_number", "model_parameters", ["key", "number", "name", "canonical"])
+    op.create_table(
+        "model_words",
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("canonical", TEXT, primary_key=True),
+        sa.Column("word", TEXT, primary_key=True),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("model_words_by_word", "model_words", ["word", "name", "canonical"])
 
 
 def _promotions() -> None:
     op.create_table(
         "promotion_requests",
-        sa.Column("request_id", sa.Text, primary_key=True),
-        sa.Column("name", sa.Text, nullable=False),
-        sa.Column("canonical", sa.Text, nullable=False),
-        sa.Column("version", sa.Text, nullable=False),
-        sa.Column("from_stage", sa.Text, nullable=False),
-        sa.Column("target_stage", sa.Text, nullable=False),
-        sa.Column("digest", sa.Text, nullable=False),
-        sa.Column("evidence", sa.Text, nullable=False),  # digest of the figures the request rests on
-        sa.Column("requested_by", sa.Text, nullable=False),
-        sa.Column("justification", sa.Text, nullable=False),
-        sa.Column("reviewers", sa.Text, nullable=False),
+        sa.Column("request_id", TEXT, primary_key=True),
+        sa.Column("name", TEXT, nullable=False),
+        sa.Column("canonical", TEXT, nullable=False),
+        sa.Column("version", TEXT, nullable=False),
+        sa.Column("from_stage", TEXT, nullable=False),
+        sa.Column("target_stage", TEXT, nullable=False),
+        sa.Column("digest", TEXT, nullable=False),
+        sa.Column("evidence", TEXT, nullable=False),  # digest of the figures the request rests on
+        sa.Column("requested_by", TEXT, nullable=False),
+        sa.Column("justification", TEXT, nullable=False),
+        sa.Column("reviewers", TEXT, nullable=False),
         sa.Column("quorum", sa.Integer, nullable=False),
-        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("status", TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("decided_at", sa.BigInteger, nullable=True),
-        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("reason", TEXT, nullable=False),
     )
     op.create_index(
         "promotion_requests_one_open",
         "promotion_requests",
         ["name", "canonical"],
         unique=True,
-        sqlite_where=sa.text("status = 'open'"),
-        postgresql_where=sa.text("status = 'open'"),
+        **OPEN,
     )
     op.create_index("promotion_requests_by_version", "promotion_requests", ["name", "canonical", "created_at"])
     op.create_index("promotion_requests_by_status", "promotion_requests", ["status", "created_at"])
     op.create_table(
         "promotion_approvals",
-        sa.Column("request_id", sa.Text, primary_key=True),
-        sa.Column("person", sa.Text, primary_key=True),  # the approver, folded for comparison
-        sa.Column("approver", sa.Text, nullable=False),
-        sa.Column("comment", sa.Text, nullable=False),
+        sa.Column("request_id", TEXT, primary_key=True),
+        sa.Column("person", TEXT, primary_key=True),  # the approver, folded for comparison
+        sa.Column("approver", TEXT, nullable=False),
+        sa.Column("comment", TEXT, nullable=False),
         sa.Column("approved_at", sa.BigInteger, nullable=False),
     )

@@ -1,0 +1,62 @@
+"""What every part of the registry begins with: find the version or the model, or say which ones there are."""
+
+from __future__ import annotations
+
+from modelyard.core.decisions import Decision
+from modelyard.core.errors import NotFound, nearest
+from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.models import ModelVersion, RegisteredModel
+from modelyard.core.ports import Connection
+from modelyard.core.refs import Resource
+from modelyard.core.work import Work
+from modelyard.registry import store, store_models
+
+
+def found(rows: Connection, name: str, version: str) -> ModelVersion:
+    """The version; NotFound names the nearest known ones."""
+    model = store.version(rows, name, version)
+    if model is not None:
+        return model
+    some = store.some_versions(rows, name)
+    if some:
+        raise NotFound(f"{name} has no version {version}. Its newest: {', '.join(some)}.")
+    if store_models.model(rows, name) is not None:
+        raise NotFound(f"{name} has no version yet, so no {version}.")
+    raise NotFound(f"There is no model {name!r}, so no {version}. {nearest(name, store_models.names(rows))}")
+
+
+def found_model(rows: Connection, name: str) -> RegisteredModel:
+    """The registered model; NotFound names the nearest known ones."""
+    model = store_models.model(rows, name)
+    if model is None:
+        raise NotFound(f"There is no model {name!r}. {nearest(name, store_models.names(rows))}")
+    return model
+
+
+def no_alias(rows: Connection, name: str, alias: str) -> str:
+    """That a model has no such alias, and which ones it has."""
+    found_model(rows, name)
+    known = store_models.aliases_of(rows, name)
+    return f"{name} has no alias {alias!r}. {nearest(alias, known) if known else 'It has no alias yet.'}"
+
+
+def resource(model: ModelVersion) -> Resource:
+    """What events about the version are about."""
+    return Resource("model", f"{model.name}:{model.version}")
+
+
+def holder(name: str, canonical: str) -> str:
+    """Under which name a version holds its artifact."""
+    return f"model {name}:{canonical}"
+
+
+def tell_refusal(work: Work, model: ModelVersion, action: str, decision: Decision) -> None:
+    """A refusal changes nothing, and is an event all the same."""
+    details = {"action": action, "reasons": decision.reasons, "digest": model.digest}
+    work.emit(EventType.SECURITY_VIOLATION, resource(model), details, severity=EventSeverity.WARNING)
+
+
+def tell_created(work: Work, model: RegisteredModel) -> None:
+    """A model exists from now on."""
+    details = {"owner": model.owner, "project": model.project, "licence": model.licence}
+    work.emit(EventType.REGISTERED_MODEL_CREATED, Resource("model", model.name), details)
