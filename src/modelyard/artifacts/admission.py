@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-from modelyard.artifacts import onnx, pickles, tensors, trusted, zips
+from modelyard.artifacts import keras, onnx, packed, pickles, saved_model, tensors, trusted, zips
 from modelyard.artifacts.formats import identify
 from modelyard.artifacts.inspection import External, Foreign, Inspection, Malformed
 from modelyard.core.errors import Damaged
@@ -78,15 +78,11 @@ def _checked(found: str, stream: BinaryIO, size: int) -> Inspection:
     if found == "pickle":
         return _pickle(stream)
     if found == "zip":
-        return zips.inspect(stream, size, inspect_member)
+        return packed.inspect(stream, size, inspect_member)
     if found == "json":
         return _json(stream, size)
     if found == "text":
         return Inspection(format=_kind_of_text(stream))
-    if found == "hdf5":
-        return Inspection(
-            format=found, unsafe=("HDF5 can read other files through it. Convert it to ONNX or safetensors",)
-        )
     if found in OPENERS or found == "zlib":
         return _compressed(found, stream)
     check = _CHECKS.get(found)
@@ -99,7 +95,7 @@ def inspect_member(stream: BinaryIO, size: int) -> Inspection:
         return Inspection(format="empty")
     found = identify(stream, size)
     if found == "zip":
-        inner = zips.inspect(stream, size, _no_zip)
+        inner = packed.inspect(stream, size, _no_zip)
         if inner.format != "npz":
             raise Malformed("a zip file lies within a zip file")
         return inner
@@ -240,4 +236,6 @@ _CHECKS: Mapping[str, Callable[[BinaryIO, int], Inspection]] = {
     "xgboost-ubj": tensors.ubj,
     "lightgbm": _lightgbm,
     "parquet": _parquet,
+    "hdf5": keras.weights,
+    "saved-model": saved_model.saved_model,
 }

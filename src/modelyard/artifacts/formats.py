@@ -6,7 +6,7 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from modelyard.artifacts import onnx
+from modelyard.artifacts import onnx, saved_model
 from modelyard.artifacts.pickles import acts
 
 START = 512
@@ -46,6 +46,8 @@ def identify(stream: BinaryIO, size: int) -> str:
         return "pickle"
     if start[:1] == b"{" and start[1:2] in b"iUIlL" and start[1:2]:
         return "xgboost-ubj"
+    if saved_model.looks_like(stream, start, size):
+        return "saved-model"
     if onnx.looks_like(start):
         return "onnx"
     if start.lstrip()[:1] in (b"{", b"["):

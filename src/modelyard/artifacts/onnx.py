@@ -1,14 +1,14 @@
 """Checks of an ONNX model on the protobuf wire, without loading it: what it refers to outside itself.
 
-Field numbers: onnx/onnx.proto (IR version 13). Wire format: https://protobuf.dev/programming-guides/encoding/
+Field numbers: onnx/onnx.proto (IR version 13).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import BinaryIO
 
 from modelyard.artifacts.inspection import External, Inspection, Malformed
+from modelyard.artifacts.protobuf import fields, text_of
 
 SIZE_LIMIT = 2**31  # protobuf's own; larger models keep their weights beside them
 DEPTH = 60
@@ -33,8 +33,10 @@ WIRES = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26
 
 
 def looks_like(start: bytes) -> bool:
-    """True if the bytes begin as an ONNX model does: a small IR version first, as every writer puts it."""
-    return len(start) > 3 and start[0] == 0x08 and 0 < start[1] < 0x30
+    """True if the bytes begin as an ONNX model does: a small IR version first, as every writer puts it, then another field."""
+    if len(start) < 4 or start[0] != 0x08 or not 0 < start[1] < 0x30:
+        return False
+    return start[2] >= 0x80 or WIRES.get(start[2] >> 3) == start[2] & 7
 
 
 def onnx(stream: BinaryIO, size: int) -> Inspection:
@@ -76,7 +78,7 @@ class _Seen:
                     raise Malformed(f"field {number} of its {kind} has the wrong type")
                 self._field(inside[number], value, depth, entries)
             elif wire == 2 and (kind, number) in (("node", 7), ("function", 10)):
-                (self.domains if kind == "node" else self.own_domains).add(_text(value))
+                (self.domains if kind == "node" else self.own_domains).add(text_of(value))
         if kind == "tensor" and entries:
             self.external.append(_external(entries))
 
@@ -84,57 +86,13 @@ class _Seen:
         self.graphs += kind == "graph"
         self.opsets += kind == "opset"
         if kind == "external":
-            pair = {number: _text(text) for number, wire, text in fields(value) if wire == 2}
+            pair = {number: text_of(text) for number, wire, text in fields(value) if wire == 2}
             key = pair.get(1, "")
             if key in entries:
                 raise Malformed(f"its external data gives {key[:40]!r} twice")
             entries[key] = pair.get(2, "")
             return
         self.message(kind, value, depth + 1)
-
-
-def fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """(number, wire type, bytes) of each field of a message; the bytes are empty for plain numbers."""
-    position, end = 0, len(data)
-    while position < end:
-        tag, position = _varint(data, position)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise Malformed("a field has the number 0")
-        start = position
-        if wire == 0:
-            _, position = _varint(data, position)
-            start = position
-        elif wire == 2:
-            length, start = _varint(data, position)
-            position = start + length
-        elif wire in (1, 5):
-            position = start = position + (8 if wire == 1 else 4)
-        else:
-            raise Malformed(f"a field has the unknown wire type {wire}")
-        if position > end:
-            raise Malformed("it is cut short")
-        yield number, wire, data[start:position]
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            raise Malformed("it is cut short")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise Malformed("a number has more than ten bytes")
-
-
-def _text(value: memoryview) -> str:
-    try:
-        return bytes(value[:4096]).decode()
-    except UnicodeDecodeError as error:
-        raise Malformed("a name is no UTF-8 text") from error
 
 
 def _external(entries: dict[str, str]) -> External:

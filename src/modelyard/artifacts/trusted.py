@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 
 PICKLE, SKOPS, TORCH = "pickle", "skops", "torch"
+TORCH_OPS, TENSORFLOW, KERAS = "torch_ops", "tensorflow", "keras"
 
 
 @cache

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 import struct
 import zipfile
 import zlib
@@ -16,13 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modelyard.core.errors import Damaged, Invalid
+from modelyard.core.sizes import is_size
 
 Kind = Literal["script", "program"]
 
-_NAME = re.compile(r"\w+", re.ASCII)
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, EOFError, OSError,
            UnicodeDecodeError)  # fmt: skip  # what zipfile raises, and RecursionError
-_PLAIN = (ast.Expression, ast.Load, ast.keyword, ast.UnaryOp, ast.USub, ast.Tuple, ast.List)
 
 
 def kind_of(path: Path) -> Kind:
@@ -72,7 +69,7 @@ def _check_program(path: Path, archive: zipfile.ZipFile, names: list[str]) -> No
     for name in names:
         if name.endswith(".json"):
             for text in _expressions(_json(archive, name)):
-                if not _is_size(text):
+                if not is_size(text):
                     raise Invalid(f"{path.name} gives a size as code: {text[:80]!r}. Export it again; do not open it.")
 
 
@@ -91,25 +88,3 @@ def _expressions(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for one in value:
             yield from _expressions(one)
-
-
-def _is_size(text: str) -> bool:
-    """True for an expression in SymPy's own constructors, such as Mul(Integer(2), Symbol('s0', positive=True)).
-
-    Constructors have capital letters and take words as strings at most, since SymPy evaluates strings that it is given.
-    """
-    try:
-        return all(map(_is_plain, ast.walk(ast.parse(text, mode="eval"))))
-    except (SyntaxError, ValueError, MemoryError):
-        return False
-
-
-def _is_plain(node: ast.AST) -> bool:
-    match node:
-        case ast.Call(func=ast.Name()) | ast.Constant(value=int() | float()):
-            return True
-        case ast.Constant(value=str(word)):
-            return _NAME.fullmatch(word) is not None
-        case ast.Name(id=name):
-            return name[0].isupper() or re.fullmatch(r"[suz]+\d+|true|false|oo|int_oo", name) is not None
-    return isinstance(node, _PLAIN)
