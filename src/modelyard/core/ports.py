@@ -32,6 +32,10 @@ class Connection(Protocol):
         """Every row of the answer."""
         ...
 
+    def tuples(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Every row of the answer as a plain tuple: for reading very many."""
+        ...
+
     def one(self, sql: str, **values: Any) -> Row | None:
         """The first row, or None."""
         ...
@@ -60,6 +64,10 @@ class Database(Protocol):
 
     def read(self) -> AbstractContextManager[Connection]:
         """A consistent view for reading; waits for no writer."""
+        ...
+
+    def scrub(self) -> None:
+        """Overwrite or give back what deleted rows left in the files, as far as the database can."""
         ...
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 
 from modelyard.core.errors import Conflict, Invalid, Unavailable, YardError
 from modelyard.core.ports import Row
@@ -60,6 +60,10 @@ class PostgresConnection:
         """Every row of the answer."""
         return list(self._execute(sql, values).fetchall())
 
+    def tuples(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Every row of the answer as a plain tuple: for reading very many."""
+        return self._execute(sql, values, tuple_row).fetchall()
+
     def one(self, sql: str, **values: Any) -> Row | None:
         """The first row, or None."""
         rows = self._execute(sql, values).fetchall()
@@ -77,9 +81,9 @@ class PostgresConnection:
             except UnicodeEncodeError as error:
                 raise _unstorable(error) from error
 
-    def _execute(self, sql: str, values: Mapping[str, Any]) -> psycopg.ClientCursor[dict[str, Any]]:
+    def _execute(self, sql: str, values: Mapping[str, Any], factory: Any = dict_row) -> psycopg.ClientCursor[Any]:
         try:
-            return psycopg.ClientCursor(self.raw).execute(translated(sql), adapted(values))
+            return psycopg.ClientCursor(self.raw, row_factory=factory).execute(translated(sql), adapted(values))
         except UnicodeEncodeError as error:
             raise _unstorable(error) from error
 
@@ -125,6 +129,12 @@ class PostgresDatabase:
                 return
             with self._transaction(_BEGIN_READ) as raw:
                 yield PostgresConnection(raw)
+
+    def scrub(self) -> None:
+        """Vacuum every table of this schema's: dead rows are given back. The server's write-ahead log ages by its own
+        settings, and its backups by yours."""
+        with self._errors(), psycopg.connect(self._conninfo, autocommit=True) as raw:
+            raw.execute("VACUUM")
 
     def close(self) -> None:
         """Close idle connections; the next use opens new ones."""

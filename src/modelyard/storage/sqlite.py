@@ -17,6 +17,13 @@ from modelyard.core.ports import Row
 from modelyard.storage import schema
 
 FILE_NAME = "modelyard.db"
+PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "case_sensitive_like=ON",  # LIKE minds the case, as it does in PostgreSQL
+    "secure_delete=ON",  # what is deleted is overwritten with zeros
+)
 _LEFT_BEHIND: list[sqlite3.Connection] = []  # a parent's connections after a fork
 
 
@@ -29,6 +36,10 @@ class SqliteConnection:
     def all(self, sql: str, **values: Any) -> list[Row]:
         """Every row of the answer."""
         return _dicts(self._execute(sql, values))
+
+    def tuples(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Every row of the answer as a plain tuple: for reading very many."""
+        return self._execute(sql, values).fetchall()
 
     def one(self, sql: str, **values: Any) -> Row | None:
         """The first row, or None."""
@@ -78,11 +89,7 @@ class SqliteDatabase:
     @contextmanager
     def write(self) -> Iterator[SqliteConnection]:
         """A transaction that no other writer shares."""
-        current: sqlite3.Connection | None = getattr(self._local, "raw", None)
-        if current is not None and current.in_transaction:
-            raise YardError(
-                "A transaction is open in this thread already. Pass its Work on instead of opening another."
-            )
+        self._refuse_nested()
         with self._mutex, self._queue(), self._errors():
             raw = self._connection()
             try:
@@ -108,10 +115,31 @@ class SqliteDatabase:
             finally:
                 raw.execute("ROLLBACK")
 
+    def scrub(self) -> None:
+        """Write the file anew without what was deleted, and empty the write-ahead log.
+
+        Unavailable while another process goes on reading an older state: what was deleted is gone from it, but stands in
+        the log's file until the next scrub.
+        """
+        self._refuse_nested()
+        with self._mutex, self._queue(), self._errors():
+            raw = self._connection()
+            raw.execute("VACUUM")
+            busy, *_ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise Unavailable(f"{self.file} is being read by another process. Try again when it has finished.")
+
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
         _close_all(self._open)
         self._local = threading.local()
+
+    def _refuse_nested(self) -> None:
+        current: sqlite3.Connection | None = getattr(self._local, "raw", None)
+        if current is not None and current.in_transaction:
+            raise YardError(
+                "A transaction is open in this thread already. Pass its Work on instead of opening another."
+            )
 
     def _fresh(self) -> None:
         """Start with no connection: when made, and in a forked child. There the parent's connections must not be used,
@@ -151,8 +179,7 @@ class SqliteDatabase:
         if raw is None:
             raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
             try:
-                # LIKE minds the case, as it does in PostgreSQL
-                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "case_sensitive_like=ON"):
+                for pragma in PRAGMAS:
                     raw.execute(f"PRAGMA {pragma}")
             except sqlite3.Error:
                 raw.close()

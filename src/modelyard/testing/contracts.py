@@ -187,11 +187,11 @@ class DatabaseContract:
     def test_bytes_come_back_as_bytes(self, database: Database) -> None:
         data = bytes(range(256)) * 10
         with database.write() as rows:
-            rows.run("INSERT INTO audit_nodes (number, hash) VALUES (:number, :hash)", number=0, hash=data)
-            rows.many("INSERT INTO audit_nodes (number, hash) VALUES (:number, :hash)", [{"number": 1, "hash": b""}])
-        found = only(database, "SELECT hash FROM audit_nodes WHERE number = 0")
-        assert found == {"hash": data}
-        assert type(found["hash"]) is bytes
+            rows.run("INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", block=0, hashes=data)
+            rows.many("INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", [{"block": 1, "hashes": b""}])
+        found = only(database, "SELECT hashes FROM audit_blocks WHERE block = 0")
+        assert found == {"hashes": data}
+        assert type(found["hashes"]) is bytes
 
     def test_a_bool_is_stored_as_0_or_1(self, database: Database) -> None:
         with database.write() as rows:

@@ -23,3 +23,9 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
         sa.Column("note", sa.Text, nullable=False),
     )
+    # The hashes of all complete subtrees in the order in which they become known, 64 a block.
+    op.create_table(
+        "audit_blocks",
+        sa.Column("block", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+        sa.Column("hashes", sa.LargeBinary, nullable=False),
+    )
