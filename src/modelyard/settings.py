@@ -36,6 +36,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "format": ("", "output of commands: table, json or csv; a table on a terminal, else json"),
     "token": ("", "the access token a client sends; name a file with @path"),
     "url": ("", "the server a client talks to, instead of opening the yard itself"),
+    "webhook_hosts": ("", "hosts, addresses or networks that webhooks may reach though they are not public"),
     "online": ("", "the online feature store: redis://host/0, or empty for the embedded one"),
 }
 

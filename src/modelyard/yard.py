@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from modelyard.registry.service import ModelRegistry
     from modelyard.serving.service import ModelServer
     from modelyard.serving.supervisor import Serving
+    from modelyard.webhooks.service import Webhooks
     from modelyard.tracking.service import ExperimentTracker
 
 
@@ -122,6 +123,11 @@ class Yard:
     def ci_templates(self) -> CITemplateGenerator:
         """Pipelines for continuous integration."""
         return self.area("ci_templates")  # type: ignore[no-any-return]  # the plugin table is by name
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        """Other systems that are told of events."""
+        return self.area("webhooks")  # type: ignore[no-any-return]  # the plugin table is by name
 
     def area(self, name: str) -> Any:
         """An area by its name in the operation table, opened on this yard's store."""

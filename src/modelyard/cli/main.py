@@ -26,6 +26,7 @@ AREA_HELP = {
     "monitoring": "Drift, performance and explanations.",
     "governance": "Bias, compliance controls and lineage.",
     "ci_templates": "Pipelines for GitHub, GitLab, Jenkins and Azure.",
+    "webhooks": "Tell other systems what happens, by signed messages.",
 }
 
 OWN = {  # command -> "module:function"

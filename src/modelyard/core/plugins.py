@@ -22,6 +22,7 @@ AREAS = {
     "monitoring": "modelyard.monitoring.service:Monitors",
     "governance": "modelyard.governance.service:GovernanceManager",
     "ci_templates": "modelyard.ci_templates.service:CITemplateGenerator",
+    "webhooks": "modelyard.webhooks.service:Webhooks",
 }
 
 TABLE: dict[str, dict[str, str]] = {
