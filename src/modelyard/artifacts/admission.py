@@ -10,37 +10,25 @@ import bz2
 import csv
 import gzip
 import lzma
+import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from modelyard.artifacts import keras, onnx, packed, pickles, saved_model, tensors, trusted, zips
 from modelyard.artifacts.formats import identify
-from modelyard.artifacts.inspection import External, Foreign, Inspection, Malformed
-from modelyard.core.errors import Damaged
-from modelyard.core.models import PACKAGE_MANIFEST
-from modelyard.core.packages import manifest_of
+from modelyard.artifacts.inspection import Foreign, Inspection, Malformed
 
-RULES_VERSION = 1  # raise it when a rule changes: files admitted under another version are inspected again
+RULES_VERSION = 2  # raise it when a rule changes: files admitted under another version are inspected again
 JSON_LIMIT = 512 << 20
 INFLATED_LIMIT = 8 << 30
-MANIFEST_LIMIT = 16 << 20
 CHUNK = 1 << 20
 OPENERS: Mapping[str, Callable[[BinaryIO], Any]] = {
     "gzip": lambda stream: gzip.GzipFile(fileobj=stream),
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
     "lzma": lzma.LZMAFile,
-}
-FORMATS_OF = {  # what a package may hold for each framework it names
-    "onnx": {"onnx"},
-    "sklearn": {"skops"},
-    "lightgbm": {"lightgbm"},
-    "xgboost": {"xgboost-json", "xgboost-ubj"},
-    "torch": {"torch", "safetensors"},
-    "tensorflow": {"keras"},
 }
 
 
@@ -49,19 +37,6 @@ def inspect(stream: BinaryIO, size: int) -> Inspection:
     if size == 0:
         return Inspection(format="empty")
     return _checked(identify(stream, size), stream, size)
-
-
-def inspect_folder(files: Mapping[str, Inspection], sizes: Mapping[str, int], manifest: bytes | None) -> Inspection:
-    """What a folder of inspected files is as a whole, by relative path."""
-    needed = {path for name, one in files.items() for path in _needed(name, one, sizes)}
-    unsafe: list[str] = []
-    for name, one in files.items():
-        if one.format == "binary" and name not in needed:
-            raise Malformed(f"{name} is none of the formats that modelyard knows")
-        unsafe += [f"{name}: {why}" for why in one.unsafe]
-    if manifest is not None:
-        _check_manifest(manifest, files)
-    return Inspection(format="folder" if manifest is None else "modelyard", unsafe=tuple(unsafe))
 
 
 def inspect_alone(found: Inspection) -> Inspection:
@@ -121,8 +96,19 @@ def _json(stream: BinaryIO, size: int) -> Inspection:
     if size > JSON_LIMIT:
         raise Malformed(f"it is JSON of more than {JSON_LIMIT:,} bytes. Save it in its framework's binary form")
     value = tensors.strict_json(stream.read())
-    model = isinstance(value, dict) and {"learner", "version"} <= set(value)
-    return Inspection(format="xgboost-json" if model else "json")
+    keys = set(value) if isinstance(value, dict) else set()
+    if {"learner", "version"} <= keys:
+        return Inspection(format="xgboost-json")
+    return Inspection(format="catboost-json" if {"features_info", "model_info"} <= keys else "json")
+
+
+def _catboost(stream: BinaryIO, size: int) -> Inspection:
+    """CatBoost's binary form: its mark, the length of a flatbuffer, the flatbuffer, then tables (model.fbs)."""
+    head = stream.read(12)
+    length, root = struct.unpack("<II", head[4:]) if len(head) == 12 else (0, 0)
+    if not 8 <= length <= size - 8 or not 4 <= root <= length - 4:
+        raise Malformed("it is cut short")
+    return Inspection(format="catboost")
 
 
 def _lightgbm(stream: BinaryIO, _: int) -> Inspection:
@@ -198,37 +184,6 @@ def _zlib_chunks(stream: BinaryIO) -> Any:
         raise Malformed("bytes follow its end")
 
 
-def _needed(name: str, found: Inspection, sizes: Mapping[str, int]) -> list[str]:
-    """The members of the folder that a file refers to; Malformed where it reaches outside or past an end."""
-    return [_resolved(name, external, sizes) for external in found.needs]
-
-
-def _resolved(name: str, external: External, sizes: Mapping[str, int]) -> str:
-    parts = external.path.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in external.path or ":" in parts[0]:
-        raise Malformed(f"{name} refers to {external.path[:80]!r}, which is no plain path beside it")
-    path = str(PurePosixPath(name).parent / external.path)
-    if path not in sizes:
-        raise Malformed(f"{name} refers to {external.path[:80]!r}, which is not in the folder")
-    if external.offset + (external.length or 0) > sizes[path]:
-        raise Malformed(f"{name} refers to bytes past the end of {external.path[:80]!r}")
-    return path
-
-
-def _check_manifest(manifest: bytes, files: Mapping[str, Inspection]) -> None:
-    """Each file that a package names must be there and be what it is named for."""
-    try:
-        named = manifest_of(manifest[:MANIFEST_LIMIT]).files
-    except Damaged as error:
-        raise Malformed(str(error)) from error
-    for framework, name in named.items():
-        if name not in files:
-            raise Malformed(f"{PACKAGE_MANIFEST} names {name}, which is not in the folder")
-        expected = FORMATS_OF.get(framework)
-        if expected is not None and files[name].format not in expected:
-            raise Malformed(f"{PACKAGE_MANIFEST} calls {name} {framework}, but it is {files[name].format}")
-
-
 _CHECKS: Mapping[str, Callable[[BinaryIO, int], Inspection]] = {
     "onnx": onnx.onnx,
     "safetensors": tensors.safetensors,
@@ -236,6 +191,7 @@ _CHECKS: Mapping[str, Callable[[BinaryIO, int], Inspection]] = {
     "xgboost-ubj": tensors.ubj,
     "lightgbm": _lightgbm,
     "parquet": _parquet,
+    "catboost": _catboost,
     "hdf5": keras.weights,
     "saved-model": saved_model.saved_model,
 }

@@ -8,13 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from modelyard.artifacts import admission, cache, intake, rules, store
+from modelyard.artifacts import admission, cache, folders, intake, rules, store
 from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.core.area import Area
 from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, Unavailable
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.instants import micros
-from modelyard.core.models import PACKAGE_MANIFEST, Artifact
+from modelyard.core.models import Artifact
 from modelyard.core.operations import operation
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
@@ -204,7 +204,7 @@ class ArtifactStore(Area):
             if source.kind == "file":
                 return admission.inspect_alone(found[source.files[0].path])
             sizes = {file.path: file.size for file in source.files}
-            return admission.inspect_folder(found, sizes, self._manifest(source))
+            return folders.inspect_folder(found, sizes, lambda path, limit: self._start(source, path, limit))
         except Malformed as error:
             raise self._refused(source, (str(error),), by) from error
 
@@ -215,12 +215,10 @@ class ArtifactStore(Area):
             except Malformed as error:
                 raise Malformed(f"{file.path}: {error}") from error
 
-    def _manifest(self, source: _Source) -> bytes | None:
-        for file in source.files:
-            if file.path == PACKAGE_MANIFEST:
-                with self.store.blobs.open(rules.blob_key(file.digest)) as stream:
-                    return stream.read(admission.MANIFEST_LIMIT)
-        return None
+    def _start(self, source: _Source, path: str, limit: int) -> bytes:
+        file = next(file for file in source.files if file.path == path)
+        with self.store.blobs.open(rules.blob_key(file.digest)) as stream:
+            return stream.read(limit)
 
     def _recorded(self, source: _Source, found: Inspection, by: str) -> Artifact:
         """Write the artifact's rows, once it is sure in the same transaction that no collector took the bytes."""
