@@ -1,5 +1,6 @@
 """Experiment tracking: experiments, runs, metrics, parameters, tags, datasets, logged models and the files of runs."""
 
+from modelyard.tracking.files import ArtifactFiles, FileEntry
 from modelyard.tracking.recording import ParameterChanged
 from modelyard.tracking.service import ExperimentTracker
 from modelyard.tracking.values import (
@@ -20,11 +21,13 @@ from modelyard.tracking.values import (
 )
 
 __all__ = [
+    "ArtifactFiles",
     "Dataset",
     "DatasetFilter",
     "DatasetInput",
     "Experiment",
     "ExperimentTracker",
+    "FileEntry",
     "Lifecycle",
     "LoggedModel",
     "LoggedModelStatus",

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+from modelyard.core.canonical import digest
 from modelyard.core.errors import Conflict, NotFound
 from modelyard.core.events import EventType
 from modelyard.core.operations import operation
@@ -13,9 +14,11 @@ from modelyard.core.pages import Page
 from modelyard.core.ports import Connection, Row
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
-from modelyard.tracking import rules, search, store
+from modelyard.tracking import file_store, rules, search, store
 from modelyard.tracking.experiments import Experiments, active_experiment, millis
 from modelyard.tracking.values import PARENT_RUN, RUN_NAME, Experiment, Lifecycle, Run, RunStatus, View
+
+OURS = "mlflow-artifacts:/"  # files that lie in this store
 
 
 class Runs(Experiments):
@@ -238,9 +241,21 @@ def emit_started(work: Work, run: Run, **more: Any) -> None:
     work.emit(EventType.RUN_STARTED, Resource("run", run.run_id), details)
 
 
+def root_of(row: Row) -> str:
+    """The path that a run's files lie below; Conflict if they lie elsewhere than in this store."""
+    uri = str(row["artifact_uri"])
+    if not uri.startswith(OURS):
+        raise Conflict(f"The files of run {row['run_id']} lie at {uri}, not here. Read and write them there.")
+    return uri.removeprefix(OURS).strip("/")
+
+
 def emit_record(work: Work, event: EventType, run: Run) -> None:
-    """Tell how a run ended, with the digest that binds its record to the log."""
+    """Tell how a run ended, with the digests that bind its record, and its files at that moment, to the log."""
+    ours = run.artifact_uri.startswith(OURS)
+    files = list(file_store.tree(work.rows, run.artifact_uri.removeprefix(OURS).strip("/"))) if ours else []
     details = {
+        "files": len(files),
+        "files_digest": digest(sorted(files)),
         "experiment_id": run.experiment_id,
         "name": run.name,
         "status": run.status,

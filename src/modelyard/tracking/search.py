@@ -356,7 +356,7 @@ def _on_datasets(bound: Bound, datasets: Sequence[DatasetFilter]) -> str:
 def _compared(bound: Bound, column: Column, condition: Condition) -> str:
     """The comparison of a column, if it makes sense for what it holds."""
     told = condition.comparator
-    allowed = NUMBER_COMPARATORS if column.number else TEXT_COMPARATORS
+    allowed: tuple[str, ...] = NUMBER_COMPARATORS if column.number else TEXT_COMPARATORS
     if column.number and column.empty:
         allowed += ("IS NULL", "IS NOT NULL")
     if told not in allowed:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from modelyard.tracking.logged_models import LoggedModels
 from modelyard.tracking.recording import Recording
+from modelyard.tracking.run_files import RunFiles
 
 
-class ExperimentTracker(Recording, LoggedModels):
+class ExperimentTracker(Recording, RunFiles, LoggedModels):
     """Experiments, runs and logged models in one store.
 
     >>> tracker = ExperimentTracker(folder)

@@ -186,6 +186,12 @@ def files() -> None:
     )
     op.create_index("run_files_by_digest", "run_files", ["digest"])
     op.create_table(
+        "run_blobs",  # the bytes of files and parts, and when somebody last stored them
+        sa.Column("digest", sa.Text, primary_key=True),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("touched_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
         "run_uploads",
         sa.Column("upload_id", sa.Text, primary_key=True),
         sa.Column("path", sa.Text, nullable=False),
