@@ -23,6 +23,7 @@ AREAS = {
     "governance": "modelyard.governance.service:GovernanceManager",
     "ci_templates": "modelyard.ci_templates.service:CITemplateGenerator",
     "webhooks": "modelyard.webhooks.service:Webhooks",
+    "access": "modelyard.access.service:AccessManager",
 }
 
 TABLE: dict[str, dict[str, str]] = {
@@ -74,6 +75,8 @@ TABLE: dict[str, dict[str, str]] = {
         "shap": "modelyard.engines.shap:ShapExplainer",
         "lime": "modelyard.engines.lime:LimeExplainer",
     },
+    "opener": {"skops": "modelyard.engines.sklearn_untrusted:open_untrusted"},
+    "sandbox": {"process": "modelyard.engines.sandbox:Sandbox"},
     "loader": {"path": "modelyard.engines.loading:load_model"},
     "drift": {
         "anderson_darling": "modelyard.monitoring.drift.anderson_darling:anderson_darling",
