@@ -1,5 +1,6 @@
 """Experiment tracking: experiments, runs, metrics, parameters, tags, datasets, logged models and the files of runs."""
 
+from modelyard.tracking.active import ActiveRun
 from modelyard.tracking.files import ArtifactFiles, FileEntry
 from modelyard.tracking.recording import ParameterChanged
 from modelyard.tracking.service import ExperimentTracker
@@ -21,6 +22,7 @@ from modelyard.tracking.values import (
 )
 
 __all__ = [
+    "ActiveRun",
     "ArtifactFiles",
     "Dataset",
     "DatasetFilter",

@@ -111,6 +111,17 @@ class ArtifactFiles:
             _put_file(work.rows, path, stored)
         return FileEntry(path=path, is_dir=False, size=stored.size, digest=stored.digest)
 
+    def add(self, source: Path, path: str) -> FileEntry:
+        """The stored copy of a local file, or of a folder with every file in it and below."""
+        if source.is_dir():
+            for inner in sorted(one for one in source.rglob("*") if one.is_file()):
+                self.add(inner, f"{path}/{inner.relative_to(source).as_posix()}")
+            return self.entry(path)
+        if not source.is_file():
+            raise Invalid(f"{source} is no file and no folder, so it cannot be stored.")
+        with source.open("rb") as stream:
+            return self.write(path, stream)
+
     def entry(self, path: str) -> FileEntry:
         """The file or folder at a path; NotFound if there is none."""
         folder, _, name = checked_path(path).rpartition("/")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
-from modelyard.core.errors import Invalid
 from modelyard.core.operations import operation
 from modelyard.tracking.experiments import Experiments
 from modelyard.tracking.files import ArtifactFiles, FileEntry, checked_path
-from modelyard.tracking.runs import active_run, root_of, run_row
+from modelyard.tracking.runs import active_run, in_store, root_of, run_row
+from modelyard.tracking.values import LoggedModel
 
 
 class RunFiles(Experiments):
@@ -33,18 +34,19 @@ class RunFiles(Experiments):
         """
         source = Path(file)
         with self.store.reading() as rows:
-            place = checked_path(
-                "/".join(part for part in (root_of(active_run(rows, run_id)), folder, source.name) if part)
-            )
-        if source.is_dir():
-            for inner in sorted(path for path in source.rglob("*") if path.is_file()):
-                with inner.open("rb") as stream:
-                    self.files.write(f"{place}/{inner.relative_to(source).as_posix()}", stream)
-            return self.files.entry(place)
-        if not source.is_file():
-            raise Invalid(f"{source} is no file and no folder, so it cannot be logged.")
-        with source.open("rb") as stream:
-            return self.files.write(place, stream)
+            root = root_of(active_run(rows, run_id))
+        return self.files.add(source, "/".join(part for part in (root, folder, source.name) if part))
+
+    def write_artifact(self, run_id: str, path: str, source: BinaryIO) -> FileEntry:
+        """The stored file of a run with the stream's bytes."""
+        with self.store.reading() as rows:
+            root = root_of(active_run(rows, run_id))
+        return self.files.write(f"{root}/{checked_path(path)}", source)
+
+    def store_model(self, model: LoggedModel, source: Path) -> FileEntry:
+        """The stored copy of a logged model's file or folder, where the logged model says its files lie."""
+        root = in_store(model.artifact_location, f"logged model {model.model_id}")
+        return self.files.add(source, root if source.is_dir() else f"{root}/{source.name}")
 
     @operation("GET", "/runs/{run_id}/artifacts", needs="tracking.read")
     def list_artifacts(self, run_id: str, *, folder: str = "") -> list[FileEntry]:

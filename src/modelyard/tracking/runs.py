@@ -243,16 +243,20 @@ def emit_started(work: Work, run: Run, **more: Any) -> None:
 
 def root_of(row: Row) -> str:
     """The path that a run's files lie below; Conflict if they lie elsewhere than in this store."""
-    uri = str(row["artifact_uri"])
+    return in_store(row["artifact_uri"], f"run {row['run_id']}")
+
+
+def in_store(uri: str, whose: str) -> str:
+    """The path in this store that a URI of files means; Conflict if they lie elsewhere."""
     if not uri.startswith(OURS):
-        raise Conflict(f"The files of run {row['run_id']} lie at {uri}, not here. Read and write them there.")
+        raise Conflict(f"The files of {whose} lie at {uri}, not here. Read and write them there.")
     return uri.removeprefix(OURS).strip("/")
 
 
 def emit_record(work: Work, event: EventType, run: Run) -> None:
     """Tell how a run ended, with the digests that bind its record, and its files at that moment, to the log."""
     ours = run.artifact_uri.startswith(OURS)
-    files = list(file_store.tree(work.rows, run.artifact_uri.removeprefix(OURS).strip("/"))) if ours else []
+    files = list(file_store.tree(work.rows, in_store(run.artifact_uri, ""))) if ours else []
     details = {
         "files": len(files),
         "files_digest": digest(sorted(files)),

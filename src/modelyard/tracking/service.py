@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from modelyard.tracking.active import ActiveRun, begun
 from modelyard.tracking.logged_models import LoggedModels
 from modelyard.tracking.recording import Recording
 from modelyard.tracking.run_files import RunFiles
+from modelyard.tracking.values import RunStatus
 
 
 class ExperimentTracker(Recording, RunFiles, LoggedModels):
@@ -16,3 +20,13 @@ class ExperimentTracker(Recording, RunFiles, LoggedModels):
     >>> tracker.end_run(run.run_id).metrics
     {'auc': 0.9}
     """
+
+    def run(
+        self, experiment: str, *, name: str = "", tags: Mapping[str, str] | None = None, user: str = "system"
+    ) -> ActiveRun:
+        """A new run for a `with` block, of the experiment of that name, which is made if there is none."""
+        return begun(self, experiment, name=name, tags=tags or {}, user=user)
+
+    def resume(self, run_id: str, *, user: str = "system") -> ActiveRun:
+        """A run for another `with` block: it is running again."""
+        return ActiveRun(self, self.update_run(run_id, status=RunStatus.RUNNING, user=user), user=user)

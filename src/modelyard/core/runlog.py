@@ -1,0 +1,34 @@
+"""What a training library's callback needs of a run: somewhere to put numbers and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+PLAIN = (str, int, float, bool, type(None))
+
+
+class RunLog(Protocol):
+    """A run that is being recorded."""
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log one value of each metric."""
+        ...
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters, as text."""
+        ...
+
+
+def plain_settings(settings: Mapping[str, Any], *, longest: int = 250) -> dict[str, Any]:
+    """The settings that are short plain values; data, functions and estimators among them are left out.
+
+    >>> plain_settings({"depth": 6, "objective": len, "classes": [0, 1]})
+    {'depth': 6, 'classes': '[0, 1]'}
+    """
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        listed = isinstance(value, (list, tuple)) and all(isinstance(one, PLAIN) for one in value)
+        if (isinstance(value, PLAIN) or listed) and len(str(value)) <= longest:
+            kept[str(name)] = str(list(value)) if listed else value
+    return kept
