@@ -7,7 +7,10 @@ revision, down_revision = "0003", "0002"
 
 # Text is compared and ordered byte by byte, as SQLite does it; a language's own collation would reorder it.
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-OPEN = {"sqlite_where": sa.text("status = 'open'"), "postgresql_where": sa.text("status = 'open'")}
+OPEN, ACTIVE, PROPOSED = (
+    {"sqlite_where": sa.text(f"status = '{status}'"), "postgresql_where": sa.text(f"status = '{status}'")}
+    for status in ("open", "active", "proposed")
+)
 
 
 def upgrade() -> None:
@@ -16,6 +19,7 @@ def upgrade() -> None:
     _versions()
     _entries()
     _promotions()
+    _policies()
 
 
 def _artifacts() -> None:
@@ -51,6 +55,61 @@ def _artifacts() -> None:
         "loose_blobs",  # bytes without an artifact, with the time at which the collector first saw them
         sa.Column("blob", sa.Text, primary_key=True),
         sa.Column("seen_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "artifact_releases",  # requests to load what is in quarantine, in a sandbox
+        sa.Column("release_id", sa.Text, primary_key=True),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("requested_by", sa.Text, nullable=False),
+        sa.Column("justification", sa.Text, nullable=False),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("decided_at", sa.BigInteger, nullable=True),
+    )
+    op.create_index(
+        "artifact_releases_one_live",
+        "artifact_releases",
+        ["digest"],
+        unique=True,
+        sqlite_where=sa.text("status IN ('open', 'approved')"),
+        postgresql_where=sa.text("status IN ('open', 'approved')"),
+    )
+    op.create_index("artifact_releases_by_digest", "artifact_releases", ["digest", "created_at"])
+    op.create_table(
+        "artifact_release_approvals",
+        sa.Column("release_id", sa.Text, primary_key=True),
+        sa.Column("person", sa.Text, primary_key=True),  # the approver, folded for comparison
+        sa.Column("approver", sa.Text, nullable=False),
+        sa.Column("comment", sa.Text, nullable=False),
+        sa.Column("approved_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "artifact_uploads",
+        sa.Column("upload_id", sa.Text, primary_key=True),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("touched_at", sa.BigInteger, nullable=False),  # the last part: what its expiry counts from
+    )
+    op.create_index("artifact_uploads_by_touch", "artifact_uploads", ["touched_at"])
+    op.create_table(
+        "artifact_upload_parts",
+        sa.Column("upload_id", sa.Text, primary_key=True),
+        sa.Column("start", sa.BigInteger, primary_key=True),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("blob", sa.Text, nullable=False),  # its key among the blobs
+    )
+    op.create_table(
+        "artifact_signatures",
+        sa.Column("digest", sa.Text, primary_key=True),
+        sa.Column("key_id", sa.Text, primary_key=True),  # SHA-256 of the public key
+        sa.Column("bundle", sa.Text, nullable=False),
+        sa.Column("method", sa.Text, nullable=False),  # key or keyless
+        sa.Column("signed_by", sa.Text, nullable=False),
+        sa.Column("signed_at", sa.BigInteger, nullable=False),
     )
 
 
@@ -189,6 +248,11 @@ def _promotions() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("decided_at", sa.BigInteger, nullable=True),
         sa.Column("reason", TEXT, nullable=False),
+        sa.Column("policy_id", TEXT, nullable=False),
+        sa.Column("policy_version", sa.Integer, nullable=False),
+        sa.Column("roles", TEXT, nullable=False),
+        sa.Column("expires_at", sa.BigInteger, nullable=True),
+        sa.Column("requirements", TEXT, nullable=False),
     )
     op.create_index(
         "promotion_requests_one_open",
@@ -199,6 +263,15 @@ def _promotions() -> None:
     )
     op.create_index("promotion_requests_by_version", "promotion_requests", ["name", "canonical", "created_at"])
     op.create_index("promotion_requests_by_status", "promotion_requests", ["status", "created_at"])
+    op.create_index("promotion_requests_by_expiry", "promotion_requests", ["expires_at"], **OPEN)
+    op.create_table(
+        "promotion_comments",
+        sa.Column("request_id", TEXT, primary_key=True),
+        sa.Column("position", sa.BigInteger, primary_key=True),  # of the event that tells of it
+        sa.Column("author", TEXT, nullable=False),
+        sa.Column("text", TEXT, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
     op.create_table(
         "promotion_approvals",
         sa.Column("request_id", TEXT, primary_key=True),
@@ -207,3 +280,46 @@ def _promotions() -> None:
         sa.Column("comment", TEXT, nullable=False),
         sa.Column("approved_at", sa.BigInteger, nullable=False),
     )
+
+
+def _policies() -> None:
+    op.create_table(
+        "promotion_policies",
+        sa.Column("policy_id", TEXT, primary_key=True),
+        sa.Column("scope", TEXT, nullable=False),  # a model's name, or *
+        sa.Column("target_stage", TEXT, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("status", TEXT, nullable=False),
+        sa.Column("asked", TEXT, nullable=False),
+        sa.Column("proposed_by", TEXT, nullable=False),
+        sa.Column("proposed_at", sa.BigInteger, nullable=False),
+        sa.Column("justification", TEXT, nullable=False),
+        sa.Column("decided_by", TEXT, nullable=False),
+        sa.Column("decided_at", sa.BigInteger, nullable=True),
+        sa.Column("reason", TEXT, nullable=False),
+    )
+    kind = ["scope", "target_stage"]
+    op.create_index("promotion_policies_in_order", "promotion_policies", [*kind, "version"], unique=True)
+    op.create_index("promotion_policies_one_active", "promotion_policies", kind, unique=True, **ACTIVE)
+    op.create_index("promotion_policies_one_proposed", "promotion_policies", kind, unique=True, **PROPOSED)
+    op.create_table(
+        "break_glass_moves",
+        sa.Column("break_id", TEXT, primary_key=True),
+        sa.Column("name", TEXT, nullable=False),
+        sa.Column("canonical", TEXT, nullable=False),
+        sa.Column("version", TEXT, nullable=False),
+        sa.Column("from_stage", TEXT, nullable=False),
+        sa.Column("target_stage", TEXT, nullable=False),
+        sa.Column("digest", TEXT, nullable=False),
+        sa.Column("broken_by", TEXT, nullable=False),
+        sa.Column("reason", TEXT, nullable=False),
+        sa.Column("incident", TEXT, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("status", TEXT, nullable=False),
+        sa.Column("reviewer", TEXT, nullable=False),
+        sa.Column("verdict", TEXT, nullable=False),
+        sa.Column("comment", TEXT, nullable=False),
+        sa.Column("reviewed_at", sa.BigInteger, nullable=True),
+    )
+    op.create_index("break_glass_moves_by_model", "break_glass_moves", ["name", "created_at"])
+    op.create_index("break_glass_moves_by_status", "break_glass_moves", ["status", "created_at"])
