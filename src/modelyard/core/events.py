@@ -35,6 +35,7 @@ class EventType(Enum):
     ALIAS_SET = "alias_set"
     STAGE_CHANGED = "stage_changed"
     PROMOTION_REQUESTED = "promotion_requested"
+    PROMOTION_COMMENTED = "promotion_commented"
     APPROVAL_GRANTED = "approval_granted"
     APPROVAL_REJECTED = "approval_rejected"
     APPROVAL_WITHDRAWN = "approval_withdrawn"

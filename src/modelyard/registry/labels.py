@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from modelyard.core.area import Area
-from modelyard.core.decisions import Verdict
+from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Forbidden, NotFound
 from modelyard.core.events import EventType
-from modelyard.core.models import ModelVersion, RegisteredModel
+from modelyard.core.models import ModelStage, ModelVersion, RegisteredModel
 from modelyard.core.operations import operation
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
-from modelyard.registry import checks, rules, store, store_models
+from modelyard.registry import checks, moves, rules, store, store_models
 from modelyard.registry import store_entries as entries
 from modelyard.registry.checks import canonical_version, split_tag, tag_text
 from modelyard.registry.lookup import found, found_model, no_alias, resource, tell_refusal
@@ -27,7 +27,8 @@ class Labels(Area):
 
     @operation("PUT", "/models/{name}/aliases/{alias}", needs="registry.write")
     def set_alias(self, name: str, alias: str, version: str, user: str = "system") -> ModelVersion:
-        """The version, with the alias moved to it. `champion` is kept for versions in production: Forbidden for others.
+        """The version, with the alias moved to it. `champion` is kept for versions in production: Forbidden for others,
+        unless the model's policy leaves production open.
 
         >>> from modelyard.registry import ModelRegistry
         >>> registry = ModelRegistry(folder)
@@ -38,9 +39,9 @@ class Labels(Area):
         checks.checked_alias(alias)
         with self.store.work(checks.checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
-            decision = rules.may_be_champion(model) if alias == rules.CHAMPION else rules.ALLOW
+            decision = _may_have(work, model, alias)
             if decision.verdict is Verdict.ALLOW:
-                return self.set_alias_within(work, name, alias, version)
+                return moves.point_alias(work, model, alias)
             tell_refusal(work, model, "set_alias", decision)
         raise Forbidden(decision.reasons[0])
 
@@ -52,13 +53,11 @@ class Labels(Area):
         `completed` is the position of the event whose rollout named the version, None for a person's choice.
         """
         model = found(work.rows, name, version)
-        decision = rules.may_be_champion(model) if alias == rules.CHAMPION else rules.ALLOW
+        decision = _may_have(work, model, alias)
         if decision.verdict is not Verdict.ALLOW:
             raise Forbidden(decision.reasons[0])
-        store_models.set_alias(work.rows, name, alias, model.version)
         because = {} if completed is None else {"completed": completed}
-        work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": model.version, **because})
-        return found(work.rows, name, version)
+        return moves.point_alias(work, model, alias, **because)
 
     @operation("POST", "/models/{name}/champion", needs="registry.write")
     def promote_champion(self, name: str, version: str, actor: str = "system") -> ModelVersion:
@@ -153,6 +152,13 @@ class Labels(Area):
             if not entries.remove_tag(work.rows, name, entries.MODEL, key):
                 raise NotFound(f"{name} has no tag {key!r:.80}. Its tags: {_listed(model.tags)}.")
             return _model_retagged(work, model, key, None)
+
+
+def _may_have(work: Work, model: ModelVersion, alias: str) -> Decision:
+    if alias != rules.CHAMPION or model.stage is ModelStage.PRODUCTION:
+        return rules.ALLOW
+    asks = moves.policy_for(work.rows, model.name, ModelStage.PRODUCTION)
+    return rules.may_be_champion(model, protected=asks.protected)
 
 
 def _retagged(work: Work, old: ModelVersion, key: str, tag: str | None) -> ModelVersion:

@@ -12,9 +12,9 @@ from modelyard.core.events import EventType
 from modelyard.core.models import ModelStage, RegisteredModel
 from modelyard.core.operations import operation
 from modelyard.core.refs import Resource
-from modelyard.registry import checks, rules, store, store_models
+from modelyard.registry import checks, rules, store, store_models, store_policies
 from modelyard.registry.lookup import found_model, holder, tell_created
-from modelyard.registry.promotions import remove_version
+from modelyard.registry.moves import remove_version
 
 
 class RegisteredModels(Area):
@@ -128,6 +128,8 @@ class RegisteredModels(Area):
             model = found_model(work.rows, name)
             if store_models.model(work.rows, new_name) is not None:
                 raise Conflict(f"There is a model {new_name} already. Choose another name.")
+            if store_policies.policies(work.rows, scope=new_name, stage=None, status=None, limit=1):
+                raise Conflict(f"There are promotion policies for a model {new_name}. Choose another name.")
             version = store.some_in_stage(work.rows, name, ModelStage.PRODUCTION)
             if version is not None:
                 raise Conflict(f"{name} {version} is in production. Demote or archive it before renaming {name}.")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from modelyard.core.area import Area
-from modelyard.core.decisions import Decision, Verdict
-from modelyard.core.errors import Conflict, Damaged, Forbidden, NotFound
+from modelyard.core.decisions import Verdict
+from modelyard.core.errors import Conflict, Damaged, Forbidden, NotFound, YardError
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import new_id
-from modelyard.core.instants import micros
+from modelyard.core.instants import Instant, micros
 from modelyard.core.models import ModelStage, ModelVersion
 from modelyard.core.operations import operation
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
-from modelyard.registry import checks, rules, store, store_models, store_requests
-from modelyard.registry.lookup import found, holder, resource, tell_refusal
-from modelyard.registry.rules import Approval, PromotionRequest, RequestStatus
+from modelyard.registry import checks, moves, policy, requirements, rules, store, store_requests
+from modelyard.registry.lookup import found, resource, tell_refusal
+from modelyard.registry.policy import PromotionCheck, PromotionPolicy
+from modelyard.registry.rules import Approval, Comment, PromotionRequest, RequestStatus
 
 
 class Promotions(Area):
@@ -34,10 +36,11 @@ class Promotions(Area):
         reviewers: list[str] | None = None,
         quorum: int = 1,
     ) -> PromotionRequest:
-        """The open request to move a version to staging or production, bound to its bytes, metrics and parameters.
+        """The open request to move a version to staging or production, bound to its bytes, figures and policy.
 
-        `reviewers` are the people who may approve, `quorum` of whom must; without them anyone may who did not ask for
-        it, register or train it. Conflict if a request is open already or the stages do not follow.
+        `reviewers` are the people who may approve, `quorum` of whom must; without them, those whom the policy names, or
+        anyone who did not ask for it, register or train it. The policy's quorum holds where it is higher. Conflict if a
+        request is open already, the stages do not follow, the stage is open, or the bytes are not stored and accepted.
 
         >>> from modelyard.registry import ModelRegistry, ModelStage
         >>> registry = ModelRegistry(folder)
@@ -52,12 +55,7 @@ class Promotions(Area):
         named = tuple(checks.checked_person(person, "a reviewer") for person in reviewers or ())
         with self.store.work(requested_by) as work:
             model = found(work.rows, name, version)
-            decision = rules.may_request(model, target)
-            if decision.verdict is Verdict.REFUSE:
-                raise Conflict(decision.reasons[0])
-            rules.check_reviewers(model, requested_by, named, quorum)
-            if store_requests.open_request(work.rows, name, version) is not None:
-                raise Conflict(f"A promotion of {name} {version} is open already. Decide on it or withdraw it first.")
+            asks = moves.policy_for(work.rows, name, target)
             request = PromotionRequest(
                 request_id=new_id("req"),
                 name=name,
@@ -68,13 +66,20 @@ class Promotions(Area):
                 evidence=store.evidence(model),
                 requested_by=requested_by,
                 justification=justification,
-                reviewers=named,
-                quorum=quorum,
+                reviewers=rules.reviewers_of(named, asks.reviewers),
+                quorum=rules.quorum_of(quorum, asks.quorum),
                 status=RequestStatus.OPEN,
                 created_at=work.now,
+                policy_id=asks.policy_id,
+                policy_version=asks.version,
+                roles=asks.roles,
+                expires_at=_expiry(work, asks),
+                requirements=requirements.evaluated(work.rows, asks, model),
             )
+            _check_askable(work, request, model, asks)
             store_requests.add_request(work.rows, request)
-            work.emit(EventType.PROMOTION_REQUESTED, resource(model), _told(request, justification=justification))
+            told = moves.told(request, justification=justification, requirements=request.requirements)
+            work.emit(EventType.PROMOTION_REQUESTED, resource(model), told)
         return request
 
     @operation("POST", "/models/{name}/versions/{version}/promotion/approve", needs="registry.approve")
@@ -82,7 +87,8 @@ class Promotions(Area):
         """The request after one more approval; with enough of them the version is in its new stage.
 
         The stored bytes are read again first. Forbidden, and an event, if the person may not decide, or if the bytes,
-        metrics or parameters are no longer those of the request, which voids it.
+        figures or policy are no longer those of the request, which voids it. Conflict, and an event, while something is
+        missing that the policy asks for, or if the request's time is past, which closes it.
 
         >>> from modelyard.registry import ModelRegistry, ModelStage
         >>> registry = ModelRegistry(folder)
@@ -96,15 +102,10 @@ class Promotions(Area):
         self._check_bytes(name, version, approver)
         with self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
-            decision = _first_refusal(
-                rules.may_decide(request, model, approver), rules.still_stands(request, model, store.evidence(model))
-            )
-            if decision.verdict is Verdict.ALLOW:
-                return self._approve(work, request, model, Approval(approver=approver, comment=comment, at=work.now))
-            tell_refusal(work, model, "approve_promotion", decision)
-            if rules.may_decide(request, model, approver).verdict is Verdict.ALLOW:
-                _close(work, request, RequestStatus.VOID, decision.reasons[0])
-        raise Forbidden(decision.reasons[0])
+            refused = _refused(work, request, model, approver)
+            if refused is None:
+                return _approved(work, request, model, Approval(approver=approver, comment=comment, at=work.now))
+        raise refused
 
     @operation("POST", "/models/{name}/versions/{version}/promotion/reject", needs="registry.approve")
     def reject_promotion(self, name: str, version: str, approver: str, reason: str = "") -> PromotionRequest:
@@ -122,10 +123,12 @@ class Promotions(Area):
         with self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
             decision = rules.may_decide(request, model, approver)
+            if rules.is_overdue(request, work.now):
+                return moves.expire(work, request)
             if decision.verdict is Verdict.ALLOW:
-                told = _told(request, approver=approver, reason=reason)
+                told = _deciding(request, model, approver, reason=reason)
                 work.emit(EventType.APPROVAL_REJECTED, resource(model), told, severity=EventSeverity.WARNING)
-                return _close(work, request, RequestStatus.REJECTED, reason)
+                return moves.close(work, request, RequestStatus.REJECTED, reason)
             tell_refusal(work, model, "reject_promotion", decision)
         raise Forbidden(decision.reasons[0])
 
@@ -146,9 +149,88 @@ class Promotions(Area):
             request, model = _open(work.rows, name, version)
             decision = rules.may_withdraw(request, requested_by)
             if decision.verdict is Verdict.ALLOW:
-                work.emit(EventType.APPROVAL_WITHDRAWN, resource(model), _told(request, reason=reason))
-                return _close(work, request, RequestStatus.WITHDRAWN, reason)
+                work.emit(EventType.APPROVAL_WITHDRAWN, resource(model), moves.told(request, reason=reason))
+                return moves.close(work, request, RequestStatus.WITHDRAWN, reason)
             tell_refusal(work, model, "withdraw_promotion", decision)
+        raise Forbidden(decision.reasons[0])
+
+    @operation("POST", "/models/{name}/versions/{version}/promotion/comments", needs="registry.write")
+    def comment_promotion(self, name: str, version: str, user: str, comment: str) -> PromotionRequest:
+        """The open request with one more comment, which decides nothing.
+
+        >>> from modelyard.registry import ModelRegistry, ModelStage
+        >>> registry = ModelRegistry(folder)
+        >>> _ = registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com")
+        >>> _ = registry.request_promotion("fraud", "v1.0.0", ModelStage.STAGING, "ana@example.com")
+        >>> registry.comment_promotion("fraud", "v1.0.0", "max@example.com", "On which data?").comments[0].text
+        'On which data?'
+        """
+        checks.checked_text(comment, "comment")
+        with self.store.work(checks.checked_person(user, "user")) as work:
+            request, model = _open(work.rows, name, version)
+            said = Comment(author=user, text=comment, at=work.now)
+            event = work.emit(EventType.PROMOTION_COMMENTED, resource(model), moves.told(request, comment=comment))
+            store_requests.add_comment(work.rows, request.request_id, said, position=event.position or 0)
+        return replace(request, comments=(*request.comments, said))
+
+    @operation("GET", "/models/{name}/versions/{version}/promotion/check", needs="registry.read")
+    def check_promotion(self, name: str, version: str, target_stage: ModelStage) -> PromotionCheck:
+        """What moving the version to the stage takes now, and what is missing, before anybody is asked.
+
+        >>> from modelyard.registry import ModelRegistry, ModelStage
+        >>> registry = ModelRegistry(folder)
+        >>> _ = registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com")
+        >>> registry.check_promotion("fraud", "v1.0.0", ModelStage.PRODUCTION).missing
+        ('1 approval',)
+        """
+        target = checks.stage_of(target_stage)
+        with self.store.reading() as rows:
+            model = found(rows, name, version)
+            asks = moves.policy_for(rows, name, target)
+            return policy.promotion_check(
+                asks,
+                model,
+                rules.may_request(model, target),
+                requirements.evaluated(rows, asks, model),
+                store_requests.open_request(rows, name, version),
+            )
+
+    @operation("POST", "/promotions/expire", needs="registry.write")
+    def expire_requests(self, user: str = "system") -> list[PromotionRequest]:
+        """The open requests whose time was past, closed. A server does this by itself, every minute.
+
+        >>> from modelyard.registry import ModelRegistry
+        >>> ModelRegistry(folder).expire_requests()
+        []
+        """
+        with self.store.work(checks.checked_person(user, "user")) as work:
+            return [moves.expire(work, one) for one in store_requests.overdue(work.rows, micros(work.now))]
+
+    @operation("POST", "/models/{name}/versions/{version}/stage", needs="registry.write")
+    def transition(self, name: str, version: str, target_stage: ModelStage, user: str) -> ModelVersion:
+        """The version in a lower stage, or in a higher one that its policy leaves open and asks nothing unmet for.
+
+        Forbidden, and an event, where an approval is needed; the message says how to ask for one.
+
+        >>> from modelyard.registry import ModelRegistry, ModelStage
+        >>> registry = ModelRegistry(folder)
+        >>> _ = registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com")
+        >>> opened = registry.propose_policy("*", ModelStage.STAGING, "ana@example.com", quorum=0)
+        >>> _ = registry.approve_policy(opened.policy_id, "max@example.com")
+        >>> registry.transition("fraud", "v1.0.0", ModelStage.STAGING, "ana@example.com").stage.value
+        'staging'
+        """
+        stage = checks.stage_of(target_stage)
+        with self.store.work(checks.checked_person(user, "user")) as work:
+            model = found(work.rows, name, version)
+            asks = moves.policy_for(work.rows, name, stage)
+            decision = rules.may_demote(model, stage)
+            if not asks.protected and rules.may_request(model, stage).verdict is Verdict.ALLOW:
+                decision = policy.may_enter(asks, model, requirements.evaluated(work.rows, asks, model))
+            if decision.verdict is Verdict.ALLOW:
+                moves.void_open(work, model, f"The version moved to {stage.value}.")
+                return moves.moved(work, model, stage, policy_id=asks.policy_id, user=user)
+            tell_refusal(work, model, "transition", decision)
         raise Forbidden(decision.reasons[0])
 
     @operation("GET", "/promotions", needs="registry.read")
@@ -170,37 +252,6 @@ class Promotions(Area):
                 rows, name=name, version=version, status=status, limit=checks.checked_limit(limit)
             )
 
-    def move_champion(self, work: Work, name: str, version: str) -> ModelVersion:
-        """The version, which the champion alias points at from now on, within the caller's transaction.
-
-        Conflict unless it is in production. For those who act on an event in its own transaction.
-        """
-        model = found(work.rows, name, version)
-        decision = rules.may_be_champion(model)
-        if decision.verdict is Verdict.REFUSE:
-            raise Conflict(decision.reasons[0])
-        store_models.set_alias(work.rows, name, rules.CHAMPION, model.version)
-        work.emit(EventType.ALIAS_SET, resource(model), {"alias": rules.CHAMPION, "version": model.version})
-        return found(work.rows, name, version)
-
-    def _approve(
-        self, work: Work, request: PromotionRequest, model: ModelVersion, approval: Approval
-    ) -> PromotionRequest:
-        if not store_requests.add_approval(work.rows, request.request_id, checks.folded(approval.approver), approval):
-            raise Conflict(f"{approval.approver} approved {request.name} {request.version} already.")
-        given = (*request.approvals, approval)
-        told = _told(request, approver=approval.approver, comment=approval.comment, approvals=len(given))
-        work.emit(EventType.APPROVAL_GRANTED, resource(model), told)
-        if len(given) < request.quorum:
-            return replace(request, approvals=given)
-        moved(work, model, request.target_stage, request_id=request.request_id, approvers=[a.approver for a in given])
-        if (
-            request.target_stage is ModelStage.PRODUCTION
-            and store.by_alias(work.rows, model.name, rules.CHAMPION) is None
-        ):
-            self.move_champion(work, model.name, model.version)
-        return replace(_close(work, request, RequestStatus.APPROVED, ""), approvals=given)
-
     def _check_bytes(self, name: str, version: str, approver: str) -> None:
         """Void the request if the stored bytes are damaged. Outside the transaction: reading them may take long."""
         with self.store.reading() as rows:
@@ -213,40 +264,93 @@ class Promotions(Area):
             reason = f"The bytes of {name} {version} are not those that were registered: {error}"
             with self.store.work(approver) as work:
                 tell_refusal(work, model, "approve_promotion", rules.refuse(reason))
-                _close(work, request, RequestStatus.VOID, reason)
+                moves.close(work, request, RequestStatus.VOID, reason)
             raise Forbidden(reason) from error
 
 
-def moved(work: Work, model: ModelVersion, stage: ModelStage, **details: object) -> ModelVersion:
-    """The version in its new stage, written and told. What leaves production cannot stay the champion."""
-    changed = replace(model, stage=stage, updated_at=work.now)
-    store.move(work.rows, changed)
-    told = {"from": model.stage.value, "to": stage.value, "digest": model.digest, **details}
-    work.emit(EventType.STAGE_CHANGED, resource(model), told)
-    if rules.CHAMPION in model.aliases and stage is not ModelStage.PRODUCTION:
-        store_models.remove_alias(work.rows, model.name, rules.CHAMPION)
-        work.emit(EventType.ALIAS_SET, resource(model), {"alias": rules.CHAMPION, "version": None})
-        changed = replace(changed, aliases=tuple(alias for alias in model.aliases if alias != rules.CHAMPION))
-    return changed
+def _expiry(work: Work, asks: PromotionPolicy) -> Instant | None:
+    hours = asks.expires_after_hours
+    return None if hours is None else work.now + timedelta(hours=hours)
 
 
-def remove_version(work: Work, model: ModelVersion) -> None:
-    """Remove a version, let its bytes go and tell of it; a handler of the event may refuse."""
-    void_open(work, model, "The version was deleted.")
-    store.delete(work.rows, model.name, model.version)
-    if model.digest:
-        holds = holder(model.name, checks.canonical_version(model.version))
-        work.store.artifacts.release(work.rows, model.digest, holds)
-    details = {"name": model.name, "version": model.version, "digest": model.digest, "stage": model.stage}
-    work.emit(EventType.MODEL_DELETED, resource(model), details)
+def _check_askable(work: Work, request: PromotionRequest, model: ModelVersion, asks: PromotionPolicy) -> None:
+    """Conflict unless a request makes sense: the stages follow, an approval is needed, there is something to approve."""
+    decision = rules.may_request(model, request.target_stage)
+    if decision.verdict is Verdict.REFUSE:
+        raise Conflict(decision.reasons[0])
+    stage, what = request.target_stage.value, f"{request.name} {request.version}"
+    if not asks.protected:
+        raise Conflict(f"{stage} is open: move {what} there: modelyard registry transition {what} {stage}")
+    if not request.roles:
+        rules.check_reviewers(model, request.requested_by, request.reviewers, request.quorum)
+    for one in request.requirements:
+        if one.name == "bytes" and not one.met:
+            raise Conflict(f"{what} cannot be promoted: {one.reason}.")
+    waiting = store_requests.open_request(work.rows, request.name, request.version)
+    if waiting is not None and rules.is_overdue(waiting, work.now):
+        moves.expire(work, waiting)
+    elif waiting is not None:
+        raise Conflict(f"A promotion of {what} is open already. Decide on it or withdraw it first.")
 
 
-def void_open(work: Work, model: ModelVersion, reason: str) -> None:
-    """Close the open request, if there is one, for a version that is not what it was."""
-    request = store_requests.open_request(work.rows, model.name, model.version)
-    if request is not None:
-        work.emit(EventType.APPROVAL_WITHDRAWN, resource(model), _told(request, reason=reason))
-        _close(work, request, RequestStatus.VOID, reason)
+def _refused(work: Work, request: PromotionRequest, model: ModelVersion, approver: str) -> YardError | None:
+    """Why the person's yes does not count, written and told; None if it does."""
+    if rules.is_overdue(request, work.now):
+        reason = moves.expire(work, request).reason
+        return Conflict(f"The promotion of {request.name} {request.version} is closed: {reason} Ask again.")
+    asks = moves.policy_for(work.rows, request.name, request.target_stage)
+    may = rules.may_decide(request, model, approver)
+    if may.verdict is Verdict.REFUSE:
+        tell_refusal(work, model, "approve_promotion", may)
+        return Forbidden(may.reasons[0])
+    stands = rules.still_stands(request, model, store.evidence(model), asks.policy_id)
+    if stands.verdict is Verdict.REFUSE:
+        tell_refusal(work, model, "approve_promotion", stands)
+        moves.close(work, request, RequestStatus.VOID, stands.reasons[0])
+        return Forbidden(stands.reasons[0])
+    seen = requirements.evaluated(work.rows, asks, model)
+    store_requests.set_requirements(work.rows, replace(request, requirements=seen))
+    enough = policy.may_enter(asks, model, seen)
+    if enough.verdict is Verdict.REFUSE:
+        tell_refusal(work, model, "approve_promotion", enough)
+        return Conflict(enough.reasons[0])
+    return None
+
+
+def _approved(work: Work, request: PromotionRequest, model: ModelVersion, approval: Approval) -> PromotionRequest:
+    if not store_requests.add_approval(work.rows, request.request_id, checks.folded(approval.approver), approval):
+        raise Conflict(f"{approval.approver} approved {request.name} {request.version} already.")
+    given = (*request.approvals, approval)
+    told = _deciding(request, model, approval.approver, comment=approval.comment, approvals=len(given))
+    work.emit(EventType.APPROVAL_GRANTED, resource(model), told)
+    asks = moves.policy_for(work.rows, request.name, request.target_stage)
+    request = replace(request, approvals=given, requirements=requirements.evaluated(work.rows, asks, model))
+    if len(given) < request.quorum:
+        return request
+    because = {
+        "request_id": request.request_id,
+        "policy_id": request.policy_id,
+        "policy_version": request.policy_version,
+    }
+    approvers = [one.approver for one in given]
+    moves.crown_first(work, moves.moved(work, model, request.target_stage, **because, approvers=approvers))
+    return moves.close(work, request, RequestStatus.APPROVED, "")
+
+
+def _deciding(request: PromotionRequest, model: ModelVersion, approver: str, **more: object) -> dict[str, object]:
+    """What an event of a decision says, with what its handlers check: who may not decide, and who must have which role.
+
+    `roles`: the approver must hold one of them, if there are any. `barred`: the approver, and the owner of a token that
+    approves, must be none of them. `approved_by`: those who said yes before; a person counts once.
+    """
+    return moves.told(
+        request,
+        approver=approver,
+        roles=[] if rules.is_named(request, approver) else list(request.roles),
+        barred=sorted({model.created_by, request.requested_by, *([model.trained_by] if model.trained_by else [])}),
+        approved_by=[one.approver for one in request.approvals],
+        **more,
+    )
 
 
 def _open(rows: Connection, name: str, version: str) -> tuple[PromotionRequest, ModelVersion]:
@@ -258,22 +362,3 @@ def _open(rows: Connection, name: str, version: str) -> tuple[PromotionRequest, 
             f"Ask for one: modelyard registry request-promotion {name} {version} production"
         )
     return request, model
-
-
-def _close(work: Work, request: PromotionRequest, status: RequestStatus, reason: str) -> PromotionRequest:
-    store_requests.decide(work.rows, request.request_id, status, now=micros(work.now), reason=reason)
-    return replace(request, status=status, decided_at=work.now, reason=reason)
-
-
-def _first_refusal(*decisions: Decision) -> Decision:
-    return next((one for one in decisions if one.verdict is Verdict.REFUSE), rules.ALLOW)
-
-
-def _told(request: PromotionRequest, **more: object) -> dict[str, object]:
-    return {
-        "request_id": request.request_id,
-        "target_stage": request.target_stage.value,
-        "digest": request.digest,
-        "quorum": request.quorum,
-        **more,
-    }

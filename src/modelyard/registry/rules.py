@@ -37,6 +37,7 @@ class RequestStatus(Enum):
     REJECTED = "rejected"
     WITHDRAWN = "withdrawn"
     VOID = "void"  # what was to be approved changed, or is gone
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +50,31 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comment:
+    """What somebody says about a request, without deciding on it."""
+
+    author: str
+    text: str
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """Whether one thing that a policy asks for is met, with the figure that was found and the one that is needed."""
+
+    name: str
+    met: bool
+    reason: str
+    value: float | str | None = None
+    needed: float | str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionRequest:
-    """A request to move one version, with exactly these bytes and figures, to a stage.
+    """A request to move one version, with exactly these bytes and figures, to a stage, by one version of a policy.
 
     `digest` is the artifact's; `evidence` is the digest of the version's metrics and parameters when it was asked.
+    `requirements` is what the policy asked for and what was found, when it was last looked at.
     """
 
     request_id: str
@@ -71,6 +93,12 @@ class PromotionRequest:
     decided_at: Instant | None = None
     reason: str = ""
     approvals: tuple[Approval, ...] = ()
+    policy_id: str = "default"
+    policy_version: int = 0
+    roles: tuple[str, ...] = ()
+    expires_at: Instant | None = None
+    requirements: tuple[Requirement, ...] = ()
+    comments: tuple[Comment, ...] = ()
 
 
 ALLOW = Decision(verdict=Verdict.ALLOW)
@@ -114,8 +142,6 @@ def barred(model: ModelVersion, requested_by: str) -> dict[str, str]:
 
 def check_reviewers(model: ModelVersion, requested_by: str, reviewers: tuple[str, ...], quorum: int) -> None:
     """Invalid unless enough of the named reviewers may approve."""
-    if type(quorum) is not int or quorum < 1:
-        raise Invalid(f"quorum is {quorum!r}. Pass the number of approvals needed, 1 or more.")
     able = {folded(reviewer) for reviewer in reviewers} - barred(model, requested_by).keys()
     if reviewers and len(able) < quorum:
         raise Invalid(
@@ -129,11 +155,36 @@ def may_decide(request: PromotionRequest, model: ModelVersion, person: str) -> D
     why = barred(model, request.requested_by).get(folded(person))
     if why is not None:
         return refuse(f"{person} {why}, and cannot decide on {request.name} {request.version}. Ask another reviewer.")
-    if request.reviewers and folded(person) not in {folded(reviewer) for reviewer in request.reviewers}:
+    if request.reviewers and not request.roles and not is_named(request, person):
         return refuse(
             f"{person} is no reviewer of {request.name} {request.version}. Reviewers: {', '.join(request.reviewers)}."
         )
     return ALLOW
+
+
+def is_named(request: PromotionRequest, person: str) -> bool:
+    """Whether the person is one of the reviewers, so that no role is needed."""
+    return folded(person) in {folded(reviewer) for reviewer in request.reviewers}
+
+
+def reviewers_of(given: tuple[str, ...], policy: tuple[str, ...]) -> tuple[str, ...]:
+    """The reviewers of a request: those of the policy, or the ones of them that the requester chose."""
+    strangers = {folded(person) for person in given} - {folded(person) for person in policy}
+    if policy and strangers:
+        raise Invalid(f"{', '.join(sorted(strangers))}: not among the policy's reviewers, who are {', '.join(policy)}.")
+    return given or policy
+
+
+def quorum_of(asked: int, policy: int) -> int:
+    """How many approvals a request takes: what its maker asks for, and no fewer than the policy does."""
+    if type(asked) is not int or asked < 1:
+        raise Invalid(f"quorum is {asked!r}. Pass the number of approvals needed, 1 or more.")
+    return max(asked, policy)
+
+
+def is_overdue(request: PromotionRequest, now: Instant) -> bool:
+    """Whether the request's time is past."""
+    return request.expires_at is not None and now >= request.expires_at
 
 
 def may_withdraw(request: PromotionRequest, person: str) -> Decision:
@@ -143,9 +194,13 @@ def may_withdraw(request: PromotionRequest, person: str) -> Decision:
     return refuse(f"Only {request.requested_by} may withdraw the promotion of {request.name} {request.version}.")
 
 
-def still_stands(request: PromotionRequest, model: ModelVersion, evidence: str) -> Decision:
-    """Whether the version is still what the request was made for."""
+def still_stands(request: PromotionRequest, model: ModelVersion, evidence: str, policy_id: str) -> Decision:
+    """Whether the version, and the policy for it, are still those that the request was made for."""
     what = f"{request.name} {request.version}"
+    if policy_id != request.policy_id:
+        return refuse(
+            f"The policy for {request.target_stage.value} changed since the promotion of {what} was asked for."
+        )
     if model.digest != request.digest:
         return refuse(f"The bytes of {what} changed since its promotion was asked for. Ask again.")
     if evidence != request.evidence:
@@ -155,9 +210,9 @@ def still_stands(request: PromotionRequest, model: ModelVersion, evidence: str) 
     return ALLOW
 
 
-def may_be_champion(model: ModelVersion) -> Decision:
-    """Whether the champion alias may point at the version: only production is approved to serve."""
-    if model.stage is ModelStage.PRODUCTION:
+def may_be_champion(model: ModelVersion, *, protected: bool) -> Decision:
+    """Whether the champion alias may point at the version: only production is approved to serve, unless it is open."""
+    if model.stage is ModelStage.PRODUCTION or not protected:
         return ALLOW
     return refuse(
         f"{model.name} {model.version} is in {model.stage.value}; only a production version can be the champion. "

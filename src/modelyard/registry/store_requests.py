@@ -10,7 +10,7 @@ from modelyard.core.instants import from_micros, micros
 from modelyard.core.models import ModelStage
 from modelyard.core.ports import Connection, Row
 from modelyard.registry.checks import canonical_version
-from modelyard.registry.rules import Approval, PromotionRequest, RequestStatus
+from modelyard.registry.rules import Approval, Comment, PromotionRequest, RequestStatus, Requirement
 
 
 def add_request(rows: Connection, request: PromotionRequest) -> None:
@@ -32,6 +32,11 @@ def add_request(rows: Connection, request: PromotionRequest) -> None:
         "created_at": micros(request.created_at),
         "decided_at": None,
         "reason": "",
+        "policy_id": request.policy_id,
+        "policy_version": request.policy_version,
+        "roles": dumps(request.roles),
+        "expires_at": None if request.expires_at is None else micros(request.expires_at),
+        "requirements": dumps(request.requirements),
     }
     names = ", ".join(columns)
     values = ", ".join(":" + column for column in columns)
@@ -68,6 +73,39 @@ def requests(
     return [_request(rows, row) for row in rows.all(sql, **wanted)]
 
 
+def open_for(rows: Connection, stage: ModelStage) -> list[PromotionRequest]:
+    """Every open request for a stage."""
+    sql = "SELECT * FROM promotion_requests WHERE status = 'open' AND target_stage = :stage ORDER BY created_at, request_id"
+    return [_request(rows, row) for row in rows.all(sql, stage=stage.value)]
+
+
+def overdue(rows: Connection, now: int) -> list[PromotionRequest]:
+    """Every open request whose time is past."""
+    sql = (
+        "SELECT * FROM promotion_requests WHERE status = 'open' AND expires_at <= :now ORDER BY expires_at, request_id"
+    )
+    return [_request(rows, row) for row in rows.all(sql, now=now)]
+
+
+def set_requirements(rows: Connection, request: PromotionRequest) -> None:
+    """Write what was found when the requirements were last looked at."""
+    sql = "UPDATE promotion_requests SET requirements = :requirements WHERE request_id = :request_id"
+    rows.run(sql, requirements=dumps(request.requirements), request_id=request.request_id)
+
+
+def add_comment(rows: Connection, request_id: str, comment: Comment, *, position: int) -> None:
+    """Write a comment; `position` is that of its event."""
+    rows.run(
+        "INSERT INTO promotion_comments (request_id, position, author, text, at)"
+        " VALUES (:request_id, :position, :author, :text, :at)",
+        request_id=request_id,
+        position=position,
+        author=comment.author,
+        text=comment.text,
+        at=micros(comment.at),
+    )
+
+
 def decide(rows: Connection, request_id: str, status: RequestStatus, *, now: int, reason: str) -> None:
     """Close a request."""
     rows.run(
@@ -98,6 +136,10 @@ def add_approval(rows: Connection, request_id: str, person: str, approval: Appro
 
 
 def _request(rows: Connection, row: Row) -> PromotionRequest:
+    said = rows.all(
+        "SELECT author, text, at FROM promotion_comments WHERE request_id = :request_id ORDER BY position",
+        request_id=row["request_id"],
+    )
     given = rows.all(
         "SELECT approver, comment, approved_at FROM promotion_approvals WHERE request_id = :request_id"
         " ORDER BY approved_at, person",
@@ -123,4 +165,10 @@ def _request(rows: Connection, row: Row) -> PromotionRequest:
             Approval(approver=one["approver"], comment=one["comment"], at=from_micros(one["approved_at"]))
             for one in given
         ),
+        policy_id=row["policy_id"],
+        policy_version=row["policy_version"],
+        roles=tuple(json.loads(row["roles"])),
+        expires_at=None if row["expires_at"] is None else from_micros(row["expires_at"]),
+        requirements=tuple(Requirement(**one) for one in json.loads(row["requirements"])),
+        comments=tuple(Comment(author=one["author"], text=one["text"], at=from_micros(one["at"])) for one in said),
     )
