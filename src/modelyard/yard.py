@@ -26,6 +26,7 @@ ENOUGH = 200  # answers that fix a baseline's latency quantiles
 
 if TYPE_CHECKING:
     from modelyard.ab_testing.service import ABTestManager
+    from modelyard.access.service import AccessManager
     from modelyard.artifacts.service import ArtifactStore
     from modelyard.audit.service import AuditLogger
     from modelyard.ci_templates.service import CITemplateGenerator
@@ -123,6 +124,11 @@ class Yard:
     def ci_templates(self) -> CITemplateGenerator:
         """Pipelines for continuous integration."""
         return self.area("ci_templates")  # type: ignore[no-any-return]  # the plugin table is by name
+
+    @cached_property
+    def access(self) -> AccessManager:
+        """People, services, roles, projects and tokens."""
+        return self.area("access")  # type: ignore[no-any-return]  # the plugin table is by name
 
     @cached_property
     def webhooks(self) -> Webhooks:

@@ -34,7 +34,7 @@ ADAPTERS = {
     "obstore": {"modelyard.storage.objects"},
     "sqlalchemy": {"modelyard.storage.migrations.upgrade"},
     "alembic": {"modelyard.storage.migrations.upgrade", "modelyard.storage.migrations.env"},
-    "fastapi": {"modelyard.server.app"},
+    "fastapi": {"modelyard.server.openapi"},
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from modelyard import Client, Yard
-from modelyard.server.access import Access
 from modelyard.testing.serving import YardServer
 
 PEOPLE = {"ana": "contributor", "ben": "approver", "root": "admin", "vic": "viewer"}
@@ -23,9 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def secrets(folder: Path) -> dict[str, str]:
     with Yard(folder) as yard:
-        access = Access(yard.store)
         return {
-            name: access.create_token(f"{name}@example.com", role, created_by="test")[1]
+            name: yard.access.create_token(f"{name}@example.com", role=role, created_by="test").secret
             for name, role in PEOPLE.items()
         }
 

@@ -59,7 +59,9 @@ def client(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Itera
         yard.deployments.start("fraud", "v1.0.0", strategy="direct")
         yard.governance.register_dataset("cards")
         yard.governance.register_model("fraud", "v1.0.0", "cards")
-        yield TestClient(create_app(yard, local_user="local@example.org"), raise_server_exceptions=False)
+        token = yard.access.create_token("local@example.org", role="admin", created_by="root").secret
+        headers = {"Authorization": f"Bearer {token}"}
+        yield TestClient(create_app(yard), raise_server_exceptions=False, headers=headers)
 
 
 def body_of(client: TestClient, entry: Operation) -> dict[str, Any]:

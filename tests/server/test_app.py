@@ -11,7 +11,6 @@ from starlette.testclient import TestClient
 
 from modelyard import Yard
 from modelyard.core.operations import operations
-from modelyard.server.access import Access
 from modelyard.server.app import create_app
 
 VERSION = "/api/v1/models/fraud/versions/v1.0.0"
@@ -29,7 +28,7 @@ def client(yard: Yard) -> TestClient:
 
 
 def bearer(yard: Yard, subject: str, role: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {Access(yard.store).create_token(subject, role, created_by='root')[1]}"}
+    return {"Authorization": f"Bearer {yard.access.create_token(subject, role=role, created_by='root').secret}"}
 
 
 def upload(client: TestClient, file: Path, headers: dict[str, str] | None = None) -> str:
@@ -74,7 +73,8 @@ def test_a_token_decides_who_acts_and_what_they_may(client: TestClient, yard: Ya
     viewer = bearer(yard, "vic@example.org", "viewer")
     contributor = bearer(yard, "ana@example.org", "contributor")
     assert client.get("/api/v1/models").status_code == 401, "once there are tokens, everybody needs one"
-    assert client.get("/api/v1/identity", headers=viewer).json() == {"subject": "vic@example.org", "role": "viewer"}
+    known = client.get("/api/v1/identity", headers=viewer).json()
+    assert (known["subject"], known["roles"]) == ("vic@example.org", [{"role": "viewer", "project": "*"}])
     assert register(client, small_model, contributor).json()["created_by"] == "ana@example.org"
     refused = client.post("/api/v1/uploads", params={"name": "x"}, content=b"", headers=viewer)
     assert refused.status_code == 403
@@ -84,12 +84,12 @@ def test_a_token_decides_who_acts_and_what_they_may(client: TestClient, yard: Ya
 
 
 def test_a_revoked_token_and_a_wrong_one_are_refused(client: TestClient, yard: Yard) -> None:
-    access = Access(yard.store)
-    token, secret = access.create_token("ann@example.org", "admin", created_by="root")
-    assert client.get("/api/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
-    access.revoke_token(token.token_id, user="root")
-    for wrong in (secret, "myd_wrong", ""):
-        assert client.get("/api/v1/models", headers={"Authorization": f"Bearer {wrong}"}).status_code in (401, 403)
+    made = yard.access.create_token("ann@example.org", role="admin", created_by="root")
+    good = {"Authorization": f"Bearer {made.secret}"}
+    assert client.get("/api/v1/models", headers=good).status_code == 200
+    assert client.post(f"/api/v1/access/tokens/{made.token_id}/revoke", headers=good).status_code == 200
+    for wrong in (made.secret, "myd_wrong", ""):
+        assert client.get("/api/v1/models", headers={"Authorization": f"Bearer {wrong}"}).status_code == 401
 
 
 def test_approval_over_http_needs_another_person(client: TestClient, yard: Yard, small_model: Path) -> None:

@@ -16,7 +16,6 @@ import pytest
 
 from modelyard import Client, Yard
 from modelyard.core.traffic import GuardTrip
-from modelyard.server.access import Access
 from modelyard.testing.postgres import PASSWORD, PostgresServer
 from modelyard.testing.serving import YardServer
 
@@ -100,9 +99,9 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 def test_other_machines_are_let_in_only_with_tokens_and_a_certificate(tmp_path: Path) -> None:
     refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "0")
     assert refused.returncode == 1
-    assert "modelyard token create" in refused.stderr
+    assert "modelyard access create-token" in refused.stderr
     with Yard(tmp_path / "yard") as yard:
-        Access(yard.store).create_token("root@example.com", "admin", created_by="root")
+        yard.access.create_token("root@example.com", role="admin", created_by="root")
     refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "0")
     assert refused.returncode == 1
     assert "--tls-cert" in refused.stderr

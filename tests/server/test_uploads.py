@@ -29,7 +29,7 @@ async def stream(content: bytes) -> AsyncIterator[bytes]:
 
 
 def send(uploads: Uploads, name: str, content: bytes, *, unpack: bool = False) -> str:
-    return asyncio.run(uploads.receive(name, stream(content), unpack=unpack))
+    return asyncio.run(uploads.receive(name, stream(content), "ana", unpack=unpack))
 
 
 def link() -> bytes:
@@ -41,16 +41,16 @@ def link() -> bytes:
 def test_a_file_comes_back_as_it_was_sent_and_can_be_dropped(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path)
     upload = send(uploads, "model.onnx", b"0123456789")
-    assert uploads.path(upload).read_bytes() == b"0123456789"
-    uploads.drop(upload)
+    assert uploads.path(upload, "ana").read_bytes() == b"0123456789"
+    uploads.drop(upload, "ana")
     with pytest.raises(NotFound, match="upl_"):
-        uploads.path(upload)
+        uploads.path(upload, "ana")
 
 
 def test_a_folder_travels_as_an_archive(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path)
     upload = send(uploads, "package.zip", archive(("modelyard.json", b"{}"), ("sub/model.onnx", b"x")), unpack=True)
-    folder = uploads.path(upload)
+    folder = uploads.path(upload, "ana")
     assert sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()) == [
         "modelyard.json",
         "sub/model.onnx",
@@ -76,14 +76,14 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(
     uploads = Uploads(tmp_path / "uploads")
     with pytest.raises(error):
         send(uploads, "package.zip", content(), unpack=True)
-    assert list((tmp_path / "uploads").iterdir()) == []
+    assert list((tmp_path / "uploads").rglob("upl_*")) == []
     assert not (tmp_path / "outside").exists()
 
 
 @pytest.mark.parametrize("upload", ["../../etc", "upl_x/../..", "nothing", ""])
 def test_only_an_upload_id_names_a_file(upload: str, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        Uploads(tmp_path).path(upload)
+        Uploads(tmp_path).path(upload, "ana")
 
 
 @pytest.mark.parametrize("upload", ["../kept", ".", "", "upl_x/../../kept", "/etc"])
@@ -91,9 +91,9 @@ def test_only_an_upload_can_be_dropped(upload: str, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     uploads = Uploads(tmp_path / "uploads")
     kept = send(uploads, "a", b"1")
-    uploads.drop(upload)
+    uploads.drop(upload, "ana")
     assert (tmp_path / "kept").is_dir()
-    assert uploads.path(kept).is_file()
+    assert uploads.path(kept, "ana").is_file()
 
 
 def test_unpacking_writes_nothing_before_every_member_was_checked(tmp_path: Path) -> None:

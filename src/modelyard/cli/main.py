@@ -27,6 +27,7 @@ AREA_HELP = {
     "governance": "Bias, compliance controls and lineage.",
     "ci_templates": "Pipelines for GitHub, GitLab, Jenkins and Azure.",
     "webhooks": "Tell other systems what happens, by signed messages.",
+    "access": "People, services, roles, projects and tokens.",
 }
 
 OWN = {  # command -> "module:function"
@@ -34,7 +35,6 @@ OWN = {  # command -> "module:function"
     "serve": "modelyard.cli.serve:serve",
     "doctor": "modelyard.cli.doctor:doctor",
     "config": "modelyard.cli.config:app",
-    "token": "modelyard.cli.token:app",
 }
 
 OWN_HELP = {
@@ -42,7 +42,6 @@ OWN_HELP = {
     "serve": "Start the control plane and the serving processes of a yard.",
     "doctor": "Check this machine and this yard, with a fix for each fault.",
     "config": "Show the settings and where each came from.",
-    "token": "Create, list and revoke access tokens.",
 }
 
 

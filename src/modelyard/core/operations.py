@@ -27,6 +27,7 @@ class Operation:
     needs: str  # permission, for example deployment.write
     function: Callable[..., Any]
     remote: bool = True  # False: it reads or writes files where it runs, so it has a command and no route
+    scope: tuple[str, ...] = ()  # `kind:argument` of what it touches, where the argument's own name does not say so
 
     @property
     def area(self) -> str:
@@ -49,17 +50,26 @@ class Operation:
         return tuple(name for name in inspect.signature(self.function).parameters if name in ACTING)
 
 
-def operation(method: Method, path: str, *, needs: str, remote: bool = True) -> Callable[[F], F]:
+def operation(
+    method: Method, path: str, *, needs: str, remote: bool = True, scope: str | tuple[str, ...] = ()
+) -> Callable[[F], F]:
     """Mark a service method as an operation. Its area is the package that its module lives in.
 
-    With `remote=False` it is a command only: what it names are files of the machine it runs on.
+    With `remote=False` it is a command only: what it names are files of the machine it runs on. `scope` says what the
+    operation touches, which decides the project that its caller needs the permission in: "model:primary_model" where
+    the argument `primary_model` names a model, "anywhere" where nothing is touched. The names in
+    `modelyard.access.scopes` (model, endpoint, deployment_id, ...) need none. Without either, the permission is needed
+    for the whole yard.
     """
 
     def mark(function: F) -> F:
         name = f"{function.__module__.split('.')[1]}.{function.__name__}"
         if name in _TABLE and _TABLE[name].function.__qualname__ != function.__qualname__:
             raise ValueError(f"operation {name} is defined twice")
-        _TABLE[name] = Operation(name=name, method=method, path=path, needs=needs, function=function, remote=remote)
+        scopes = (scope,) if isinstance(scope, str) else scope
+        _TABLE[name] = Operation(
+            name=name, method=method, path=path, needs=needs, function=function, remote=remote, scope=scopes
+        )
         return function
 
     return mark

@@ -15,8 +15,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from modelyard.access.identity import Identities
 from modelyard.core.errors import Forbidden, Unavailable, YardError
-from modelyard.server.access import Access
 from modelyard.server.app import LOOPBACK, create_app
 from modelyard.yard import Yard
 
@@ -141,9 +141,10 @@ def _leave(*_: object) -> None:
 def _refuse_open_doors(yard: Yard, listening: Listening) -> None:
     if listening.loopback:
         return
-    if not Access(yard.store).any_tokens():
+    if not Identities(yard.store).guarded():
         raise Forbidden(
-            f"Other machines could reach {listening.host} without a token. Create one first: modelyard token create NAME admin"
+            f"Other machines could reach {listening.host} without a token. "
+            "Create one first: modelyard access create-token NAME --role admin"
         )
     if listening.tls_cert is None or listening.tls_key is None:
         raise Forbidden(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import stat
@@ -19,15 +20,15 @@ RATIO = 200  # of unpacked to packed bytes
 
 
 class Uploads:
-    """A folder with one subfolder an upload."""
+    """A folder with one subfolder a caller, and in it one an upload: nobody can name another's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    async def receive(self, name: str, body: AsyncIterator[bytes], *, unpack: bool) -> str:
+    async def receive(self, name: str, body: AsyncIterator[bytes], caller: str, *, unpack: bool) -> str:
         """Store a body under a new id; with `unpack` it is a ZIP archive that becomes a folder."""
         upload = new_id("upl")
-        target = self.folder / upload
+        target = self._own(caller) / upload
         target.mkdir(parents=True)
         file = target / PurePosixPath(checked_name(name, "file")).name
         size = 0
@@ -48,17 +49,20 @@ class Uploads:
             raise
         return upload
 
-    def path(self, upload: str) -> Path:
-        """The file or folder of an upload."""
-        target = self.folder / upload
+    def path(self, upload: str, caller: str) -> Path:
+        """The file or folder of an upload of the caller's."""
+        target = self._own(caller) / upload
         if not UPLOAD.fullmatch(upload) or not target.is_dir():
             raise NotFound(f"There is no upload {upload!r}. Send the file first: POST /api/v1/uploads?name=FILE")
         return next(target.iterdir())
 
-    def drop(self, upload: str) -> None:
+    def drop(self, upload: str, caller: str) -> None:
         """Forget an upload once it has been used; what is no upload's id names nothing here."""
         if UPLOAD.fullmatch(upload):
-            shutil.rmtree(self.folder / upload, ignore_errors=True)
+            shutil.rmtree(self._own(caller) / upload, ignore_errors=True)
+
+    def _own(self, caller: str) -> Path:
+        return self.folder / hashlib.sha256(caller.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def unzip(archive: Path, target: Path) -> None:

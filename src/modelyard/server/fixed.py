@@ -1,0 +1,102 @@
+"""The routes that are no operations: health, the OpenAPI document, who is calling, uploads, signing in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from modelyard import __version__
+from modelyard.access.rules import Identity
+from modelyard.access.scopes import Touch
+from modelyard.core.errors import Invalid
+from modelyard.server.callers import PUBLIC, SIGNED_IN, address, declares
+from modelyard.server.calls import encoded
+
+UPLOAD_NEEDS = "artifacts.write"
+_TOUCH = Touch(anywhere=True)
+_CREDENTIALS = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Credentials(BaseModel):
+    """Who signs in, and with what."""
+
+    model_config = _CREDENTIALS
+    subject: str = Field(max_length=512)
+    password: str = Field(max_length=1024)
+
+
+@declares(PUBLIC)
+def health(request: Request) -> Any:
+    """Whether the yard can be read."""
+    with request.app.state.yard.store.reading() as rows:
+        row = rows.one("SELECT max(position) AS last FROM events")
+    return {"status": "ok", "version": __version__, "events": (row or {}).get("last") or 0}
+
+
+@declares(PUBLIC)
+def document(_: Request) -> Any:
+    """The OpenAPI document."""
+    from modelyard.server.openapi import openapi
+
+    return openapi()
+
+
+@declares(SIGNED_IN)
+def whoami(request: Request) -> Any:
+    """Whom the caller's token speaks for, and what it may do."""
+    caller: Identity = request.app.state.callers.identify(request)
+    return {
+        "subject": caller.subject,
+        "kind": caller.kind,
+        "owner": caller.owner,
+        "roles": [{"role": grant.role, "project": grant.project} for grant in sorted(caller.grants)],
+        "scopes": caller.scopes,
+        "project": caller.project,
+    }
+
+
+@declares(UPLOAD_NEEDS)
+async def upload(request: Request) -> Response:
+    """Send a file (the raw body), or a folder as a ZIP archive with `unpack=true`; operations take its id for a path."""
+    callers = request.app.state.callers
+    caller, _ = await run_in_threadpool(callers.permitted_to, request, UPLOAD_NEEDS, _TOUCH, {})
+    name, unpack = request.query_params.get("name"), request.query_params.get("unpack", "false").lower()
+    if name is None or unpack not in ("true", "false"):
+        raise Invalid("name: a file's name is needed, and unpack is true or false. POST /api/v1/uploads?name=FILE")
+    uploads = request.app.state.uploads
+    made = await uploads.receive(name, request.stream(), caller.subject, unpack=unpack == "true")
+    return Response(encoded({"upload": made}), 201, media_type="application/json")
+
+
+@declares(PUBLIC)
+async def login(request: Request) -> Response:
+    """A token for a name and a password."""
+    try:
+        sent = Credentials.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise Invalid("Send a JSON object with a subject and a password.") from error
+    made = await run_in_threadpool(request.app.state.login.session, sent.subject, sent.password, address(request))
+    return Response(encoded(made), media_type="application/json")
+
+
+def _in_thread(function: Callable[[Request], Any]) -> Any:
+    async def endpoint(request: Request) -> Response:
+        return Response(encoded(await run_in_threadpool(function, request)), media_type="application/json")
+
+    endpoint.needs = function.needs  # type: ignore[attr-defined]  # functions take attributes
+    return endpoint
+
+
+FIXED = (
+    Route("/api/v1/health", _in_thread(health), methods=["GET"], name="server.health"),
+    Route("/api/v1/openapi.json", _in_thread(document), methods=["GET"], name="server.openapi"),
+    Route("/api/v1/identity", _in_thread(whoami), methods=["GET"], name="server.identity"),
+    Route("/api/v1/uploads", upload, methods=["POST"], name="server.upload"),
+    Route("/api/v1/login", login, methods=["POST"], name="server.login"),
+)

@@ -1,0 +1,124 @@
+"""The OpenAPI document, derived from the same types that decode the requests. FastAPI writes it, and serves nothing."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from functools import cache
+from typing import Any
+
+from fastapi import Body, FastAPI, Query, Request
+from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from modelyard import __version__
+from modelyard.core.operations import Operation, operations
+from modelyard.server.calls import Arguments
+from modelyard.server.fixed import Credentials, document, health, login, upload, whoami
+
+_ENVELOPE = {"type": "object", "required": ["error"], "properties": {"error": {"$ref": "#/components/schemas/Error"}}}
+_ERROR = {
+    "type": "object",
+    "required": ["code", "message"],
+    "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
+}
+_REFUSED = {
+    "description": "Refused: the error says what happened and what to do.",
+    "content": {"application/json": {"schema": _ENVELOPE}},
+}
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    """The document. The answers' schemas take as long as starting does, so it is made for the first reader."""
+    app = FastAPI(title="modelyard", version=__version__)
+    _fixed(app)
+    for entry in (one for one in operations() if one.remote):
+        app.add_api_route(
+            "/api/v1" + entry.path,
+            _signed(entry),
+            methods=[entry.method],
+            operation_id=entry.name,
+            tags=[entry.area],
+            summary=(inspect.getdoc(entry.function) or entry.name).splitlines()[0],
+            responses=_answers(entry),
+            response_class=JSONResponse,
+        )
+    made = app.openapi()
+    made["components"]["schemas"]["Error"] = _ERROR
+    made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    made["security"] = [{"token": []}]
+    for routes in made["paths"].values():
+        for route in routes.values():
+            route["responses"].pop("422", None)
+            route["responses"]["4XX"] = _REFUSED
+    return made
+
+
+def _signed(entry: Operation) -> Any:
+    """A function with the operation's arguments as they travel."""
+    arguments = Arguments(entry)
+    parameters = [inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)]
+    for name, field in arguments.path.model_fields.items():
+        parameters.append(_keyword(name, field.annotation, PathParameter()))
+    for name, field in arguments.query.model_fields.items():
+        pattern = next((one.pattern for one in field.metadata if getattr(one, "pattern", None)), None)
+        told: dict[str, Any] = {"description": field.description, "pattern": pattern}
+        default = Query(**told) if field.is_required() else Query(field.default, **told)
+        parameters.append(_keyword(name, field.annotation, default))
+    if arguments.body is not None:
+        parameters.append(_keyword("body", arguments.body, Body()))
+
+    def route() -> None: ...
+
+    route.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # FastAPI reads it
+    route.__name__ = entry.name.replace(".", "_")
+    return route
+
+
+def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _answers(entry: Operation) -> dict[int | str, dict[str, Any]]:
+    """The answer's schema where its type has one; a file where the operation writes one."""
+    if Arguments(entry).downloads:
+        file = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+        return {200: {"description": "The file.", **file}}
+    hint: Any = typing.get_type_hints(entry.function).get("return")
+    try:
+        TypeAdapter(hint).json_schema()
+    except (PydanticSchemaGenerationError, PydanticUserError, TypeError, NameError):
+        return {}
+    return {200: {"description": "Done.", "model": hint}}
+
+
+def _fixed(app: FastAPI) -> None:
+    """The routes that are no operations, with the arguments that they read themselves."""
+
+    def sign_in(body: Credentials) -> None: ...
+
+    def send(name: str, unpack: bool = False) -> None: ...
+
+    def ask() -> None: ...
+
+    raw = {"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
+    for path, method, function, told, name in (
+        ("/api/v1/health", "GET", ask, health, "server.health"),
+        ("/api/v1/openapi.json", "GET", ask, document, "server.openapi"),
+        ("/api/v1/identity", "GET", ask, whoami, "server.identity"),
+        ("/api/v1/uploads", "POST", send, upload, "server.upload"),
+        ("/api/v1/login", "POST", sign_in, login, "server.login"),
+    ):
+        app.add_api_route(
+            path,
+            function,
+            methods=[method],
+            operation_id=name,
+            tags=["server"],
+            summary=inspect.getdoc(told),
+            status_code=201 if told is upload else 200,
+            openapi_extra=raw if told is upload else None,
+        )
