@@ -367,9 +367,9 @@ class _Joined(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # as RawIOBase reads
         while not (chunk := self._open.read(len(buffer))):
-            self._open.close()
             if not self._waiting:
                 return 0
+            self._open.close()
             self._open = self._blobs.open(_key(self._waiting.pop(0)))
         buffer[: len(chunk)] = chunk
         return len(chunk)

@@ -94,7 +94,7 @@ class LoggedModels(Experiments):
         >>> tracker.finalize_logged_model(model.model_id, "READY").status.value
         'READY'
         """
-        status = LoggedModelStatus(status)
+        status = rules.chosen(LoggedModelStatus, status)
         with self.store.work(user) as work:
             row = _kept(work.rows, model_id)
             _change(work, row, status=status.value, stage=row["lifecycle_stage"])

@@ -6,11 +6,14 @@ import posixpath
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 from modelyard.core.canonical import digest
 from modelyard.core.errors import Invalid, nearest
 from modelyard.tracking.values import RUN_NAME, Dataset, DatasetInput, Point, Run
+
+E = TypeVar("E", bound=Enum)
 
 LONGEST_KEY = 250
 LONGEST_PARAMETER = 6_000
@@ -246,3 +249,12 @@ def one_of(name: str, known: Sequence[str], what: str) -> str:
     if name not in known:
         raise Invalid(f"{name!r:.100} is no {what}. {nearest(name, list(known))}")
     return name
+
+
+def chosen(kind: type[E], value: E | str) -> E:
+    """The member of an enumeration that a value names; Invalid, with the nearest, if none."""
+    try:
+        return kind(value)
+    except ValueError:
+        known = [str(member.value) for member in kind]
+        raise Invalid(f"{value!r:.100} is no {kind.__name__}. {nearest(str(value), known)}") from None

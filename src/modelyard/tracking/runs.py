@@ -207,7 +207,7 @@ def below(location: str, *parts: str) -> str:
 
 def change(work: Work, row: Row, *, status: RunStatus | None, end_time: int | None, name: str) -> Run:
     """Write a run's new status, end time and name, and tell what it means."""
-    before, to = RunStatus(row["status"]), RunStatus(status or row["status"])
+    before, to = RunStatus(row["status"]), rules.chosen(RunStatus, status or row["status"])
     if name:
         rules.checked_text(name, "The name of the run", rules.LONGEST_TAG)
         store.put_tags(work.rows, row["number"], {RUN_NAME: name})

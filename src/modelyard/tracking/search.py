@@ -11,7 +11,7 @@ from modelyard.core.errors import Invalid
 from modelyard.core.filters import Bound, Condition, Field, clause, parse, parse_order
 from modelyard.core.pages import Page, page_token, read_token
 from modelyard.core.ports import Connection, Row
-from modelyard.tracking.rules import experiment_number, one_of
+from modelyard.tracking.rules import chosen, experiment_number, one_of
 from modelyard.tracking.values import DatasetFilter, ModelOrder, View
 
 NUMBER_COMPARATORS = ("=", "!=", "<", "<=", ">", ">=")
@@ -250,7 +250,7 @@ def models(
 
 def stages(view: View) -> list[str]:
     """The life-cycle stages that a view shows."""
-    view = View(view)
+    view = chosen(View, view)
     return ["active", "deleted"] if view is View.ALL else [view.value]
 
 
