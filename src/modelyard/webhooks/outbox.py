@@ -24,7 +24,7 @@ from modelyard.webhooks import mlflow, rules, signing, store
 from modelyard.webhooks.hooks import Answer, Delivery, DeliveryStatus, Round, WebhookStatus
 from modelyard.webhooks.sending import send
 from modelyard.webhooks.store import Kept, Waiting
-from modelyard.webhooks.targets import Target, place_of
+from modelyard.webhooks.targets import Aim, place_of
 from modelyard.webhooks.vault import Vault
 
 log = logging.getLogger("modelyard.webhooks")
@@ -94,7 +94,7 @@ def _deliveries(kept: Kept, event: Event, now: Instant) -> list[tuple[Delivery, 
 class Outbox:
     """Sends what is waiting. One process at a time does: whoever holds the lease."""
 
-    def __init__(self, place: Store, vault: Vault, aim: Callable[[str], Target], jitter: Callable[[], float]) -> None:
+    def __init__(self, place: Store, vault: Vault, aim: Aim, jitter: Callable[[], float]) -> None:
         self._store, self._vault, self._aim, self._jitter = place, vault, aim, jitter
         self._looked = 0  # up to here nobody hears of anything that has not been collected
         self._forgot: Instant | None = None

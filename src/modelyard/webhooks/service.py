@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ from modelyard.core.pages import Page, page_token, read_token
 from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store
-from modelyard.settings import settings
 from modelyard.webhooks import rules, signing, store
 from modelyard.webhooks.deliverer import Deliverer
 from modelyard.webhooks.hooks import Answer, Delivery, DeliveryStatus, Round, TestResult, Webhook, WebhookStatus
 from modelyard.webhooks.outbox import Outbox, collect_all
 from modelyard.webhooks.sending import send
 from modelyard.webhooks.store import Kept
-from modelyard.webhooks.targets import Resolver, Target, place_of, system_addresses, target
+from modelyard.webhooks.targets import Aim, Resolver, place_of, system_addresses
 from modelyard.webhooks.vault import Vault
 
 
@@ -50,7 +48,7 @@ class Webhooks(Area):
         jitter: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(storage_path, clock=clock)
-        self._hosts, self._resolve = hosts, resolve
+        self._aim = Aim(hosts, resolve)
         self._vault = Vault(self.store.folder)
         self._outbox = Outbox(self.store, self._vault, self._aim, jitter)
         self._holder = new_id(f"whk{os.getpid()}")
@@ -306,13 +304,6 @@ class Webhooks(Area):
         while self._deliverers:
             self._deliverers.pop().stop()
         super().close()
-
-    @cached_property
-    def _allowed(self) -> rules.AllowList:
-        return rules.AllowList.parse(settings()["webhook_hosts"].value if self._hosts is None else self._hosts)
-
-    def _aim(self, url: str) -> Target:
-        return target(url, self._allowed, self._resolve)
 
     def _changed(self, webhook_id: str, changes: dict[str, Any], signed: str | None, user: str) -> Webhook:
         with self.store.work(user) as work:

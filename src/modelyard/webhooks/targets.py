@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address
 
 import httpx
 
 from modelyard.core.errors import Invalid
+from modelyard.settings import settings
 from modelyard.webhooks.rules import AllowList, why_not
 
 LONGEST_URL = 2000
@@ -76,6 +78,21 @@ def target(url: str, allowed: AllowList, resolve: Resolver = system_addresses) -
     )
 
 
+class Aim:
+    """Finds the checked target of a URL by one list of hosts, that of the setting `webhook_hosts` where none is given."""
+
+    def __init__(self, hosts: str | None, resolve: Resolver) -> None:
+        self._hosts, self._resolve = hosts, resolve
+
+    def __call__(self, url: str) -> Target:
+        """The checked target; Refused if it may not be called."""
+        return target(url, self._allowed, self._resolve)
+
+    @cached_property
+    def _allowed(self) -> AllowList:
+        return AllowList.parse(settings()["webhook_hosts"].value if self._hosts is None else self._hosts)
+
+
 def place_of(url: str) -> str:
     """Scheme, host and port of a URL, which may be told to others; its path may hold a token."""
     found = httpx.URL(url)
@@ -93,8 +110,10 @@ def _parts(url: str) -> httpx.URL:
         raise Invalid(f"Invalid webhook URL: {error}. Write it as https://host/path.") from error
     if found.scheme not in ("https", "http"):
         raise Invalid(f"Invalid webhook URL scheme: {found.scheme!r}. Write it as https://host/path.")
-    if not found.host or found.port == 0:
+    if not found.host:
         raise Invalid("Webhook URL must include a hostname. Write it as https://host/path.")
+    if found.port is not None and not 0 < found.port < 65_536:
+        raise Invalid(f"Invalid webhook URL: {found.port} is no port. Use 1 to 65535.")
     if found.userinfo:
         raise Invalid("Webhook URL must not hold a user or a password. Have messages signed instead: secret=env:...")
     return found
