@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelyard.access import store
-from modelyard.access.oidc import Claims, Issuer
 from modelyard.access.rules import Grant, Identity
 from modelyard.access.secrets import PREFIX, Pepper, well_formed
 from modelyard.access.values import Granted, Subject
@@ -16,6 +16,9 @@ from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.instants import Instant, from_micros, micros
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store
+
+if TYPE_CHECKING:
+    from modelyard.access.oidc import Claims, Issuer
 
 STALE_US = 1_000_000  # a revoked token, a lost role and a disabled person count from a second later at the latest
 USED_EVERY_US = 60_000_000

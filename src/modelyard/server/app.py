@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from modelyard.access.oidc import Trust
 from modelyard.access.scopes import touch_of
 from modelyard.core.errors import Damaged, YardError
 from modelyard.core.operations import operations
@@ -25,6 +24,9 @@ from modelyard.server.guard import Guard
 from modelyard.server.login import Login
 from modelyard.server.uploads import Uploads
 from modelyard.yard import Yard
+
+if TYPE_CHECKING:
+    from modelyard.access.oidc import Issuer
 
 __all__ = ["LOOPBACK", "App", "create_app", "permitted"]
 
@@ -53,13 +55,13 @@ def create_app(
     *,
     local_user: str = "",
     hosts: frozenset[str] = LOOPBACK,
-    trust: Trust | None = None,
+    issuer: Issuer | None = None,
     more: Sequence[BaseRoute] = (),
 ) -> App:
     """The control plane of a yard.
 
     Until somebody can sign in, callers on this machine act as `local_user`; afterwards every request needs a token.
-    `hosts` are the names the server answers to. `trust` lets in the tokens of an OpenID Connect issuer. `more` are
+    `hosts` are the names the server answers to. `issuer` is an OpenID Connect issuer whose tokens are let in. `more` are
     routes beside the operations; their endpoints are marked by `callers.declares`.
     """
     own = [
@@ -72,7 +74,7 @@ def create_app(
     app = Starlette(routes=routes, exception_handlers=_HANDLERS)
     app.router.redirect_slashes = False
     app.state.yard = yard
-    app.state.callers = Callers(yard.store, local_user=local_user, trust=trust)
+    app.state.callers = Callers(yard.store, local_user=local_user, issuer=issuer)
     app.state.login = Login(yard.store)
     app.state.uploads = Uploads(yard.store.folder / "uploads")
     return App(app, Guard(app, hosts, lambda: yard.store.clock.now().timestamp()))

@@ -6,20 +6,22 @@ import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import HTTPConnection
 
 from modelyard.access import scopes
 from modelyard.access.identity import Identities
 from modelyard.access.limits import Limiter, Rate
-from modelyard.access.oidc import Issuer, Trust
 from modelyard.access.rules import EVERY, Grant, Identity, projects_of, refusal
 from modelyard.access.scopes import Touch
 from modelyard.core.errors import Forbidden, YardError
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store
+
+if TYPE_CHECKING:
+    from modelyard.access.oidc import Issuer
 
 PUBLIC = "public"  # what anybody may ask
 SIGNED_IN = "signed in"  # what anybody may ask who has a token
@@ -59,9 +61,9 @@ def declares(needs: str) -> Callable[[F], F]:
 class Callers:
     """The callers of one server: identified, limited, and told apart by project."""
 
-    def __init__(self, store: Store, *, local_user: str = "", trust: Trust | None = None) -> None:
+    def __init__(self, store: Store, *, local_user: str = "", issuer: Issuer | None = None) -> None:
         self.store = store
-        self.identities = Identities(store, None if trust is None else Issuer(trust))
+        self.identities = Identities(store, issuer)
         self._local = local_user
         self._calls = Limiter(CALLS, self._seconds)
         self._strangers = Limiter(STRANGERS, self._seconds)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from modelyard.core.errors import Conflict
 
 HEAD = "0014"  # the newest file in migrations/versions; tests hold the two equal
+KEPT = Path(__file__).with_name("schema.sql")
 
 
 def version_in(one_value: Callable[[str], Any]) -> str | None:
@@ -48,10 +51,30 @@ def migrate_sqlite(raw: sqlite3.Connection, place: str) -> None:
 
 @cache
 def _whole_schema() -> str:
-    """What all revisions together make of an empty database, as SQL: they run once a process, not once a folder."""
+    """What all revisions together make of an empty SQLite file, as SQL.
+
+    It is kept in KEPT, since running them takes a second and 25 MB; where a revision has changed since, they run.
+    """
+    first, _, script = KEPT.read_text().partition("\n")
+    return script if first == _marked() else made_by_revisions()
+
+
+def made_by_revisions() -> str:
+    """The schema as the revisions make it."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
         importlib.import_module("modelyard.storage.migrations.upgrade").upgrade_sqlite(empty)
-        return "\n".join(empty.iterdump())
+        return "\n".join(empty.iterdump()) + "\n"
+
+
+def keep() -> None:
+    """Write what the revisions make to KEPT: after every change of a revision, `python scripts/keep_schema.py`."""
+    KEPT.write_text(f"{_marked()}\n{made_by_revisions()}")
+
+
+def _marked() -> str:
+    """The first line of KEPT: which revisions it comes from."""
+    files = sorted((Path(__file__).parent / "migrations" / "versions").glob("*.py"))
+    return f"-- made by revisions {hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()}"
 
 
 def _run_script(raw: sqlite3.Connection, script: str) -> None:
