@@ -12,11 +12,6 @@ from modelyard.core.errors import Conflict, Invalid
 from modelyard.tracking import ExperimentTracker
 
 
-@pytest.fixture
-def tracker(tmp_path):
-    return ExperimentTracker(tmp_path)
-
-
 def status(tracker, run):
     return tracker.get_run(run.run_id).status.value
 

@@ -11,7 +11,6 @@ from modelyard.tracking import (
     Dataset,
     DatasetFilter,
     DatasetInput,
-    ExperimentTracker,
     ModelMetric,
     ModelOrder,
     View,
@@ -54,11 +53,6 @@ FILTERS = [
     *[(f"end_time {sign} 2", "end", "", sign, 2) for sign in COMPARE],
     *[(f"status {sign} 'FAILED'", "status", "", sign, "FAILED") for sign in ("=", "!=")],
 ]
-
-
-@pytest.fixture(scope="module")
-def tracker(tmp_path_factory):
-    return ExperimentTracker(tmp_path_factory.mktemp("tracking"))
 
 
 def logged(tracker, runs):
@@ -129,14 +123,14 @@ def rank(value, descending):
     orders=st.lists(st.tuples(st.sampled_from(ORDERS), st.booleans()), max_size=3, unique_by=lambda one: one[0]),
     limit=st.integers(1, 4),
 )
-def test_a_search_finds_orders_and_pages_as_a_plain_reading_does(tracker, runs, chosen, joined, negated, orders, limit):
-    experiment, made = logged(tracker, runs)
+def test_a_search_finds_orders_and_pages_as_a_plain_reading_does(shared, runs, chosen, joined, negated, orders, limit):
+    experiment, made = logged(shared, runs)
     text = joined.join(one[0] for one in chosen)
     if chosen and negated:
         text = f"not ({text})"
     order_by = [f"{told} {'DESC' if down else 'ASC'}" for (told, *_), down in orders]
     found = all_pages(
-        lambda most, token: tracker.search_runs(
+        lambda most, token: shared.search_runs(
             [experiment], filter=text, order_by=order_by, limit=most, page_token=token
         ),
         limit,
@@ -162,10 +156,10 @@ def test_a_search_finds_orders_and_pages_as_a_plain_reading_does(tracker, runs, 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=RUNS)
-def test_a_run_comes_back_as_it_was_logged(tracker, runs):
-    _, made = logged(tracker, runs)
+def test_a_run_comes_back_as_it_was_logged(shared, runs):
+    _, made = logged(shared, runs)
     for run_id, told in made.items():
-        run = tracker.get_run(run_id)
+        run = shared.get_run(run_id)
         assert run.params == told["params"]
         assert {key: run.tags[key] for key in told["tags"]} == told["tags"]
         assert run.metrics.keys() == told["metrics"].keys()
@@ -173,13 +167,13 @@ def test_a_run_comes_back_as_it_was_logged(tracker, runs):
             assert run.metrics[key] == value or (math.isnan(value) and math.isnan(run.metrics[key]))
 
 
-def test_like_minds_the_case_and_ilike_does_not(tracker):
-    experiment, _ = logged(tracker, [])
+def test_like_minds_the_case_and_ilike_does_not(shared):
+    experiment, _ = logged(shared, [])
     for name in ("Fraud-1", "fraud-2", "50%"):
-        tracker.create_run(experiment, name=name, start_time=1)
+        shared.create_run(experiment, name=name, start_time=1)
 
     def names(text):
-        return {run.name for run in tracker.search_runs([experiment], filter=text).items}
+        return {run.name for run in shared.search_runs([experiment], filter=text).items}
 
     assert names("run_name LIKE 'fraud%'") == {"fraud-2"}
     assert names("run_name ILIKE 'fraud%'") == {"Fraud-1", "fraud-2"}
@@ -189,16 +183,16 @@ def test_like_minds_the_case_and_ilike_does_not(tracker):
     assert names("params.lr IS NULL") == {"Fraud-1", "fraud-2", "50%"}
 
 
-def test_runs_are_found_by_the_datasets_they_used(tracker):
-    experiment, _ = logged(tracker, [])
+def test_runs_are_found_by_the_datasets_they_used(shared):
+    experiment, _ = logged(shared, [])
     census = Dataset(name="census", digest="d1", source_type="local", source="x")
     for context in ("training", "eval"):
-        run = tracker.create_run(experiment, name=context)
-        tracker.log_inputs(run.run_id, datasets=[DatasetInput(dataset=census, tags={"mlflow.data.context": context})])
-    tracker.create_run(experiment, name="none")
+        run = shared.create_run(experiment, name=context)
+        shared.log_inputs(run.run_id, datasets=[DatasetInput(dataset=census, tags={"mlflow.data.context": context})])
+    shared.create_run(experiment, name="none")
 
     def names(text):
-        return sorted(run.name for run in tracker.search_runs([experiment], filter=text).items)
+        return sorted(run.name for run in shared.search_runs([experiment], filter=text).items)
 
     assert names("datasets.name = 'census'") == ["eval", "training"]
     assert names("dataset.digest = 'd1' and dataset.context LIKE 'train%'") == ["training"]
@@ -219,41 +213,40 @@ def test_runs_are_found_by_the_datasets_they_used(tracker):
         ("metrics.auc > 1; DROP TABLE runs", "cannot be read"),
     ],
 )
-def test_a_filter_that_makes_no_sense_is_told_so(tracker, text, says):
+def test_a_filter_that_makes_no_sense_is_told_so(shared, text, says):
     with pytest.raises(Invalid, match=says):
-        tracker.search_runs(["0"], filter=text)
+        shared.search_runs(["0"], filter=text)
 
 
-def test_a_page_token_serves_its_own_query_only(tracker):
-    experiment, _ = logged(tracker, [])
+def test_a_page_token_serves_its_own_query_only(shared):
+    experiment, _ = logged(shared, [])
     for _ in range(3):
-        tracker.create_run(experiment)
-    token = tracker.search_runs([experiment], limit=1).next_page_token
+        shared.create_run(experiment)
+    token = shared.search_runs([experiment], limit=1).next_page_token
     with pytest.raises(Invalid, match="page token"):
-        tracker.search_runs([experiment], limit=1, filter="status = 'RUNNING'", page_token=token)
+        shared.search_runs([experiment], limit=1, filter="status = 'RUNNING'", page_token=token)
     with pytest.raises(Invalid, match="page token"):
-        tracker.search_runs([experiment], limit=1, page_token="nonsense")
+        shared.search_runs([experiment], limit=1, page_token="nonsense")
     for limit in (0, -1, 50_001, True):
         with pytest.raises(Invalid, match="limit"):
-            tracker.search_runs([experiment], limit=limit)
+            shared.search_runs([experiment], limit=limit)
     with pytest.raises(Invalid, match="twice"):
-        tracker.search_runs([experiment], order_by=["metrics.a", "metric.a DESC"])
+        shared.search_runs([experiment], order_by=["metrics.a", "metric.a DESC"])
 
 
-def test_views_show_active_deleted_or_all_runs_of_several_experiments(tracker):
-    (one, _), (two, _) = logged(tracker, []), logged(tracker, [])
-    kept, gone = tracker.create_run(one).run_id, tracker.create_run(two).run_id
-    tracker.delete_run(gone)
+def test_views_show_active_deleted_or_all_runs_of_several_experiments(shared):
+    (one, _), (two, _) = logged(shared, []), logged(shared, [])
+    kept, gone = shared.create_run(one).run_id, shared.create_run(two).run_id
+    shared.delete_run(gone)
 
     def ids(view):
-        return {run.run_id for run in tracker.search_runs([one, two], view=view).items}
+        return {run.run_id for run in shared.search_runs([one, two], view=view).items}
 
     assert (ids(View.ACTIVE), ids(View.DELETED), ids("all")) == ({kept}, {gone}, {kept, gone})
-    assert tracker.search_runs([]).items == ()
+    assert shared.search_runs([]).items == ()
 
 
-def test_experiments_are_found_by_name_tag_id_and_time(tmp_path):
-    tracker = ExperimentTracker(tmp_path)
+def test_experiments_are_found_by_name_tag_id_and_time(tracker):
     for name, team in (("fraud", "risk"), ("Fraud", "core"), ("churn", "risk")):
         tracker.create_experiment(name, tags={"team": team})
 
@@ -277,8 +270,7 @@ def test_experiments_are_found_by_name_tag_id_and_time(tmp_path):
         names("experiment_id > 1")
 
 
-def test_logged_models_are_found_and_ordered_by_metrics_on_datasets(tmp_path):
-    tracker = ExperimentTracker(tmp_path)
+def test_logged_models_are_found_and_ordered_by_metrics_on_datasets(tracker):
     run = tracker.create_run("0")
     models = [tracker.create_logged_model("0", name=f"m{i}", params={"i": str(i)}).model_id for i in range(4)]
 

@@ -20,16 +20,6 @@ from modelyard.tracking import (
 )
 
 
-@pytest.fixture
-def tracker(tmp_path):
-    return ExperimentTracker(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return ExperimentTracker(tmp_path_factory.mktemp("tracking"))
-
-
 def events(tracker, run_id=None):
     with tracker.store.reading() as rows:
         found = rows.all("SELECT event_type, resource_id, actor, details FROM events ORDER BY position")
