@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from modelyard.core.canonical import digest
 from modelyard.core.errors import Invalid
+from modelyard.core.instants import Instant
 
 FILES_LIMIT = 10_000
 PATH_LIMIT = 1024
+APPROVALS = 2  # for loading what is in quarantine: two people who neither asked nor brought it
+TEXT_LIMIT = 4_000
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -56,3 +61,63 @@ def check_paths(paths: list[str]) -> None:
         if folded in seen:
             raise Invalid(f"The folder holds two files named {path!r} but for case or accents. Rename one.")
         seen.add(folded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A request to load quarantined bytes in a sandbox, for exactly one digest, and who has approved it."""
+
+    release_id: str
+    digest: str
+    requested_by: str
+    justification: str
+    status: Literal["open", "approved", "rejected", "withdrawn"]
+    created_at: Instant
+    approvers: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def same(one: str, other: str) -> bool:
+    """True for two spellings of one person's name.
+
+    >>> same("Ana@example.com", " ana@EXAMPLE.com")
+    True
+    """
+    return folded(one) == folded(other)
+
+
+def folded(person: str) -> str:
+    """A name as it is compared."""
+    return unicodedata.normalize("NFKC", person).casefold().strip()
+
+
+def checked_person(person: str, what: str) -> str:
+    """The name itself; Invalid for one that is empty, too long or not printable."""
+    if not isinstance(person, str) or not person.strip() or len(person) > 200 or not person.isprintable():
+        raise Invalid(f"{what} is {person!r:.80}. Pass the name or address of a person.")
+    return person
+
+
+def checked_text(text: str, what: str, *, least: int = 0) -> str:
+    """The text itself; Invalid for one that is too short to mean anything, too long, or no plain text."""
+    if not isinstance(text, str) or not least <= len(text.strip()) or len(text) > TEXT_LIMIT or "\x00" in text:
+        raise Invalid(f"{what} has {len(text):,} characters. Write {least or 0} to {TEXT_LIMIT:,}.")
+    return text
+
+
+def why_not(release: Release, uploader: str, person: str) -> str:
+    """Why the person may not approve or reject the release; empty if they may."""
+    if release.status != "open":
+        return f"The release of {release.digest[:12]} is {release.status}; there is nothing to decide."
+    if same(person, release.requested_by):
+        return f"{person} asked for the release of {release.digest[:12]} and cannot decide on it. Ask someone else."
+    if same(person, uploader):
+        return f"{person} brought {release.digest[:12]} in and cannot decide on its release. Ask someone else."
+    if any(same(person, approver) for approver in release.approvers):
+        return f"{person} has approved the release of {release.digest[:12]} already. A second person must."
+    return ""
+
+
+def status_with(approvers: Sequence[str]) -> Literal["open", "approved"]:
+    """Where a release stands that these people have approved."""
+    return "approved" if len({folded(person) for person in approvers}) >= APPROVALS else "open"

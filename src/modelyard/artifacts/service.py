@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelyard.artifacts import admission, cache, folders, intake, rules, store
+from modelyard.artifacts import admission, cache, folders, intake, rules, store, store_releases
 from modelyard.artifacts.inspection import Inspection, Malformed
-from modelyard.core.area import Area
+from modelyard.artifacts.releases import Releases
+from modelyard.artifacts.uploads import Uploads
 from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, Unavailable
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.instants import micros
@@ -35,19 +38,20 @@ class Collected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """A file or folder whose bytes are stored, but which no artifact names yet."""
+    """A file or folder whose bytes are stored, but which no artifact names yet. `again` stores them once more."""
 
     path: Path
     kind: str
     digest: str
     files: tuple[intake.Stored, ...]
+    again: Callable[[], _Source]
 
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
 
 
-class ArtifactStore(Area):
+class ArtifactStore(Releases, Uploads):
     """Keeps files and folders by the SHA-256 of their content, and lets in only what cannot run code when it is loaded.
 
     >>> artifacts = ArtifactStore(folder)
@@ -123,13 +127,7 @@ class ArtifactStore(Area):
             reason = f"{artifact.name} ({artifact.digest[:12]}) is in quarantine: {artifact.findings[0]}."
             self._tell_violation(artifact.digest, "fetch", [reason], EventSeverity.WARNING)
             raise Forbidden(f"{reason} Convert the model to ONNX, safetensors or skops and register that.")
-        files = artifact.members or {artifact.name: artifact.digest}
-        try:
-            folder = cache.materialised(self.store.folder / "cache", self.store.blobs, artifact.digest, files)
-        except Damaged as error:
-            self._tell_violation(artifact.digest, "fetch", [str(error)], EventSeverity.CRITICAL)
-            raise
-        return folder if artifact.members else folder / artifact.name
+        return self._copied(artifact.digest)
 
     @operation("POST", "/artifacts/{digest}/verify", needs="artifacts.read")
     def verify(self, digest: str) -> Artifact:
@@ -161,7 +159,9 @@ class ArtifactStore(Area):
             before = micros(work.now - timedelta(hours=grace_hours))
             artifacts = store.drop_unheld(work.rows, before)
             for digest in artifacts:
+                store_releases.end(work.rows, digest, "the artifact was removed", micros(work.now))
                 work.emit(EventType.ARTIFACT_REMOVED, Resource("artifact", digest), {"reason": "unused"})
+            self._forget_old_uploads(work)
             blobs = self._collect_blobs(work, before)
         for digest in artifacts:
             shutil.rmtree(self.store.folder / "cache" / digest, ignore_errors=True)
@@ -177,6 +177,29 @@ class ArtifactStore(Area):
         """The holder needs the artifact no longer; a later collection may remove it."""
         store.release(rows, digest, holder)
 
+    def _copied(self, digest: str) -> Path:
+        """A verified copy of the bytes, whatever their admission."""
+        artifact = self.get(digest)
+        files = artifact.members or {artifact.name: artifact.digest}
+        try:
+            folder = cache.materialised(self.store.folder / "cache", self.store.blobs, artifact.digest, files)
+        except Damaged as error:
+            self._tell_violation(artifact.digest, "fetch", [str(error)], EventSeverity.CRITICAL)
+            raise
+        return folder if artifact.members else folder / artifact.name
+
+    def _admitted_blob(self, name: str, stored: intake.Stored, by: str) -> Artifact:
+        """Inspect and record bytes that lie among the blobs, as one file of that name."""
+
+        def again() -> _Source:
+            raise Unavailable(f"The bytes of {name} vanish as they are stored. Upload them again.")
+
+        source = _Source(path=Path(name), kind="file", digest=stored.digest, files=(stored,), again=again)
+        found = self._inspected(source, by)
+        if found.unsafe:
+            raise self._refused(source, found.unsafe, by)
+        return self._recorded(source, found, by)
+
     def _load(self, rows: Connection, digest: str) -> Artifact:
         row = store.row_of(rows, digest)
         if row is None:
@@ -189,8 +212,11 @@ class ArtifactStore(Area):
         files = tuple(intake.store(self.store.blobs, path, file) for path, file in found)
         if source.is_dir():
             digest = rules.folder_digest({file.path: file.digest for file in files})
-            return _Source(path=source.absolute(), kind="folder", digest=digest, files=files)
-        return _Source(path=source.absolute(), kind="file", digest=files[0].digest, files=files)
+            kind = "folder"
+        else:
+            kind, digest = "file", files[0].digest
+        again = partial(self._stored, source)
+        return _Source(path=source.absolute(), kind=kind, digest=digest, files=files, again=again)
 
     def _inspected(self, source: _Source, by: str) -> Inspection:
         """What the stored bytes are; they are inspected, not the source, which may change meanwhile."""
@@ -226,7 +252,7 @@ class ArtifactStore(Area):
             with self.store.work(by) as work:
                 if not any(self._is_missing(file.digest) for file in source.files):
                     return self._write(work, source, found)
-            again = self._stored(source.path)
+            again = source.again()
             if again.digest != source.digest:
                 raise Invalid(f"{source.path} changed while it was read. Try again when nothing writes to it.")
         raise Unavailable(f"The bytes of {source.path} vanish as they are stored. Stop the collection and try again.")
