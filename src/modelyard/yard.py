@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from modelyard.governance.service import GovernanceManager
     from modelyard.monitoring.service import Monitors
     from modelyard.pipeline.service import Pipelines
+    from modelyard.portable import Exported, Imported
     from modelyard.registry.service import ModelRegistry
     from modelyard.serving.service import ModelServer
     from modelyard.serving.supervisor import Serving
@@ -224,6 +225,25 @@ class Yard:
                 latency={str(bucket): count for bucket, count in arm.latency.items()},
             )
         return self.ab_tests.analyze_test(test.test_id, confidence_level)
+
+    def export(self, folder: str | Path, *, user: str = "system") -> Exported:
+        """The written folder of plain files: models, metadata, approvals, A/B tests, deployments and the log.
+
+        The folder must not be there yet; it appears whole or not at all. That it was written is an event.
+        """
+        from modelyard import portable
+
+        return portable.export(self, Path(folder), user=user)
+
+    def import_(self, folder: str | Path, *, user: str = "system") -> Imported:
+        """What came in of a folder that `export` wrote, whole or not at all; the same again changes nothing.
+
+        It trusts the exporter for stages, approvals and the log, and nobody for bytes: every artifact is inspected anew.
+        Damaged for a folder that is not as its manifest says, Conflict where something is here already and differs.
+        """
+        from modelyard import portable
+
+        return portable.import_(self, Path(folder), user=user)
 
     def dispatch(self) -> None:
         """Hand events on that another process wrote or an interrupted one left behind."""

@@ -35,6 +35,8 @@ OWN = {  # command -> "module:function"
     "serve": "modelyard.cli.serve:serve",
     "doctor": "modelyard.cli.doctor:doctor",
     "config": "modelyard.cli.config:app",
+    "export": "modelyard.cli.portable:export",
+    "import": "modelyard.cli.portable:importing",
 }
 
 OWN_HELP = {
@@ -42,6 +44,8 @@ OWN_HELP = {
     "serve": "Start the control plane and the serving processes of a yard.",
     "doctor": "Check this machine and this yard, with a fix for each fault.",
     "config": "Show the settings and where each came from.",
+    "export": "Write a yard as a folder of plain files.",
+    "import": "Bring a yard, or another system's registry, into this yard.",
 }
 
 

@@ -60,6 +60,9 @@ class EventType(Enum):
     HOLD_LIFTED = "hold_lifted"
     EVENTS_EXPIRED = "events_expired"
     SUBJECT_ERASED = "subject_erased"
+    # the yard as a whole
+    YARD_EXPORTED = "yard_exported"
+    YARD_IMPORTED = "yard_imported"
     # tracking
     EXPERIMENT_CREATED = "experiment_created"
     EXPERIMENT_UPDATED = "experiment_updated"
@@ -130,6 +133,8 @@ class EventType(Enum):
     LISTING_FETCHED = "listing_fetched"
     ACCESS_REQUESTED = "access_requested"
     ACCESS_DECIDED = "access_decided"
+    PUBLISHER_TRUSTED = "publisher_trusted"
+    PUBLISHER_DISTRUSTED = "publisher_distrusted"
     # webhooks
     WEBHOOK_CREATED = "webhook_created"
     WEBHOOK_UPDATED = "webhook_updated"

@@ -1,0 +1,95 @@
+"""A/B tests as documents of the portable layout: the plan, every arm's exact sums, units, and the looks that were spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelyard.ab_testing.recording import Recorder
+from modelyard.core.documents import Document, Kind, Table
+from modelyard.core.ports import Connection
+from modelyard.core.work import Store, Work
+
+TESTS = Table(
+    name="ab_tests",
+    columns=(
+        "test_id",
+        "name",
+        "description",
+        "strategy",
+        "status",
+        "created_by",
+        "created_at",
+        "started_at",
+        "ended_at",
+        "exclusive_group",
+        "group_start",
+        "winner",
+        "conclusion",
+        "plan",
+    ),
+    times=frozenset({"created_at", "started_at", "ended_at"}),
+    values=frozenset({"plan"}),
+)
+PARTS = {  # name in the document -> (table, what orders its rows); every row has the test's id besides
+    "arms": (Table(name="ab_arms", columns=("variant", "tally"), values=frozenset({"tally"})), "variant"),
+    "units": (Table(name="ab_units", columns=("variant", "unit", "requests", "successes")), "variant, unit"),
+    "sources": (
+        Table(
+            name="ab_sources",
+            columns=("variant", "source", "generation", "requests", "errors", "latency"),
+            values=frozenset({"latency"}),
+        ),
+        "variant, source, generation",
+    ),
+    "looks": (
+        Table(
+            name="ab_looks",
+            columns=("look", "at", "fraction", "alpha", "significant"),
+            times=frozenset({"at"}),
+            values=frozenset({"significant"}),
+        ),
+        "look",
+    ),
+}
+
+
+def fold(store: Store) -> None:
+    """Bring what was recorded into the database, so that documents have it. Before the transaction that reads them."""
+    Recorder(store).fold()
+
+
+def _document(rows: Connection, test_id: str) -> Document | None:
+    row = rows.one("SELECT * FROM ab_tests WHERE test_id = :test_id", test_id=test_id)
+    if row is None:
+        return None
+    found: Document = {"test": TESTS.document(row)}
+    for name, (table, order) in PARTS.items():
+        sql = f"SELECT * FROM {table.name} WHERE test_id = :test_id"
+        parts = [table.document(one) for one in rows.all(sql, test_id=test_id)]
+        keys = order.split(", ")
+        found[name] = sorted(parts, key=lambda part: [part[key] for key in keys])  # as no database's collation would
+    return found
+
+
+def _every(rows: Connection) -> Iterator[Document]:
+    for row in rows.all("SELECT test_id FROM ab_tests ORDER BY created_at, test_id"):
+        found = _document(rows, row["test_id"])
+        if found is not None:
+            yield found
+
+
+def _standing(rows: Connection, document: Document) -> Document | None:
+    return _document(rows, document["test"]["test_id"])
+
+
+def _write(work: Work, document: Document) -> None:
+    TESTS.insert(work.rows, [document["test"]])
+    for name, (table, _) in PARTS.items():
+        table.insert(work.rows, document[name], test_id=document["test"]["test_id"])
+
+
+def _check(rows: Connection, document: Document) -> None:
+    """A test that is not there can always be written."""
+
+
+KIND = Kind(name="ab_tests", every=_every, standing=_standing, write=_write, check=_check)

@@ -1,0 +1,188 @@
+"""The registry's documents of the portable layout: registered models, versions, and requests with their approvals.
+
+A document is a value of the registry as JSON, so that a field which a value gains is in its document too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+from modelyard.core.canonical import plain
+from modelyard.core.documents import Document, Kind
+from modelyard.core.errors import Conflict, Damaged
+from modelyard.core.instants import micros
+from modelyard.core.models import ModelVersion, RegisteredModel
+from modelyard.core.ports import Connection
+from modelyard.core.work import Work
+from modelyard.registry import checks, store, store_models, store_requests
+from modelyard.registry.lookup import holder
+from modelyard.registry.rules import PromotionRequest, RequestStatus
+
+PAGE = 500
+EVERY = 2**31 - 1
+V = TypeVar("V")
+
+
+def model_document(rows: Connection, model: RegisteredModel) -> Document:
+    """A registered model with the number of its newest version and the names that it had, each with the renaming's event."""
+    last = rows.one("SELECT last_number FROM registered_models WHERE name = :name", name=model.name)
+    renames = rows.all(
+        "SELECT r.former, e.event_id FROM model_renames r LEFT JOIN events e ON e.position = r.position"
+        " WHERE r.name = :name ORDER BY r.position, r.former",
+        name=model.name,
+    )
+    return {
+        "model": plain(model),
+        "last_number": last["last_number"] if last else 0,
+        "renames": [{"former": row["former"], "event_id": row["event_id"] or ""} for row in renames],
+    }
+
+
+def version_document(model: ModelVersion) -> Document:
+    """A version, with everything that the registry knows of it."""
+    return {"version": plain(model)}
+
+
+def version_of(document: Document) -> ModelVersion:
+    """The version of a document."""
+    return _value(document.get("version"), ModelVersion)
+
+
+def requests_document(name: str, version: str, requests: list[PromotionRequest]) -> Document:
+    """The requests for one version, the oldest first, each with its approvals."""
+    return {"name": name, "version": version, "requests": plain(requests)}
+
+
+def _models(rows: Connection) -> Iterator[Document]:
+    after = ""
+    while names := rows.all(
+        "SELECT name FROM registered_models WHERE name > :after ORDER BY name LIMIT :limit", after=after, limit=PAGE
+    ):
+        for row in names:
+            model = store_models.model(rows, row["name"])
+            if model is not None:
+                yield model_document(rows, model)
+        after = names[-1]["name"]
+
+
+def _versions(rows: Connection) -> Iterator[Document]:
+    after: tuple[str, str] | None = None
+    while some := store.versions(rows, name=None, stage=None, tag=None, after=after, limit=PAGE):
+        yield from map(version_document, some)
+        after = (some[-1].name, some[-1].version)
+
+
+def _requests(rows: Connection) -> Iterator[Document]:
+    sql = "SELECT DISTINCT name, canonical FROM promotion_requests ORDER BY name, canonical"
+    for row in rows.all(sql):
+        found = _requests_for(rows, row["name"], row["canonical"])
+        if found is not None:
+            yield found
+
+
+def _requests_for(rows: Connection, name: str, version: str) -> Document | None:
+    """Asked for by the version as it is written now, else as it was written when it was asked for last."""
+    found = store_requests.requests(rows, name=name, version=version, status=None, limit=EVERY)[::-1]
+    if not found:
+        return None
+    known = store.version(rows, name, version)
+    found.sort(key=lambda request: (request.created_at, request.request_id))
+    return requests_document(name, known.version if known else found[-1].version, found)
+
+
+def _model_here(rows: Connection, document: Document) -> Document | None:
+    model = store_models.model(rows, _model(document).name)
+    return None if model is None else model_document(rows, model)
+
+
+def _version_here(rows: Connection, document: Document) -> Document | None:
+    version = version_of(document)
+    known = store.version(rows, version.name, version.version)
+    return None if known is None else version_document(known)
+
+
+def _requests_here(rows: Connection, document: Document) -> Document | None:
+    return _requests_for(rows, document["name"], document["version"])
+
+
+def _check_version(rows: Connection, document: Document) -> None:
+    version = version_of(document)
+    known = store.by_number(rows, version.name, version.number)
+    if known is not None:
+        raise Conflict(
+            f"{version.name} {version.version} has the number {version.number}, which is {known.version}'s here. "
+            "Import into a yard that has no such model, or rename the model here first."
+        )
+
+
+def _check_requests(rows: Connection, document: Document) -> None:
+    for request in _requests_of(document):
+        sql = "SELECT name FROM promotion_requests WHERE request_id = :request_id"
+        if rows.one(sql, request_id=request.request_id) is not None:
+            raise Conflict(f"There is a request {request.request_id} here already, for another version.")
+
+
+def _write_model(work: Work, document: Document) -> None:
+    model = _model(document)
+    store_models.add(work.rows, model, last_number=int(document["last_number"]))
+    for rename in document["renames"]:
+        row = work.rows.one("SELECT position FROM events WHERE event_id = :id", id=rename["event_id"])
+        if row is None:  # that event has expired, so everything that is left of the history came after it
+            continue
+        work.rows.run(
+            "INSERT INTO model_renames (name, former, position) VALUES (:name, :former, :position)",
+            name=model.name,
+            former=rename["former"],
+            position=row["position"],
+        )
+
+
+def _write_version(work: Work, document: Document) -> None:
+    version = version_of(document)
+    store.add_version(work.rows, version)
+    if version.digest:
+        holds = holder(version.name, checks.canonical_version(version.version))
+        work.store.artifacts.hold(work.rows, version.digest, holds)
+    for alias in version.aliases:
+        store_models.set_alias(work.rows, version.name, alias, version.version)
+
+
+def _write_requests(work: Work, document: Document) -> None:
+    for request in _requests_of(document):
+        store_requests.add_request(work.rows, request)
+        for approval in request.approvals:
+            store_requests.add_approval(work.rows, request.request_id, checks.folded(approval.approver), approval)
+        if request.status is not RequestStatus.OPEN and request.decided_at is not None:
+            now = micros(request.decided_at)
+            store_requests.decide(work.rows, request.request_id, request.status, now=now, reason=request.reason)
+
+
+def _model(document: Document) -> RegisteredModel:
+    return _value(document.get("model"), RegisteredModel)
+
+
+def _requests_of(document: Document) -> list[PromotionRequest]:
+    return _value(document.get("requests"), list[PromotionRequest])
+
+
+def _value(data: object, kind: type[V]) -> V:
+    """The value that JSON stands for; Damaged for one that is not exactly it, such as one of a newer modelyard."""
+    try:
+        value = msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise Damaged(f"A document holds no {kind.__name__}: {error}.") from error
+    if plain(value) != data:
+        raise Damaged(f"A document holds a {kind.__name__} with fields that are not known here. Upgrade modelyard.")
+    return value
+
+
+def _nothing(rows: Connection, document: Document) -> None:
+    """What is not there can always be written."""
+
+
+MODELS = Kind(name="models", every=_models, standing=_model_here, write=_write_model, check=_nothing)
+VERSIONS = Kind(name="versions", every=_versions, standing=_version_here, write=_write_version, check=_check_version)
+REQUESTS = Kind(name="requests", every=_requests, standing=_requests_here, write=_write_requests, check=_check_requests)
