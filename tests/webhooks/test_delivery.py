@@ -207,14 +207,6 @@ def test_one_slow_or_failing_receiver_does_not_hold_up_another(webhooks: Webhook
     assert webhooks.deliver() == Round(collected=40, delivered=40)
 
 
-def test_a_webhook_narrowed_to_a_project_hears_of_that_alone(webhooks: Webhooks, receiver: Receiver) -> None:
-    webhooks.create_webhook("chat", receiver.url, EVENTS, project="cards")
-    happen(webhooks, project="cards")
-    happen(webhooks, project="loans")
-    happen(webhooks)
-    assert webhooks.deliver() == Round(collected=1, delivered=1)
-
-
 def test_an_event_that_was_removed_meanwhile_is_given_up(webhooks: Webhooks, receiver: Receiver) -> None:
     hook = webhooks.create_webhook("chat", receiver.url, EVENTS)
     first, *_ = happen(webhooks, 3)

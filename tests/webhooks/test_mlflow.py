@@ -94,6 +94,18 @@ def test_the_names_are_mlflows() -> None:
                 ("model_version_tag.deleted", {"name": "fraud", "version": "7", "key": "c"}),
             ],
         ),
+        (
+            EventType.MODEL_UPDATED,
+            "fraud:v1.2.0",
+            {"number": 7, "changes": {"tags.team": {"from": "team=cards", "to": "team=risk"}}},
+            [("model_version_tag.set", {"name": "fraud", "version": "7", "key": "team", "value": "risk"})],
+        ),
+        (
+            EventType.MODEL_UPDATED,
+            "fraud:v1.2.0",
+            {"number": 7, "changes": {"tags.team": {"from": "team=cards", "to": None}}},
+            [("model_version_tag.deleted", {"name": "fraud", "version": "7", "key": "team"})],
+        ),
         (EventType.MODEL_UPDATED, "fraud:v1.2.0", {"changes": {"description": {"from": "", "to": "x"}}}, []),
         (
             EventType.ALIAS_SET,

@@ -32,7 +32,6 @@ def test_a_webhook_is_kept_as_it_was_made(opened: Opening, place, receiver: Rece
         "place": f"http://127.0.0.1:{receiver.port}",
         "events": ["stage_changed", "model_version.created"],
         "status": "disabled",
-        "project": "",
         "signed": False,
     }
 

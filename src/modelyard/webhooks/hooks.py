@@ -27,7 +27,7 @@ class DeliveryStatus(Enum):
 class Webhook:
     """Who is told of which events. `secret_from` says where the signing secret is: "" (none), stored, env:NAME, file:PATH.
 
-    `project` narrows it to the events of one project; "" means all. `failures` counts failed attempts in a row.
+    `failures` counts failed attempts in a row, `last_error` says why the last one failed.
     """
 
     webhook_id: str
@@ -39,7 +39,6 @@ class Webhook:
     created_at: Instant
     updated_at: Instant
     description: str = ""
-    project: str = ""
     secret_from: str = ""
     failures: int = 0
     last_error: str = ""

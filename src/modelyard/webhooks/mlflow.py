@@ -141,18 +141,23 @@ def _name(name: str, *, prompt: bool) -> str:
 
 
 def _tag_changes(event: Event, entity: str, head: Mapping[str, Any]) -> list[Part]:
-    change = (event.details.get("changes") or {}).get("tags") or {}
-    before, after = _pairs(change.get("from")), _pairs(change.get("to"))
+    """All tags are told under `tags`, a single one under `tags.KEY`; each as what it was and what it is."""
+    before: dict[str, str] = {}
+    after: dict[str, str] = {}
+    for name, change in (event.details.get("changes") or {}).items():
+        if name == "tags" or name.startswith("tags."):
+            before |= _pairs(change.get("from"))
+            after |= _pairs(change.get("to"))
     set_now = {key: value for key, value in after.items() if before.get(key) != value}
     found: list[Part] = [(f"{entity}.set", {**head, "key": key, "value": value}) for key, value in set_now.items()]
     return found + [(f"{entity}.deleted", {**head, "key": key}) for key in before if key not in after]
 
 
 def _pairs(tags: Any) -> dict[str, str]:
-    """Tags as keys and values, however they are told: a mapping, or a list of `key=value` and bare labels."""
+    """Tags as keys and values, however they are told: a mapping, or one or several `key=value` and bare labels."""
     if isinstance(tags, Mapping):
         return {str(key): str(value) for key, value in tags.items()}
-    split = (str(tag).partition("=") for tag in tags or ())
+    split = (str(tag).partition("=") for tag in ([tags] if isinstance(tags, str) else tags or ()))
     return {key: value for key, _, value in split}
 
 

@@ -39,7 +39,7 @@ FORGET_EVERY = timedelta(hours=1)
 
 
 def collect(rows: Connection, now: Instant, after: int = 0) -> tuple[int, bool]:
-    """Make deliveries of at most BATCH events that active webhooks have not seen; (how many, whether there are more).
+    """Make deliveries of at most BATCH events that active webhooks have not seen; (how many, whether there may be more).
 
     Up to the position `after` it is known that there is nothing for anybody.
     """
@@ -47,12 +47,11 @@ def collect(rows: Connection, now: Instant, after: int = 0) -> tuple[int, bool]:
     if not hooks:
         return 0, False
     top = store.last_position(rows)
-    events = store.events_after(rows, max(after, min(kept.seen for kept in hooks)), _kinds(hooks), BATCH)
-    more = len(events) == BATCH
+    events = store.events_between(rows, max(after, min(kept.seen for kept in hooks)), top, _kinds(hooks), BATCH)
     made = [one for event in events for kept in hooks for one in _deliveries(kept, event, now)]
     store.insert_deliveries(rows, made)
-    store.set_seen(rows, (events[-1].position or top) if more else top)
-    return len(made), more
+    store.set_seen(rows, (events[-1].position or top) if events else top)
+    return len(made), bool(events)
 
 
 def collect_all(rows: Connection, now: Instant) -> None:
@@ -70,7 +69,7 @@ def _kinds(hooks: list[Kept]) -> set[str]:
 
 def _deliveries(kept: Kept, event: Event, now: Instant) -> list[tuple[Delivery, int]]:
     """What a webhook is told of an event: it itself, and each of MLflow's names for it, where subscribed."""
-    if (event.position or 0) <= kept.seen or not rules.of_project(event.details, kept.webhook.project):
+    if (event.position or 0) <= kept.seen:
         return []
     told = [(event.event_type.value, 0), *((name, part) for part, (name, _) in enumerate(mlflow.parts(event)))]
     return [
@@ -146,7 +145,7 @@ class Outbox:
             return False
         hooks = store.active(rows)
         after = max(self._looked, min((kept.seen for kept in hooks), default=top))
-        if hooks and store.events_after(rows, after, _kinds(hooks), 1):
+        if hooks and store.events_between(rows, after, top, _kinds(hooks), 1):
             return True
         self._looked = top
         return False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Literal
+from typing import Literal
 
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.events import EventType
@@ -211,8 +211,3 @@ def told(answer: Answer) -> str:
     if answer.status is not None and 300 <= answer.status < 400:
         return f"the receiver answered {answer.status}; redirects are not followed: update the URL"
     return f"the receiver answered {answer.status}"
-
-
-def of_project(details: Mapping[str, Any], project: str) -> bool:
-    """True if an event with these details is the business of a webhook that is narrowed to a project; "" means all."""
-    return not project or details.get("project") == project

@@ -64,7 +64,6 @@ class Webhooks(Area):
         secret: str = "",
         description: str = "",
         status: WebhookStatus = WebhookStatus.ACTIVE,
-        project: str = "",
         created_by: str = "system",
     ) -> Webhook:
         """The new webhook: from now on its URL is sent the events it names, ours (`stage_changed`) or MLflow's
@@ -72,7 +71,7 @@ class Webhooks(Area):
 
         `secret` signs the messages: env:NAME or file:PATH, looked up at each use, or the secret itself, which is stored
         encrypted and never shown. Invalid if the URL is not https, or leads to an address that is not public and not
-        in the setting `webhook_hosts`. `project` narrows it to one project's events.
+        in the setting `webhook_hosts`.
 
         >>> from modelyard.webhooks import Webhooks
         >>> webhooks = Webhooks(folder, hosts="127.0.0.1")
@@ -94,7 +93,6 @@ class Webhooks(Area):
                 created_at=work.now,
                 updated_at=work.now,
                 description=rules.checked_text(description, "description", 1000),
-                project=rules.checked_text(project, "project", 128),
             )
             store.insert(work.rows, Kept(webhook=webhook, secret=kept, seen=store.last_position(work.rows)))
             work.emit(EventType.WEBHOOK_CREATED, Resource("webhook", webhook_id), _told(webhook, kept))
@@ -139,7 +137,6 @@ class Webhooks(Area):
         secret: str | None = None,
         description: str | None = None,
         status: WebhookStatus | None = None,
-        project: str | None = None,
         user: str = "system",
     ) -> Webhook:
         """The webhook with what is given replaced; `secret=""` ends signing.
@@ -165,8 +162,6 @@ class Webhooks(Area):
             changes["description"] = rules.checked_text(description, "description", 1000)
         if status is not None:
             changes["status"] = _status(status)
-        if project is not None:
-            changes["project"] = rules.checked_text(project, "project", 128)
         if {"url", "status"} & set(changes):
             changes |= {"failures": 0, "last_error": ""}
         signed = None if secret is None else self._vault.kept(_text(secret, "secret"), webhook_id)
@@ -332,7 +327,6 @@ def _told(webhook: Webhook, secret: str) -> dict[str, Any]:
         "place": place_of(webhook.url),
         "events": webhook.events,
         "status": webhook.status,
-        "project": webhook.project,
         "signed": bool(secret),
     }
 

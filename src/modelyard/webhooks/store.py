@@ -17,6 +17,7 @@ from modelyard.webhooks.mlflow import is_mlflow
 from modelyard.webhooks.vault import origin
 
 LEASE = "webhooks.deliverer"
+WINDOW = 20_000  # positions
 _EVENT = ("event_id", "event_type", "severity", "actor", "resource_type", "resource_id", "occurred_at", "details")
 
 
@@ -42,9 +43,9 @@ class Waiting:
 def insert(rows: Connection, kept: Kept) -> None:
     """Add a webhook."""
     rows.run(
-        "INSERT INTO webhooks (webhook_id, name, url, events, mlflow, secret, description, project, status, created_by, "
+        "INSERT INTO webhooks (webhook_id, name, url, events, mlflow, secret, description, status, created_by, "
         "created_at, updated_at, seen, failures, last_error) VALUES (:webhook_id, :name, :url, :events, :mlflow, :secret, "
-        ":description, :project, :status, :created_by, :created_at, :updated_at, :seen, :failures, :last_error)",
+        ":description, :status, :created_by, :created_at, :updated_at, :seen, :failures, :last_error)",
         created_by=kept.webhook.created_by,
         created_at=micros(kept.webhook.created_at),
         **_changing(kept),
@@ -55,7 +56,7 @@ def write(rows: Connection, kept: Kept) -> None:
     """Write what can change in a webhook."""
     rows.run(
         "UPDATE webhooks SET name = :name, url = :url, events = :events, mlflow = :mlflow, secret = :secret, "
-        "description = :description, project = :project, status = :status, updated_at = :updated_at, seen = :seen, "
+        "description = :description, status = :status, updated_at = :updated_at, seen = :seen, "
         "failures = :failures, last_error = :last_error WHERE webhook_id = :webhook_id",
         **_changing(kept),
     )
@@ -111,16 +112,23 @@ def last_position(rows: Connection) -> int:
     return int((row or {}).get("last") or 0)
 
 
-def events_after(rows: Connection, position: int, kinds: Iterable[str], limit: int) -> list[Event]:
-    """Events of some kinds behind a position, in order."""
+def events_between(rows: Connection, after: int, top: int, kinds: Iterable[str], limit: int) -> list[Event]:
+    """The first events of some kinds behind one position and up to another, in order; [] if there are none.
+
+    Looked for in a window at a time, so that neither many events of these kinds nor many others make it slow.
+    """
     names = ", ".join(f"'{kind}'" for kind in sorted(kinds))  # values of EventType, no caller's text
-    # The empty text keeps the databases from using the index by type, which would sort every event of those types.
-    found = rows.all(
-        f"SELECT * FROM events WHERE position > :position AND event_type || '' IN ({names}) ORDER BY position LIMIT :limit",
-        position=position,
-        limit=limit,
-    )
-    return [event_from_row(row) for row in found]
+    for start in range(after, top, WINDOW):
+        found = rows.all(
+            f"SELECT * FROM events WHERE position > :start AND position <= :stop AND event_type IN ({names}) "
+            "ORDER BY position LIMIT :limit",
+            start=start,
+            stop=min(start + WINDOW, top),
+            limit=limit,
+        )
+        if found:
+            return [event_from_row(row) for row in found]
+    return []
 
 
 def set_seen(rows: Connection, position: int) -> None:
@@ -250,7 +258,6 @@ def _changing(kept: Kept) -> dict[str, Any]:
         "mlflow": int(any(is_mlflow(event) for event in webhook.events)),
         "secret": kept.secret,
         "description": webhook.description,
-        "project": webhook.project,
         "status": webhook.status.value,
         "updated_at": micros(webhook.updated_at),
         "seen": kept.seen,
@@ -270,7 +277,6 @@ def _kept(row: Row) -> Kept:
         created_at=from_micros(row["created_at"]),
         updated_at=from_micros(row["updated_at"]),
         description=row["description"],
-        project=row["project"],
         secret_from=origin(row["secret"]),
         failures=row["failures"],
         last_error=row["last_error"],

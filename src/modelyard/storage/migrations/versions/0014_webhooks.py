@@ -16,7 +16,6 @@ def upgrade() -> None:
         sa.Column("mlflow", sa.Integer, nullable=False),  # 1 if one of the events is MLflow's
         sa.Column("secret", sa.Text, nullable=False),  # "", a reference, or stored:CIPHERTEXT
         sa.Column("description", sa.Text, nullable=False),
-        sa.Column("project", sa.Text, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("created_by", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
