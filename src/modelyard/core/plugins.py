@@ -77,6 +77,13 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "opener": {"skops": "modelyard.engines.sklearn_untrusted:open_untrusted"},
     "sandbox": {"process": "modelyard.engines.sandbox:Sandbox"},
+    "autolog": {
+        "lightgbm": "modelyard.engines.lightgbm:log_rounds",
+        "xgboost": "modelyard.engines.xgboost:LogRounds",
+        "sklearn": "modelyard.engines.sklearn_fitting:LogFit",
+        "sklearn_fit": "modelyard.engines.sklearn_fitting:fit",
+        "torch": "modelyard.engines.torch:Watch",
+    },
     "loader": {"path": "modelyard.engines.loading:load_model"},
     "drift": {
         "anderson_darling": "modelyard.monitoring.drift.anderson_darling:anderson_darling",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -32,3 +33,12 @@ def plain_settings(settings: Mapping[str, Any], *, longest: int = 250) -> dict[s
         if (isinstance(value, PLAIN) or listed) and len(str(value)) <= longest:
             kept[str(name)] = str(list(value)) if listed else value
     return kept
+
+
+def metric_key(*parts: str) -> str:
+    """A metric's name of a library's own words, which may have signs that names here have not.
+
+    >>> metric_key("valid", "ndcg@5")
+    'valid-ndcg_5'
+    """
+    return re.sub(r"[^\w.\- :]", "_", "-".join(parts))[:250]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Traits
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
+from modelyard.core.runlog import RunLog, metric_key, plain_settings
 from modelyard.engines.answers import likeliest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -158,3 +159,23 @@ def _signature_of(booster: Any, text: str) -> Signature:
         count = booster.num_model_per_iteration()
         return Signature(inputs=inputs, task="multiclass", classes=tuple(range(count)))
     return Signature(inputs=inputs, task="regression")
+
+
+def log_rounds(run: RunLog) -> Callable[[Any], None]:
+    """A LightGBM callback that logs the parameters once, and each round's evaluations with the round as the step.
+
+    It is LightGBM's own kind of callback, for `lightgbm.train`, `lightgbm.cv` and the `callbacks` of an estimator's `fit`.
+    """
+
+    def log(told: Any) -> None:
+        if told.iteration == told.begin_iteration:
+            run.log_params(plain_settings({**told.params, "num_boost_round": told.end_iteration}))
+        metrics: dict[str, float] = {}
+        for data, name, value, _, *spread in told.evaluation_result_list or ():
+            metrics[metric_key(data, name)] = value
+            if spread and spread[0] is not None:  # a cross-validation's standard deviation
+                metrics[metric_key(data, name, "std")] = spread[0]
+        run.log_metrics(metrics, step=told.iteration)
+
+    log.order = 20  # type: ignore[attr-defined]  # before early stopping, which is 30 and ends the training
+    return log

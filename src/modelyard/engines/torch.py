@@ -17,6 +17,7 @@ import torch
 from modelyard.core.errors import Damaged, Invalid, NotFound
 from modelyard.core.models import Signature
 from modelyard.core.ports import Output
+from modelyard.core.runlog import RunLog, plain_settings
 from modelyard.engines.answers import network_output, network_signature
 from modelyard.engines.torch_files import kind_of
 
@@ -111,6 +112,54 @@ def _tensors_only() -> Iterator[None]:
             yield
         finally:
             os.environ.pop(WEIGHTS_ONLY) if before is None else os.environ.update({WEIGHTS_ONLY: before})
+
+
+class Watch:
+    """Logs a training loop through PyTorch's own hooks: every `every`-th step of the optimizer, the last loss since then, the
+    learning rate and the norm of the gradients. It counts steps from 0. `stop` takes the hooks off again.
+
+    The loss must be a module, such as torch.nn.CrossEntropyLoss(): functions have no hooks. It is logged while gradients
+    are recorded, so not in evaluation under torch.no_grad().
+    """
+
+    def __init__(self, run: RunLog, model: Any, optimizer: Any, loss: Any = None, *, every: int = 1) -> None:
+        self._run, self._every, self._step, self._loss = run, every, 0, None
+        groups = optimizer.param_groups[0]
+        told = {name: value for name, value in groups.items() if name != "params"}
+        sizes = [value.numel() for value in model.parameters()]
+        run.log_params(
+            {
+                "model": type(model).__name__,
+                "optimizer": type(optimizer).__name__,
+                "parameters": sum(sizes),
+                **plain_settings(told),
+            }
+        )
+        self._hooks = [optimizer.register_step_pre_hook(self._stepping)]
+        if loss is not None:
+            self._hooks.append(loss.register_forward_hook(self._judged))
+
+    def stop(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _judged(self, _module: Any, _given: Any, loss: Any) -> None:
+        if torch.is_grad_enabled():
+            self._loss = loss.detach()
+
+    def _stepping(self, optimizer: Any, _arguments: Any, _named: Any) -> None:
+        """Before the step: the gradients are there still, whatever the loop does after."""
+        if self._step % self._every == 0:
+            grads = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+            metrics = {"lr": float(optimizer.param_groups[0]["lr"])}
+            if grads:
+                metrics["gradient norm"] = float(torch.nn.utils.get_total_norm(grads))
+            if self._loss is not None:
+                metrics["loss"] = float(self._loss.mean())
+            self._run.log_metrics(metrics, step=self._step)
+        self._step += 1
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Traits
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
+from modelyard.core.runlog import RunLog, metric_key, plain_settings
 from modelyard.engines.answers import likeliest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -123,3 +124,39 @@ def _signature_of(booster: Any) -> Signature:
     raise Invalid(
         f"XGBoost's objective {objective!r} is not served here. Use binary:logistic, multi:softprob or reg:*."
     )
+
+
+class LogRounds(xgboost.callback.TrainingCallback):  # type: ignore[misc]  # XGBoost has no types
+    """An XGBoost callback that logs the parameters once, and each round's evaluations with the round as the step.
+
+    It is XGBoost's own kind of callback, for `xgboost.train`, `xgboost.cv` and the `callbacks` of an estimator.
+    """
+
+    def __init__(self, run: RunLog) -> None:
+        super().__init__()
+        self._run = run
+
+    def before_training(self, model: Any) -> Any:
+        """Log what the booster is set to; a cross-validation has several boosters, which do not say."""
+        if hasattr(model, "save_config"):
+            learner = json.loads(model.save_config())["learner"]
+            booster = learner["gradient_booster"]
+            told = {
+                **learner["learner_train_param"],
+                **booster.get("tree_train_param", {}),
+                **booster.get("gbtree_train_param", {}),
+            }
+            self._run.log_params({metric_key(name): value for name, value in plain_settings(told).items()})
+        return model
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Mapping[str, Mapping[str, Any]]) -> bool:  # noqa: ARG002
+        """Log the round's evaluations, and go on."""
+        metrics: dict[str, float] = {}
+        for data, told in evals_log.items():
+            for name, values in told.items():
+                value, *spread = values[-1] if isinstance(values[-1], tuple) else (values[-1],)
+                metrics[metric_key(data, name)] = float(value)
+                if spread:  # a cross-validation's standard deviation
+                    metrics[metric_key(data, name, "std")] = float(spread[0])
+        self._run.log_metrics(metrics, step=epoch)
+        return False
