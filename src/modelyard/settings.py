@@ -38,6 +38,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "url": ("", "the server a client talks to, instead of opening the yard itself"),
     "webhook_hosts": ("", "hosts, addresses or networks that webhooks may reach though they are not public"),
     "online": ("", "the online feature store: redis://host/0, or empty for the embedded one"),
+    "oidc": ("", "a TOML file with the OpenID Connect issuer whose tokens the server takes"),
 }
 
 

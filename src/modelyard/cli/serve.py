@@ -25,11 +25,15 @@ def serve(
     workers: Annotated[int | None, Parameter(help="Serving processes.")] = None,
     tls_cert: Annotated[Path | None, Parameter(help="Certificate file, needed to listen beyond this machine.")] = None,
     tls_key: Annotated[Path | None, Parameter(help="Its private key.")] = None,
+    client_ca: Annotated[
+        Path | None, Parameter(help="Let in only callers with a certificate that this authority has signed.")
+    ] = None,
+    oidc: Annotated[str | None, Parameter(help="TOML file of the token issuer that is trusted.")] = None,
     yard: YARD = None,
 ) -> None:
     """Start the control plane and the serving processes, and control running rollouts, until interrupted."""
     numbers = {name: None if value is None else str(value) for name, value in (("port", port), ("workers", workers))}
-    flags = {"host": host, "yard": yard, **numbers}
+    flags = {"host": host, "yard": yard, "oidc": oidc, **numbers}
     found = {name: setting.value for name, setting in settings(flags).items()}
     try:
         listening = Listening(
@@ -38,9 +42,10 @@ def serve(
             workers=int(found["workers"]),
             tls_cert=tls_cert,
             tls_key=tls_key,
+            client_ca=client_ca,
         )
     except ValueError as error:
         raise Invalid(f"The settings port and workers are numbers: {error}") from error
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    run(found["yard"], found["files"] or None, listening, user=found["user"])
+    run(found["yard"], found["files"] or None, listening, user=found["user"], oidc=found["oidc"])

@@ -5,25 +5,32 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from modelyard.access.identity import Identities
-from modelyard.core.errors import Forbidden, Unavailable, YardError
+from modelyard.core.errors import Forbidden, Invalid, Unavailable, YardError
 from modelyard.server.app import LOOPBACK, create_app
+from modelyard.server.protocol import BoundedProtocol
 from modelyard.yard import Yard
+
+if TYPE_CHECKING:
+    from modelyard.access.oidc import Issuer
 
 log = logging.getLogger("modelyard.server")
 
 LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
 DRAIN_S = 30  # requests under way may take this long when the server ends
+MOST_CONNECTIONS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,7 @@ class Listening:
     workers: int = 2
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    client_ca: Path | None = None  # only callers with a certificate of this authority are let in
 
     @property
     def url(self) -> str:
@@ -68,6 +76,7 @@ class Controller:
     def _run(self) -> None:
         with Yard(self._place, files=self._files) as yard:
             yard.audit.start_sequencer()
+            deliverer = yard.webhooks.start()
             while not self._stop.wait(LOOK_EVERY):
                 try:
                     yard.dispatch()
@@ -76,15 +85,22 @@ class Controller:
                             yard.step(deployment.deployment_id)
                 except YardError as error:  # told, and tried again at the next look
                     log.warning("controller: %s", error)
+            deliverer.stop()
 
 
-def serve(place: str, files: str | None, listening: Listening, *, user: str) -> None:
-    """Serve until SIGTERM or SIGINT. A bind that other machines can reach needs access tokens and TLS."""
+def serve(place: str, files: str | None, listening: Listening, *, user: str, oidc: str = "") -> None:
+    """Serve until SIGTERM or SIGINT. A bind that other machines can reach needs access tokens and TLS.
+
+    `oidc` is a TOML file that names an OpenID Connect issuer, whose tokens are then let in.
+    """
+    issuer = _issuer(oidc) if oidc else None
+    _refuse_lone_certificates(listening)
     with Yard(place, files=files) as yard, _ended_by_signals(), ThreadPoolExecutor(1) as meanwhile:
-        _refuse_open_doors(yard, listening)
+        _refuse_open_doors(Identities(yard.store, issuer), listening)
         _refuse_taken_port(listening.host, listening.port)
         user = user if listening.loopback else ""
-        making = meanwhile.submit(create_app, yard, local_user=user, hosts=LOOPBACK | {listening.host})
+        hosts = LOOPBACK | {listening.host, f"[{listening.host}]"}
+        making = meanwhile.submit(create_app, yard, local_user=user, hosts=hosts, issuer=issuer)
         with yard.serve(host=listening.host, port=listening.port + 1, workers=listening.workers) as plane:
             app = making.result()  # made while the serving processes started
             controller = Controller(place, files)
@@ -103,8 +119,14 @@ def _answer(app: ASGIApp, listening: Listening) -> None:
         port=listening.port,
         log_level="warning",
         access_log=False,
+        http=BoundedProtocol,
+        ws="none",
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
         ssl_certfile=listening.tls_cert,
         ssl_keyfile=listening.tls_key,
+        ssl_ca_certs=None if listening.client_ca is None else str(listening.client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if listening.client_ca is None else ssl.CERT_REQUIRED,
         timeout_graceful_shutdown=DRAIN_S,
     )
 
@@ -138,10 +160,26 @@ def _leave(*_: object) -> None:
     raise _Ended
 
 
-def _refuse_open_doors(yard: Yard, listening: Listening) -> None:
+def _issuer(file: str) -> Issuer:
+    from modelyard.access.oidc import Issuer, trust_from  # PyJWT takes a fifth of a second
+
+    return Issuer(trust_from(file))
+
+
+def _refuse_lone_certificates(listening: Listening) -> None:
+    if (listening.tls_cert is None) != (listening.tls_key is None):
+        raise Invalid("A certificate comes with its key. Pass both --tls-cert and --tls-key.")
+    if listening.client_ca is not None and listening.tls_cert is None:
+        raise Invalid("Callers show certificates over TLS only. Pass --tls-cert and --tls-key too.")
+    for file in (listening.tls_cert, listening.tls_key, listening.client_ca):
+        if file is not None and not file.is_file():
+            raise Invalid(f"There is no file {file}. Check the path.")
+
+
+def _refuse_open_doors(identities: Identities, listening: Listening) -> None:
     if listening.loopback:
         return
-    if not Identities(yard.store).guarded():
+    if not identities.guarded():
         raise Forbidden(
             f"Other machines could reach {listening.host} without a token. "
             "Create one first: modelyard access create-token NAME --role admin"
