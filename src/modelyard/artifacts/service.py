@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelyard.artifacts import admission, cache, folders, intake, rules, store, store_releases
+from modelyard.artifacts import admission, cache, folders, intake, rules, store, store_releases, store_signatures
 from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.artifacts.releases import Releases
+from modelyard.artifacts.signatures import Signatures
 from modelyard.artifacts.uploads import Uploads
 from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, Unavailable
 from modelyard.core.events import EventSeverity, EventType
@@ -51,7 +52,7 @@ class _Source:
         return sum(file.size for file in self.files)
 
 
-class ArtifactStore(Releases, Uploads):
+class ArtifactStore(Releases, Uploads, Signatures):
     """Keeps files and folders by the SHA-256 of their content, and lets in only what cannot run code when it is loaded.
 
     >>> artifacts = ArtifactStore(folder)
@@ -159,6 +160,7 @@ class ArtifactStore(Releases, Uploads):
             before = micros(work.now - timedelta(hours=grace_hours))
             artifacts = store.drop_unheld(work.rows, before)
             for digest in artifacts:
+                store_signatures.drop(work.rows, digest)
                 store_releases.end(work.rows, digest, "the artifact was removed", micros(work.now))
                 work.emit(EventType.ARTIFACT_REMOVED, Resource("artifact", digest), {"reason": "unused"})
             self._forget_old_uploads(work)
@@ -187,6 +189,9 @@ class ArtifactStore(Releases, Uploads):
             self._tell_violation(artifact.digest, "fetch", [str(error)], EventSeverity.CRITICAL)
             raise
         return folder if artifact.members else folder / artifact.name
+
+    def _verified_bytes(self, digest: str) -> Artifact:
+        return self.verify(digest)
 
     def _admitted_blob(self, name: str, stored: intake.Stored, by: str) -> Artifact:
         """Inspect and record bytes that lie among the blobs, as one file of that name."""

@@ -48,6 +48,7 @@ TABLE: dict[str, dict[str, str]] = {
     "parquet": {
         "read": "modelyard.storage.duckdb:read_parquet",
         "write": "modelyard.storage.duckdb:write_parquet",
+        "from_lines": "modelyard.storage.duckdb:parquet_from_lines",
     },
     "tables": {"pandas": "modelyard.engines.frames:PandasTables"},
     "runtime": {
@@ -76,6 +77,7 @@ TABLE: dict[str, dict[str, str]] = {
         "lime": "modelyard.engines.lime:LimeExplainer",
     },
     "opener": {"skops": "modelyard.engines.sklearn_untrusted:open_untrusted"},
+    "signer": {"sigstore": "modelyard.engines.sigstore:SigstoreSigner"},
     "sandbox": {"process": "modelyard.engines.sandbox:Sandbox"},
     "autolog": {
         "lightgbm": "modelyard.engines.lightgbm:log_rounds",
