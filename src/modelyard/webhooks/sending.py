@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 
 import httpcore
-import httpx
 
 from modelyard.webhooks.hooks import Answer
 from modelyard.webhooks.rules import shown
@@ -24,8 +23,8 @@ BODY_BYTES = 4096
 
 @cache
 def trusted() -> ssl.SSLContext:
-    """The authorities that sign receivers' certificates: the public ones, or those in SSL_CERT_FILE."""
-    return httpx.create_ssl_context()
+    """The authorities that sign receivers' certificates: the public ones, and the machine's own or those in SSL_CERT_FILE."""
+    return httpcore.default_ssl_context()
 
 
 def send(target: Target, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -35,8 +34,8 @@ def send(target: Target, headers: Mapping[str, str], body: bytes) -> Answer:
     name resolves to now, while TLS and the Host header keep the name; and the client's own log has the URL, which may
     hold a token.
     """
-    every = {"Host": target.host_header.decode(), "User-Agent": "modelyard-webhooks", "Accept-Encoding": "identity"}
-    url = httpcore.URL(scheme=target.scheme, host=target.host.encode(), port=target.port, target=target.path)
+    every = {"Host": target.host_header, "User-Agent": "modelyard-webhooks", "Accept-Encoding": "identity"}
+    url = httpcore.URL(scheme=target.scheme, host=target.host.encode(), port=target.port, target=target.path.encode())
     network = _Pinned(target.addresses, time.monotonic() + ATTEMPT_S)
     context = trusted() if target.scheme == "https" else None
     try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
-
-import httpx
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from modelyard.core.errors import Invalid
 from modelyard.settings import settings
@@ -16,6 +16,11 @@ from modelyard.webhooks.rules import AllowList, why_not
 
 LONGEST_URL = 2000
 MOST_ADDRESSES = 16
+PORTS = {"https": 443, "http": 80}
+FORM = "Write it as https://host/path."
+
+_CHARACTERS = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # RFC 3986's, and no backslash, which some take for a slash
+_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 Resolver = Callable[[str, int], Sequence[str]]  # (host, port) -> addresses
 
@@ -32,14 +37,14 @@ class Target:
     scheme: str
     host: str
     port: int
-    path: bytes
-    host_header: bytes
+    path: str
+    host_header: str
     addresses: tuple[str, ...]
 
     @property
     def place(self) -> str:
         """Scheme, host and port."""
-        return f"{self.scheme}://{self.host_header.decode()}"
+        return f"{self.scheme}://{self.host_header}"
 
 
 def system_addresses(host: str, port: int) -> list[str]:
@@ -55,8 +60,7 @@ def target(url: str, allowed: AllowList, resolve: Resolver = system_addresses) -
     modelyard.webhooks.targets.Refused: Webhook URL refused: 10.0.0.1 resolves to 10.0.0.1, which is not public. ...
     """
     parts = _parts(url)
-    host = str(parts.raw_host, "ascii")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host, port = str(parts.hostname), parts.port or PORTS[parts.scheme]
     try:
         addresses = tuple(resolve(host, port))[:MOST_ADDRESSES]
         checked = [ip_address(text) for text in addresses]
@@ -72,8 +76,8 @@ def target(url: str, allowed: AllowList, resolve: Resolver = system_addresses) -
         scheme=parts.scheme,
         host=host,
         port=port,
-        path=parts.raw_path,
-        host_header=parts.netloc,
+        path=urlunsplit(("", "", parts.path or "/", parts.query, "")),
+        host_header=_named(parts),
         addresses=addresses,
     )
 
@@ -94,26 +98,44 @@ class Aim:
 
 
 def place_of(url: str) -> str:
-    """Scheme, host and port of a URL, which may be told to others; its path may hold a token."""
-    found = httpx.URL(url)
-    return f"{found.scheme}://{found.netloc.decode('ascii', 'replace')}"
+    """Scheme, host and port of a checked URL, which may be told to others; its path may hold a token.
+
+    >>> place_of("https://hooks.example.com:8443/T0/B1/secret")
+    'https://hooks.example.com:8443'
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{_named(parts)}"
 
 
-def _parts(url: str) -> httpx.URL:
+def _named(parts: SplitResult) -> str:
+    """Host and port as the Host header has them."""
+    host = str(parts.hostname)
+    host = f"[{host}]" if ":" in host else host
+    return host if parts.port in (None, PORTS[parts.scheme]) else f"{host}:{parts.port}"
+
+
+def _parts(url: str) -> SplitResult:
     if not isinstance(url, str) or not url.strip():
-        raise Invalid("Webhook URL cannot be empty or just whitespace. Write it as https://host/path.")
+        raise Invalid(f"Webhook URL cannot be empty or just whitespace. {FORM}")
     if len(url) > LONGEST_URL:
         raise Invalid(f"Webhook URL is longer than {LONGEST_URL} characters. Shorten it.")
+    if not _CHARACTERS.fullmatch(url):
+        raise Invalid(
+            "Invalid webhook URL: it has spaces or other characters than ASCII's. Write them as %20 or punycode."
+        )
     try:
-        found = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise Invalid(f"Invalid webhook URL: {error}. Write it as https://host/path.") from error
-    if found.scheme not in ("https", "http"):
-        raise Invalid(f"Invalid webhook URL scheme: {found.scheme!r}. Write it as https://host/path.")
-    if not found.host:
-        raise Invalid("Webhook URL must include a hostname. Write it as https://host/path.")
-    if found.port is not None and not 0 < found.port < 65_536:
-        raise Invalid(f"Invalid webhook URL: {found.port} is no port. Use 1 to 65535.")
-    if found.userinfo:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        if ":" in host:
+            ip_address(host)
+    except ValueError as error:
+        raise Invalid(f"Invalid webhook URL: {error}. {FORM}") from error
+    if parts.scheme not in PORTS:
+        raise Invalid(f"Invalid webhook URL scheme: {parts.scheme!r}. {FORM}")
+    if not host:
+        raise Invalid(f"Webhook URL must include a hostname. {FORM}")
+    if parts.username is not None or parts.password is not None:
         raise Invalid("Webhook URL must not hold a user or a password. Have messages signed instead: secret=env:...")
-    return found
+    if port == 0 or not (":" in host or _HOST.fullmatch(host)):
+        raise Invalid(f"Invalid webhook URL: no such host or port. {FORM}")
+    return parts
