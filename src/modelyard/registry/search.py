@@ -76,6 +76,15 @@ class Search(Area):
         orders = [parse_order(one) for one in order_by or ()]
         return self.find_models(parse(filter), orders, text=text, token=page_token, limit=limit)
 
+    def newest_in_stages(self, names: Sequence[str]) -> dict[str, list[ModelVersion]]:
+        """For each of the models, the version with the highest number in each stage that has one."""
+        told: dict[str, list[ModelVersion]] = {name: [] for name in names}
+        if told:
+            with self.store.reading() as rows:
+                for version in store.newest_in_stages(rows, list(told)):
+                    told[version.name].append(version)
+        return told
+
     def find_versions(
         self, filter: Filter | None, orders: Sequence[Order] = (), *, text: str = "", token: str = "", limit: int = 100
     ) -> Page[ModelVersion]:

@@ -174,6 +174,7 @@ def _versions() -> None:
     op.create_index("model_versions_newest", "model_versions", ["name", "prerelease", "sort_key"])
     op.create_index("model_versions_by_number", "model_versions", ["name", "number"], unique=True)
     op.create_index("model_versions_by_stage", "model_versions", ["stage", "name", "sort_key"])
+    op.create_index("model_versions_by_number_in_stage", "model_versions", ["name", "stage", "number"])
     op.create_index("model_versions_by_digest", "model_versions", ["digest"])
     op.create_index("model_versions_by_run", "model_versions", ["run_id"])
     op.create_index("model_versions_by_parent", "model_versions", ["parent"])
