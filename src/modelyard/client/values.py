@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
@@ -24,10 +25,12 @@ def value_of(data: Any, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return data
-    if dataclasses.is_dataclass(hint) and isinstance(data, dict):
-        hints = typing.get_type_hints(hint)
-        made = typing.cast("type[Any]", hint)
-        return made(**{name: value_of(value, hints[name]) for name, value in data.items()})
+    if hint is float and data is None:  # JSON has no form for what is no number
+        return math.nan
+    if dataclasses.is_dataclass(origin or hint) and isinstance(data, dict):
+        made = typing.cast("type[Any]", origin or hint)
+        hints = typing.get_type_hints(made)
+        return made(**{name: value_of(value, _filled(hints[name], made, arguments)) for name, value in data.items()})
     if origin in (typing.Union, UnionType):
         return _one_of(data, arguments)
     if origin in (list, Sequence):
@@ -39,6 +42,15 @@ def value_of(data: Any, hint: Any) -> Any:
     if origin in (dict, Mapping):
         return {msgspec.convert(k, arguments[0], strict=False): value_of(v, arguments[1]) for k, v in data.items()}
     return msgspec.convert(data, type=hint, strict=False)
+
+
+def _filled(hint: Any, made: type[Any], arguments: Sequence[Any]) -> Any:
+    """A field's type, where the class is of other types: the items of a `Page[Run]` are runs."""
+    known = dict(zip(getattr(made, "__parameters__", ()), arguments, strict=True)) if arguments else {}
+    if isinstance(hint, typing.TypeVar):
+        return known.get(hint, hint)
+    open_types = getattr(hint, "__parameters__", ())
+    return hint[tuple(known[one] for one in open_types)] if open_types else hint
 
 
 def _one_of(data: Any, kinds: tuple[Any, ...]) -> Any:
