@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelyard.audit import notes
+from modelyard.audit import notes, proofs
 from modelyard.audit.merkle import append, fold, inclusion_proof, leaf_hash, number
 from modelyard.core.errors import Damaged, Invalid
 
@@ -32,7 +32,7 @@ def proof(index: int = 4, key: notes.SigningKey = KEY) -> str:
         hashes += append(frontier, size, leaf_hash(record))
     note = key.sign(notes.Checkpoint(origin=key.name, size=len(RECORDS), root=fold(frontier)).text())
     path = inclusion_proof(index, len(RECORDS), lambda subtrees: [hashes[number(*s)] for s in subtrees])
-    return notes.proof_text(RECORDS[index], index, path, note)
+    return proofs.proof_text(RECORDS[index], index, path, note)
 
 
 def test_gos_own_note_is_opened_and_made_again() -> None:
@@ -56,7 +56,7 @@ def test_a_witness_signature_beside_ours_does_no_harm() -> None:
 def test_a_log_of_the_same_name_with_another_key_is_another_log() -> None:
     other = notes.SigningKey(KEY.name, bytes(32))
     with pytest.raises(Damaged, match="no signature by"):
-        notes.check_proof(proof(key=other), str(KEY.public))
+        proofs.check_proof(proof(key=other), str(KEY.public))
 
 
 def test_a_checkpoint_of_another_origin_is_refused() -> None:
@@ -75,7 +75,7 @@ def test_a_signed_text_that_is_no_checkpoint_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("index", range(len(RECORDS)))
 def test_a_proof_shows_its_record(index: int) -> None:
-    shown = notes.check_proof(proof(index), str(KEY.public) + "\n")
+    shown = proofs.check_proof(proof(index), str(KEY.public) + "\n")
     assert (shown.index, shown.size, dict(shown.record)) == (index, 11, {"n": index})
 
 
@@ -84,14 +84,14 @@ def test_every_changed_character_of_a_proof_is_noticed() -> None:
     for at, old in enumerate(text):
         for new in {"A", "1", "\n", "", old.swapcase()} - {old}:
             with pytest.raises(Damaged):
-                notes.check_proof(text[:at] + new + text[at + 1 :], str(KEY.public))
+                proofs.check_proof(text[:at] + new + text[at + 1 :], str(KEY.public))
 
 
 def test_every_missing_line_of_a_proof_is_noticed() -> None:
     lines = proof().splitlines(keepends=True)
     for at in range(len(lines)):
         with pytest.raises(Damaged):
-            notes.check_proof("".join(lines[:at] + lines[at + 1 :]), str(KEY.public))
+            proofs.check_proof("".join(lines[:at] + lines[at + 1 :]), str(KEY.public))
 
 
 @given(st.text(min_size=1, max_size=300))
@@ -99,7 +99,7 @@ def test_every_missing_line_of_a_proof_is_noticed() -> None:
 def test_any_text_is_a_proof_or_a_clear_error(text: str) -> None:
     for given_text in (text, proof()[: len(text)] + text, text + proof()):
         with pytest.raises(Damaged):
-            notes.check_proof(given_text, str(KEY.public))
+            proofs.check_proof(given_text, str(KEY.public))
 
 
 @given(st.text(max_size=100))

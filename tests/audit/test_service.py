@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelyard.audit import AuditLogger, EventSeverity, EventType, check_proof
-from modelyard.audit.rules import leaf_bytes
+from modelyard.audit.leaves import COLUMNS, leaf_bytes, leaf_hashes
+from modelyard.audit.merkle import leaf_hash
 from modelyard.core.canonical import canonical, dumps
 from modelyard.core.errors import Damaged, Invalid, NotFound, Unavailable
 from modelyard.core.instants import FixedClock
@@ -66,7 +67,9 @@ def test_a_leaf_is_the_canonical_json_of_its_event(
         "occurred_at": at,
     }
     whole = {**row, "details": details, "index": 2, "integrated_at": at, "v": 1}
-    assert leaf_bytes(2, at, {**row, "details": dumps(details)}) == canonical(whole)
+    event = tuple({**row, "details": dumps(details)}[name] for name in COLUMNS)
+    assert leaf_bytes(2, at, event) == canonical(whole)
+    assert leaf_hashes([(2, 1, at)], [event]) == [leaf_hash(canonical(whole))]
 
 
 def test_events_of_every_area_are_in_the_log(folder: Path, clock: FixedClock) -> None:

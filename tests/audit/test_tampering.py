@@ -12,7 +12,7 @@ import pytest
 from modelyard.audit import AuditLogger, EventType, store
 from modelyard.audit.keys import KeyFolder
 from modelyard.audit.merkle import append, leaf_hash
-from modelyard.audit.rules import leaf_bytes
+from modelyard.audit.leaves import leaf_bytes
 from modelyard.core.errors import Damaged, Unavailable
 from modelyard.core.instants import FixedClock
 
@@ -133,33 +133,56 @@ def test_events_that_changed_places_are_named(log: AuditLogger, folder: Path) ->
     assert len(found.problems) == 2
 
 
-LEAF_CHANGES = {
-    "leaf_index": "UPDATE audit_leaves SET leaf_index = 100 WHERE leaf_index = 5",
-    "position": "UPDATE audit_leaves SET position = 1000 WHERE leaf_index = 5",
-    "integrated_at": "UPDATE audit_leaves SET integrated_at = integrated_at - 1 WHERE leaf_index = 5",
-    "a leaf deleted": "DELETE FROM audit_leaves WHERE leaf_index = 5",
-    "hash": "UPDATE audit_nodes SET hash = randomblob(32) WHERE number = 8",
-    "hash as text": "UPDATE audit_nodes SET hash = 'x' WHERE number = 8",
-    "a leaf's hash deleted": "DELETE FROM audit_nodes WHERE number = 8",
-    "number": "UPDATE audit_nodes SET number = 1000 WHERE number = 8",
+def with_hash(number: int, new: str) -> str:
+    """The statement that puts something in the place of one stored hash."""
+    low, high = 32 * number, 32 * (number + 1)
+    piece = f"CAST(substr(hashes, 1, {low}) || {new} || substr(hashes, {high + 1}) AS BLOB)"
+    return f"UPDATE audit_blocks SET hashes = {piece} WHERE block = 0"
+
+
+LEAF_CHANGES = {  # the second run holds the leaves 4 to 7
+    "leaf_index": "UPDATE audit_leaves SET leaf_index = 100 WHERE leaf_index = 4",
+    "position": "UPDATE audit_leaves SET position = 1000 WHERE leaf_index = 4",
+    "position before": "UPDATE audit_leaves SET position = -3 WHERE leaf_index = 4",
+    "position as text": "UPDATE audit_leaves SET position = 'x' WHERE leaf_index = 4",
+    "fewer leaves": "UPDATE audit_leaves SET count = 0 WHERE leaf_index = 4",
+    "integrated_at": "UPDATE audit_leaves SET integrated_at = integrated_at - 1 WHERE leaf_index = 4",
+    "earliest": "UPDATE audit_leaves SET earliest = earliest + 1 WHERE leaf_index = 4",
+    "latest": "UPDATE audit_leaves SET latest = latest - 1 WHERE leaf_index = 4",
+    "a run deleted": "DELETE FROM audit_leaves WHERE leaf_index = 4",
+    "hash": with_hash(7, "randomblob(32)"),
+    "hash as text": "UPDATE audit_blocks SET hashes = 'x' WHERE block = 0",
+    "a leaf's hash cut out": with_hash(7, "x''"),
+    "block": "UPDATE audit_blocks SET block = 1000 WHERE block = 0",
 }
 
 
 @pytest.mark.parametrize("change", LEAF_CHANGES)
 def test_a_changed_leaf_is_named(log: AuditLogger, folder: Path, change: str) -> None:
     tampered(folder, LEAF_CHANGES[change])
-    assert log.verify().first_bad == 5
+    assert log.verify().first_bad == (0 if change in ("hash as text", "block") else 4)
+
+
+def test_a_run_of_leaves_that_is_longer_than_it_was_is_named(log: AuditLogger, folder: Path) -> None:
+    tampered(folder, "UPDATE audit_leaves SET count = 5 WHERE leaf_index = 4")
+    assert log.verify().first_bad == 8
+    tampered(folder, "UPDATE audit_leaves SET count = 3 WHERE leaf_index = 4")
+    assert log.verify().first_bad == 4  # its times are those of four
 
 
 @pytest.mark.parametrize("number", range(19))
 def test_every_stored_hash_is_checked(log: AuditLogger, folder: Path, number: int) -> None:
     with by_hand(folder) as raw:
-        assert raw.execute("SELECT count(*) FROM audit_nodes").fetchone() == (19,)
-        raw.execute("UPDATE audit_nodes SET hash = randomblob(32) WHERE number = ?", (number,))
+        assert raw.execute("SELECT sum(length(hashes)) FROM audit_blocks").fetchone() == (19 * 32,)
+    tampered(folder, with_hash(number, "randomblob(32)"))
     assert not log.verify().ok
-    with by_hand(folder) as raw:
-        raw.execute("DELETE FROM audit_nodes WHERE number = ?", (number,))
+    tampered(folder, with_hash(number, "x''"))
     assert not log.verify().ok
+
+
+def test_a_hash_too_many_is_found(log: AuditLogger, folder: Path) -> None:
+    tampered(folder, "UPDATE audit_blocks SET hashes = CAST(hashes || randomblob(32) AS BLOB)")
+    assert "more hashes" in log.verify().problems[0]
 
 
 CHECKPOINT_CHANGES = {
@@ -170,7 +193,7 @@ CHECKPOINT_CHANGES = {
     "no note": "UPDATE audit_checkpoints SET note = '' WHERE size = 8",
     "the last gone": "DELETE FROM audit_checkpoints WHERE size = 11",
     "all gone": "DELETE FROM audit_checkpoints",
-    "leaves cut under it": "DELETE FROM audit_leaves WHERE leaf_index >= 9",
+    "leaves cut under it": "DELETE FROM audit_leaves WHERE leaf_index >= 8",
     "one too many": "INSERT INTO audit_checkpoints SELECT 99, note FROM audit_checkpoints WHERE size = 8",
 }
 
@@ -185,13 +208,15 @@ def test_an_event_rewritten_together_with_its_tree_contradicts_the_checkpoint(lo
     """Every hash above it is made anew, but without the key no checkpoint can be signed over them."""
     tampered(folder, "UPDATE events SET actor = 'mallory' WHERE position = 6")
     with log.store.reading() as rows:
-        leaves = store.leaves(rows, 0, EVENTS)
+        events = store.events_between(rows, 1, EVENTS)
+        runs = store.runs(rows, -1, EVENTS)
+    times = [run[3] for run in runs for _ in range(run[2])]
     frontier: list[bytes] = []
     hashes: list[bytes] = []
-    for index, leaf in enumerate(leaves):
-        hashes += append(frontier, index, leaf_hash(leaf_bytes(index, leaf["integrated_at"], leaf)))
+    for index, (event, integrated_at) in enumerate(zip(events, times, strict=True)):
+        hashes += append(frontier, index, leaf_hash(leaf_bytes(index, integrated_at, event)))
     with by_hand(folder) as raw:
-        raw.executemany("INSERT OR REPLACE INTO audit_nodes VALUES (?, ?)", enumerate(hashes))
+        raw.execute("INSERT OR REPLACE INTO audit_blocks VALUES (0, ?)", (b"".join(hashes),))
     found = log.verify()
     assert found.first_bad == 4  # somewhere between the checkpoints at 4 and 8
     assert "checkpoint at 8" in found.problems[0]
@@ -201,9 +226,9 @@ def rebuilt(log: AuditLogger, folder: Path, *changes: str) -> list[tuple[int, st
     """Change events, then let the log be integrated anew; returns the checkpoints that stood before."""
     with by_hand(folder) as raw:
         notes: list[tuple[int, str]] = raw.execute("SELECT size, note FROM audit_checkpoints").fetchall()
-        times = raw.execute("SELECT leaf_index, integrated_at FROM audit_leaves ORDER BY leaf_index").fetchall()
-    tampered(folder, "DELETE FROM audit_checkpoints", "DELETE FROM audit_leaves", "DELETE FROM audit_nodes", *changes)
-    assert log.integrate() == len(times)
+        count = raw.execute("SELECT sum(count) FROM audit_leaves").fetchone()[0]
+    tampered(folder, "DELETE FROM audit_checkpoints", "DELETE FROM audit_leaves", "DELETE FROM audit_blocks", *changes)
+    assert log.integrate() == count
     return notes
 
 
@@ -217,7 +242,7 @@ def test_a_log_cut_back_to_an_earlier_checkpoint_is_found_with_an_outside_copy_o
         folder,
         "DELETE FROM events WHERE position > 8",
         "DELETE FROM audit_leaves WHERE leaf_index >= 8",
-        "DELETE FROM audit_nodes WHERE number >= 15",
+        "UPDATE audit_blocks SET hashes = substr(hashes, 1, 15 * 32)",
         "DELETE FROM audit_checkpoints WHERE size > 8",
     )
     assert log.verify().ok  # nothing inside can tell
@@ -263,11 +288,13 @@ def test_an_old_outside_checkpoint_fits_the_grown_log(log: AuditLogger, clock: F
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE audit_nodes SET hash = randomblob(32) WHERE number = 14",
-        "DELETE FROM audit_nodes WHERE number = 14",
+        with_hash(14, "randomblob(32)"),
+        with_hash(14, "x''"),
+        "DELETE FROM audit_blocks",
+        "UPDATE audit_blocks SET hashes = CAST(hashes || randomblob(32) AS BLOB)",
         "DELETE FROM audit_checkpoints",
         "DELETE FROM audit_checkpoints WHERE size = 11",
-        "DELETE FROM audit_leaves WHERE leaf_index >= 9",
+        "DELETE FROM audit_leaves WHERE leaf_index >= 8",
         "UPDATE audit_checkpoints SET note = 'x' WHERE size = 11",
     ],
 )

@@ -1,23 +1,31 @@
-"""The log's signing key: made on first use in the store's folder, readable by its owner alone."""
+"""The log's signing keys: made on first use in the store's folder, readable by their owner alone."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modelyard.audit.keyring import Keyring
 from modelyard.audit.notes import PublicKey, SigningKey
 from modelyard.core.errors import Damaged, Unavailable, YardError
 
 
 class KeyFolder:
-    """`FOLDER/keys/audit.ed25519` (secret, mode 0600) and `audit.ed25519.pub` beside it."""
+    """`FOLDER/keys/audit.ed25519` (secret, mode 0600) and `audit.ed25519.pub` beside it.
+
+    `audit.ed25519.next` is there while the log goes over to a new key; `audit.mldsa44` if checkpoints are signed by
+    ML-DSA-44 too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "keys"
         self.secret = self.folder / "audit.ed25519"
         self.public_file = self.folder / "audit.ed25519.pub"
+        self.next = self.folder / "audit.ed25519.next"
+        self.cosigning = self.folder / "audit.mldsa44"
 
     def signing(self) -> SigningKey | None:
         """The signing key, None where this folder has none."""
@@ -28,7 +36,7 @@ class KeyFolder:
         """The public key; Unavailable where this folder has neither file."""
         text = _read(self.public_file)
         if text is not None:
-            return PublicKey.parse(text)
+            return PublicKey.parse(text.partition("\n\n")[0])
         key = self.signing()
         if key is None:
             raise Unavailable(f"{self.public_file} is missing. Restore it, or pass public_key_path.")
@@ -41,6 +49,42 @@ class KeyFolder:
             self._place(self.public_file, f"{key.public}\n", 0o644)
         return key
 
+    def pending(self) -> SigningKey | None:
+        """The key that the log is going over to, None unless it is."""
+        text = _read(self.next)
+        return None if text is None else SigningKey.parse(text)
+
+    def stage(self, name: str) -> SigningKey:
+        """A new key of the same log, kept beside the present one until `promote`."""
+        key = SigningKey(name, secrets.token_bytes(32))
+        self._replace(self.next, key.text() + "\n", 0o600)
+        return key
+
+    def promote(self, key: SigningKey, statements: Iterable[str]) -> None:
+        """Sign with the staged key from now on. The public key's file leads to the older keys by the statements."""
+        self._replace(self.public_file, "\n".join([f"{key.public}\n", *statements]), 0o644)
+        self._replace(self.secret, key.text() + "\n", 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            self.next.unlink()
+
+    def cosigner_seed(self) -> bytes | None:
+        """The seed of the ML-DSA-44 key, None where there is none."""
+        text = _read(self.cosigning)
+        if text is None:
+            return None
+        try:
+            return bytes.fromhex(text)
+        except ValueError as error:
+            raise Damaged(f"{self.cosigning} is no key file. Restore it from a backup.") from error
+
+    def made_cosigner_seed(self) -> bytes:
+        """The seed of the ML-DSA-44 key, made now unless it exists."""
+        self._place(self.cosigning, secrets.token_bytes(32).hex() + "\n", 0o600)
+        seed = self.cosigner_seed()
+        if seed is None:
+            raise Damaged(f"{self.cosigning} vanished as it was written. Check who else uses the folder.")
+        return seed
+
     def _made(self) -> SigningKey:
         key = SigningKey(f"modelyard/audit/{secrets.token_hex(8)}", secrets.token_bytes(32))
         self._place(self.secret, key.text() + "\n", 0o600)
@@ -51,6 +95,19 @@ class KeyFolder:
 
     def _place(self, target: Path, text: str, mode: int) -> None:
         """Put a whole file there unless one stands there already."""
+        with self._written(target, text, mode) as part:
+            with contextlib.suppress(FileExistsError):
+                os.link(part, target)
+            part.unlink()
+
+    def _replace(self, target: Path, text: str, mode: int) -> None:
+        """Put a whole file there, in place of one that may stand there."""
+        with self._written(target, text, mode) as part:
+            part.replace(target)
+
+    @contextlib.contextmanager
+    def _written(self, target: Path, text: str, mode: int) -> Iterator[Path]:
+        """The file under another name, and the folder made safe once it has its own."""
         part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -60,9 +117,12 @@ class KeyFolder:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            with contextlib.suppress(FileExistsError):
-                os.link(part, target)
-            part.unlink()
+            yield part
+            folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise Unavailable(
                 f"{target} cannot be written: {error.strerror}. Check the folder's permissions."
@@ -80,12 +140,12 @@ def _read(path: Path) -> str | None:
         raise Unavailable(f"{path} cannot be read: {error.strerror}. Only its owner may read it.") from error
 
 
-def public_key_at(path: str | Path) -> PublicKey:
-    """The public key in a file someone passed."""
+def keyring_at(path: str | Path) -> Keyring:
+    """The public key in a file someone passed, with the keys that statements behind it lead to."""
     text = _read(Path(path))
     if text is None:
         raise Unavailable(f"There is no public key file {path}.")
     try:
-        return PublicKey.parse(text)
+        return Keyring.parse(text)
     except YardError as error:
         raise Damaged(f"{path} holds no public key of a log: {error}") from error

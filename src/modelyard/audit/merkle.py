@@ -65,6 +65,32 @@ def append(frontier: list[bytes], size: int, leaf: bytes) -> list[bytes]:
     return known
 
 
+def levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """The hashes of a complete tree over 2^k leaf hashes, lowest level first.
+
+    >>> [len(level) for level in levels([leaf_hash(b"")] * 8)]
+    [8, 4, 2, 1]
+    """
+    sha, found = hashlib.sha256, [list(leaves)]
+    while len(found[-1]) > 1:
+        below = iter(found[-1])
+        found.append([sha(b"\x01" + left + right).digest() for left, right in zip(below, below, strict=True)])
+    return found
+
+
+def in_order(tree: Sequence[Sequence[bytes]]) -> bytes:
+    """The hashes of a complete tree, given by levels, in the order of `number`.
+
+    >>> in_order([[b"a", b"b", b"c", b"d"], [b"AB", b"CD"], [b"R"]])
+    b'abABcdCDR'
+    """
+    found = list(tree[0])
+    for level in tree[1:]:
+        below = iter(found)
+        found = [left + right + top for left, right, top in zip(below, below, level, strict=True)]
+    return found[0]
+
+
 def fold(hashes: Sequence[bytes]) -> bytes:
     """The root over peaks' hashes: from the right, as RFC 6962 splits at the largest power of two.
 

@@ -1,22 +1,20 @@
-"""What the log decides without touching anything: a leaf's bytes, a report's figures, what may be logged."""
+"""What the log decides without touching anything: a report's figures, what may be logged, what a period is."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from json.encoder import encode_basestring
 from typing import Any
 
 from modelyard.core.canonical import dumps
-from modelyard.core.errors import Damaged, Invalid
+from modelyard.core.errors import Invalid
 from modelyard.core.events import Event
 from modelyard.core.instants import Instant, as_utc, micros
 
-LEAF_VERSION = 1
 LONGEST_TEXT = 512  # characters of an actor, a kind or an identifier: fits every index of both databases
 LONGEST_DETAILS = 65_536  # bytes: an event says what happened; bytes belong into an artifact
-_TEXTS = ("actor", "details", "event_id", "event_type", "resource_id", "resource_type", "severity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,30 +53,6 @@ class Verification:
     against: int | None
 
 
-def leaf_bytes(index: int, integrated_at: int, event: Mapping[str, Any]) -> bytes:
-    """The canonical JSON (RFC 8785) of a leaf: its index, the time it was integrated, and the whole event row.
-
-    `details` is canonical JSON already and stands in the leaf as it is stored, so another spelling of the same value is
-    another leaf. Damaged for a row that no modelyard wrote.
-
-    >>> row = dict.fromkeys(_TEXTS, "x") | {"details": "{}", "position": 7, "occurred_at": 0}
-    >>> leaf_bytes(0, 5, row).decode()[:44]
-    '{"actor":"x","details":{},"event_id":"x","ev'
-    """
-    position, occurred_at = event["position"], event["occurred_at"]
-    if type(position) is not int or type(occurred_at) is not int or type(integrated_at) is not int:
-        raise Damaged(f"The event of leaf {index} holds a number that no modelyard wrote.")
-    texts = [event[name] for name in _TEXTS]
-    if not all(type(text) is str for text in texts):
-        raise Damaged(f"The event of leaf {index} holds a text that no modelyard wrote.")
-    actor, _, event_id, event_type, resource_id, resource_type, severity = map(encode_basestring, texts)
-    return (
-        f'{{"actor":{actor},"details":{texts[1]},"event_id":{event_id},"event_type":{event_type},"index":{index},'
-        f'"integrated_at":{integrated_at},"occurred_at":{occurred_at},"position":{position},"resource_id":{resource_id},'
-        f'"resource_type":{resource_type},"severity":{severity},"v":{LEAF_VERSION}}}'
-    ).encode("utf-8", "surrogatepass")
-
-
 def checked_text(value: str, what: str) -> str:
     """The text itself if it can stand in an event: not empty, not over-long, printable in every database.
 
@@ -92,7 +66,7 @@ def checked_text(value: str, what: str) -> str:
         raise Invalid(f"{what} is empty. Pass who or what it was.")
     if len(value) > LONGEST_TEXT:
         raise Invalid(f"{what} has {len(value)} characters; at most {LONGEST_TEXT} are kept. Shorten it.")
-    if "\x00" in value or any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+    if "\x00" in value or not (value.isascii() or _storable(value)):
         raise Invalid(f"{what} holds a NUL or half a surrogate pair, which no database stores. Remove it.")
     return value
 
@@ -103,17 +77,50 @@ def checked_details(details: Mapping[str, Any]) -> Mapping[str, Any]:
     >>> checked_details({"ip_address": "192.0.2.1"})
     {'ip_address': '192.0.2.1'}
     """
+    details_text(details)
+    return details
+
+
+def details_text(details: Mapping[str, Any]) -> str:
+    """The canonical JSON of what somebody tells of: it says `reported: true` of itself.
+
+    >>> details_text({"n": 1})
+    '{"n":1,"reported":true}'
+    """
     if not isinstance(details, Mapping):
         raise Invalid(f"details are {type(details).__name__}, not a mapping of names to values.")
+    if any(isinstance(name, str) and name.startswith("$") for name in details):
+        raise Invalid("Names in details must not start with a dollar sign: those are the log's own.")
     try:
-        written = dumps(details)
+        written = dumps({**details, "reported": True})
     except UnicodeDecodeError as error:
         raise Invalid("details hold half a surrogate pair, which no database stores. Remove it.") from error
-    if len(written.encode()) > LONGEST_DETAILS:
+    if len(written) * 4 > LONGEST_DETAILS and len(written.encode()) > LONGEST_DETAILS:
         raise Invalid(
             f"details have {len(written)} characters; at most {LONGEST_DETAILS} bytes are kept. Store a file."
         )
-    return details
+    return written
+
+
+def parsed(details: str) -> dict[str, Any]:
+    """The details of a stored event; {} where it holds none that can be read.
+
+    >>> parsed("nonsense")
+    {}
+    """
+    try:
+        found = json.loads(details)
+    except (ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def period(start: datetime | None, end: datetime | None) -> dict[str, int]:

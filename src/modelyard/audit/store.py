@@ -1,67 +1,156 @@
-"""The SQL of the audit area: one function a statement."""
+"""The SQL of the log itself: one function a statement."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelyard.audit.merkle import Subtree, number
+from modelyard.audit.leaves import COLUMNS, EventRow
+from modelyard.audit.merkle import HASH_BYTES, Subtree, number
 from modelyard.core.ports import Connection, Row
 
 LEASE = "audit.sequencer"
+IN_BLOCK = 64  # hashes in one row of audit_blocks: 2 kB, which fit a page of both databases
+_EVENT = ", ".join(COLUMNS)
+_TAKEN = "(SELECT coalesce(max(position + count - 1), 0) FROM audit_leaves)"
+# The newest run has the highest index; only a changed log has two answers.
+_LAST = "coalesce((SELECT position + count - 1 FROM audit_leaves ORDER BY leaf_index DESC LIMIT 1), 0)"
 CONDITIONS = {
     "event_type": "event_type = :event_type",
     "severity": "severity = :severity",
+    "unusual": "severity <> 'info'",  # what the index of severities is about
     "actor": "actor = :actor",
     "resource_type": "resource_type = :resource_type",
     "resource_id": "resource_id = :resource_id",
     "start": "occurred_at >= :start",
     "end": "occurred_at < :end",
+    "low": "position >= :low",
+    "high": "position <= :high",
+    "key_id": "position IN (SELECT position FROM audit_payloads WHERE key_id = :key_id)",
 }
-_FETCHED = 64  # names in one statement: a proof of 2^60 leaves needs fewer
-_NODES = f"SELECT number, hash FROM audit_nodes WHERE number IN ({', '.join(f':n{i}' for i in range(_FETCHED))})"
 
 
-def waiting(rows: Connection, limit: int) -> list[Row]:
+def waiting(rows: Connection, limit: int) -> list[EventRow]:
     """Events that no leaf holds yet, in order."""
-    return rows.all(
-        """
-        SELECT position, event_id, event_type, severity, actor, resource_type, resource_id, occurred_at, details
-        FROM events WHERE position > (SELECT coalesce(max(position), 0) FROM audit_leaves)
-        ORDER BY position LIMIT :limit
-        """,
-        limit=limit,
+    return rows.tuples(
+        f"SELECT {_EVENT} FROM events WHERE position > {_LAST} ORDER BY position LIMIT :limit", limit=limit
     )
+
+
+def count_waiting(rows: Connection) -> int:
+    """How many events no leaf holds yet."""
+    row = rows.one(f"SELECT count(*) AS n FROM events WHERE position > {_LAST}")
+    return int(row["n"]) if row else 0
 
 
 def behind(rows: Connection) -> bool:
     """True if some event waits for its leaf."""
-    row = rows.one(
-        """
-        SELECT coalesce((SELECT max(position) FROM events), 0) > coalesce((SELECT max(position) FROM audit_leaves), 0)
-        AS behind
-        """
-    )
+    row = rows.one(f"SELECT coalesce((SELECT max(position) FROM events), 0) > {_LAST} AS behind")
     return bool(row and row["behind"])
 
 
-def size(rows: Connection) -> int:
-    """How many leaves the log has."""
-    row = rows.one("SELECT coalesce(max(leaf_index) + 1, 0) AS size FROM audit_leaves")
-    return int(row["size"]) if row else 0
+def last_run(rows: Connection) -> Row | None:
+    """The newest run of leaves."""
+    return rows.one("SELECT * FROM audit_leaves ORDER BY leaf_index DESC LIMIT 1")
 
 
-def add_leaves(rows: Connection, leaves: Iterable[Mapping[str, Any]]) -> None:
-    """Store which event stands at which index."""
+def add_runs(rows: Connection, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Store which events the next leaves are."""
     rows.many(
-        "INSERT INTO audit_leaves (leaf_index, position, integrated_at) VALUES (:leaf_index, :position, :integrated_at)",
-        leaves,
+        """
+        INSERT INTO audit_leaves (leaf_index, position, count, integrated_at, earliest, latest)
+        VALUES (:leaf_index, :position, :count, :integrated_at, :earliest, :latest)
+        """,
+        runs,
     )
 
 
-def add_nodes(rows: Connection, nodes: Iterable[Mapping[str, Any]]) -> None:
-    """Store hashes of complete subtrees by number."""
-    rows.many("INSERT INTO audit_nodes (number, hash) VALUES (:number, :hash)", nodes)
+def runs(rows: Connection, after: int, limit: int) -> list[tuple[Any, ...]]:
+    """(leaf_index, position, count, integrated_at, earliest, latest) of runs from an index on."""
+    return rows.tuples(
+        """
+        SELECT leaf_index, position, count, integrated_at, earliest, latest FROM audit_leaves
+        WHERE leaf_index > :after ORDER BY leaf_index LIMIT :limit
+        """,
+        after=after,
+        limit=limit,
+    )
+
+
+def run_of(rows: Connection, position: int) -> Row | None:
+    """The run of leaves that would hold an event's position: the last one that begins at it or before."""
+    return rows.one(
+        "SELECT * FROM audit_leaves WHERE position <= :position ORDER BY position DESC LIMIT 1", position=position
+    )
+
+
+def span(rows: Connection, start: int | None, end: int | None) -> tuple[int, int | None]:
+    """(lowest, highest) position of integrated events that may have happened from start on and before end; the highest
+    is None where events that no leaf holds yet may follow."""
+    row = rows.one(
+        f"""
+        SELECT (SELECT coalesce(min(position), {_LAST} + 1) FROM audit_leaves WHERE latest >= :start) AS low,
+               (SELECT coalesce(max(position + count - 1), 0) FROM audit_leaves WHERE earliest < :end) AS high,
+               {_LAST} AS last, coalesce((SELECT max(position) FROM events), 0) AS newest
+        """,
+        start=-(2**62) if start is None else start,
+        end=2**62 if end is None else end,
+    )
+    assert row is not None  # without FROM there is always one row
+    return row["low"] if start is not None else 0, None if row["newest"] > row["last"] or end is None else row["high"]
+
+
+def write_blocks(rows: Connection, start: int, data: bytes) -> None:
+    """Store hashes that follow each other in the order of `number`, the first of them numbered `start`.
+
+    `data` begins with what stands in the first block already.
+    """
+    size = IN_BLOCK * HASH_BYTES
+    first = start // IN_BLOCK
+    rows.many(
+        """
+        INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)
+        ON CONFLICT (block) DO UPDATE SET hashes = excluded.hashes
+        """,
+        ({"block": first + at // size, "hashes": data[at : at + size]} for at in range(0, len(data), size)),
+    )
+
+
+def blocks(rows: Connection, start: int, stop: int) -> list[tuple[int, bytes]]:
+    """Blocks of hashes from one number up to, not including, another."""
+    return rows.tuples(
+        "SELECT block, hashes FROM audit_blocks WHERE block >= :start AND block < :stop ORDER BY block",
+        start=start,
+        stop=stop,
+    )
+
+
+def blocks_of(rows: Connection, numbers: Sequence[int]) -> dict[int, bytes]:
+    """Some blocks of hashes by number."""
+    names = ", ".join(f":n{i}" for i in range(len(numbers)))
+    sql = f"SELECT block, hashes FROM audit_blocks WHERE block IN ({names})"
+    return dict(rows.tuples(sql, **{f"n{i}": n for i, n in enumerate(numbers)})) if numbers else {}
+
+
+def last_block(rows: Connection) -> tuple[int, bytes] | None:
+    """The block with the highest number."""
+    found = rows.tuples("SELECT block, hashes FROM audit_blocks ORDER BY block DESC LIMIT 1")
+    return (found[0][0], found[0][1]) if found else None
+
+
+def hashes(rows: Connection, subtrees: Sequence[Subtree]) -> list[bytes]:
+    """The hashes of complete subtrees, in the order asked for; KeyError where one is missing."""
+    numbers = [number(level, index) for level, index in subtrees]
+    found = blocks_of(rows, sorted({n // IN_BLOCK for n in numbers}))
+    return [hash_in(found[n // IN_BLOCK], n % IN_BLOCK) for n in numbers]
+
+
+def hash_in(block: bytes, place: int) -> bytes:
+    """One hash of a block; KeyError where the block ends before it."""
+    value = block[place * HASH_BYTES : (place + 1) * HASH_BYTES]
+    if type(value) is not bytes or len(value) != HASH_BYTES:
+        raise KeyError(place)
+    return value
 
 
 def add_checkpoint(rows: Connection, at: int, note: str) -> None:
@@ -83,67 +172,48 @@ def checkpoints(rows: Connection, after: int, limit: int) -> list[Row]:
     )
 
 
-def hashes(rows: Connection, subtrees: Sequence[Subtree]) -> list[bytes]:
-    """The hashes of complete subtrees, in the order asked for; KeyError where one is missing."""
-    found: dict[int, bytes] = {}
-    numbers = [number(level, index) for level, index in subtrees]
-    for start in range(0, len(numbers), _FETCHED):
-        chunk = numbers[start : start + _FETCHED]
-        names = {f"n{i}": chunk[i] if i < len(chunk) else -1 for i in range(_FETCHED)}
-        found.update((row["number"], row["hash"]) for row in rows.all(_NODES, **names))
-    return [found[n] for n in numbers]
-
-
-def nodes(rows: Connection, start: int, stop: int) -> list[Row]:
-    """Hashes numbered from start up to, not including, stop."""
-    return rows.all(
-        "SELECT number, hash FROM audit_nodes WHERE number >= :start AND number < :stop ORDER BY number",
-        start=start,
-        stop=stop,
+def events_between(rows: Connection, first: int, last: int) -> list[EventRow]:
+    """The events at the positions from first up to and including last, in order."""
+    return rows.tuples(
+        f"SELECT {_EVENT} FROM events WHERE position >= :first AND position <= :last ORDER BY position",
+        first=first,
+        last=last,
     )
 
 
-def last_node(rows: Connection) -> int:
-    """The highest hash number, -1 without any."""
-    row = rows.one("SELECT coalesce(max(number), -1) AS number FROM audit_nodes")
-    return int(row["number"]) if row else -1
+def event(rows: Connection, event_id: str) -> EventRow | None:
+    """One event."""
+    found = rows.tuples(f"SELECT {_EVENT} FROM events WHERE event_id = :event_id", event_id=event_id)
+    return found[0] if found else None
 
 
-def leaves(rows: Connection, start: int, limit: int) -> list[Row]:
-    """Leaves from an index on, each with its event (event columns are None where the event is gone)."""
-    return rows.all(
-        """
-        SELECT l.leaf_index, l.position, l.integrated_at, e.event_id, e.event_type, e.severity, e.actor,
-               e.resource_type, e.resource_id, e.occurred_at, e.details
-        FROM audit_leaves l LEFT JOIN events e ON e.position = l.position
-        WHERE l.leaf_index >= :start ORDER BY l.leaf_index LIMIT :limit
-        """,
-        start=start,
-        limit=limit,
-    )
+def events_of(rows: Connection, event_type: str) -> list[Row]:
+    """Every event of one type, oldest first: for types that are rare."""
+    return rows.all("SELECT * FROM events WHERE event_type = :type ORDER BY position", type=event_type)
 
 
-def leaf_of(rows: Connection, event_id: str) -> Row | None:
-    """The leaf of one event, with the event."""
-    return rows.one(
-        """
-        SELECT l.leaf_index, l.position, l.integrated_at, e.event_id, e.event_type, e.severity, e.actor,
-               e.resource_type, e.resource_id, e.occurred_at, e.details
-        FROM events e JOIN audit_leaves l ON l.position = e.position WHERE e.event_id = :event_id
-        """,
-        event_id=event_id,
-    )
+def last_event(rows: Connection) -> int:
+    """The highest position that is taken, 0 without any."""
+    row = rows.one("SELECT coalesce(max(position), 0) AS last FROM events")
+    return int(row["last"]) if row else 0
 
 
 def intruders(rows: Connection, limit: int) -> list[Row]:
     """Events before the last integrated one that no leaf holds: written past the log."""
     return rows.all(
-        """
-        SELECT e.position, e.event_id, (SELECT min(l.leaf_index) FROM audit_leaves l WHERE l.position > e.position) AS before_leaf
-        FROM events e
-        WHERE e.position < (SELECT coalesce(max(position), 0) FROM audit_leaves)
-          AND NOT EXISTS (SELECT 1 FROM audit_leaves l WHERE l.position = e.position)
-        ORDER BY e.position LIMIT :limit
+        f"""
+        SELECT position, event_id, before_leaf FROM (
+            SELECT e.position, e.event_id,
+                   (SELECT min(l.leaf_index) FROM audit_leaves l WHERE l.position > e.position) AS before_leaf
+            FROM events e
+            WHERE e.position < (SELECT coalesce(min(position), 0) FROM audit_leaves)
+            UNION ALL
+            SELECT e.position, e.event_id, gap.leaf_index FROM (
+                SELECT leaf_index, position AS high,
+                       lag(position + count) OVER (ORDER BY position) AS low FROM audit_leaves
+            ) gap JOIN events e ON e.position >= gap.low AND e.position < gap.high
+            WHERE gap.low < gap.high
+        ) found WHERE position < {_TAKEN} ORDER BY position LIMIT :limit
         """,
         limit=limit,
     )
@@ -178,30 +248,31 @@ def drop_lease(rows: Connection, holder: str) -> int:
 
 def events(rows: Connection, conditions: Mapping[str, Any], *, after: int, limit: int) -> list[Row]:
     """Events that meet every condition (see `CONDITIONS`), oldest first."""
-    where = "".join(f" AND {CONDITIONS[name]}" for name in conditions)
     return rows.all(
-        f"SELECT * FROM events WHERE position > :after{where} ORDER BY position LIMIT :limit",
-        after=after,
-        limit=limit,
-        **conditions,
+        f"SELECT * FROM events WHERE position > :after{_where(conditions, 'low')} ORDER BY position LIMIT :limit",
+        **{**conditions, "after": max(after, conditions.get("low", 1) - 1), "limit": limit},
     )
 
 
 def newest_events(rows: Connection, conditions: Mapping[str, Any], *, before: int, limit: int) -> list[Row]:
     """Events that meet every condition, newest first."""
-    where = "".join(f" AND {CONDITIONS[name]}" for name in conditions)
     return rows.all(
-        f"SELECT * FROM events WHERE position < :before{where} ORDER BY position DESC LIMIT :limit",
-        before=before,
-        limit=limit,
-        **conditions,
+        f"SELECT * FROM events WHERE position < :before{_where(conditions, 'high')} ORDER BY position DESC LIMIT :limit",
+        **{**conditions, "before": min(before, conditions.get("high", before) + 1), "limit": limit},
     )
 
 
-def counts(rows: Connection, column: str, conditions: Mapping[str, Any]) -> list[Row]:
-    """How many events each value of a column has, most first. The column is a constant of the caller."""
-    where = "".join(f" AND {CONDITIONS[name]}" for name in conditions)
+def counts(rows: Connection, conditions: Mapping[str, Any]) -> list[Row]:
+    """How many events there are of each type, severity, actor and kind of resource."""
     return rows.all(
-        f"SELECT {column} AS value, count(*) AS n FROM events WHERE position > 0{where} GROUP BY {column} ORDER BY n DESC, value",
-        **conditions,
+        f"""
+        SELECT event_type AS type, severity, actor AS user, resource_type, count(*) AS n FROM events
+        WHERE position >= :low{_where(conditions, "low")} GROUP BY event_type, severity, actor, resource_type
+        """,
+        **{"low": 1, **conditions},
     )
+
+
+def _where(conditions: Mapping[str, Any], without: str) -> str:
+    """The conditions but one, which the statement has already."""
+    return "".join(f" AND {CONDITIONS[name]}" for name in conditions if name != without)

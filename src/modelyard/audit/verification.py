@@ -1,18 +1,82 @@
-"""Checks the whole log: every leaf from its event, every hash from the leaves, every checkpoint from the hashes."""
+"""Checks the whole log: every leaf from its event, every hash from the leaves, every checkpoint from the hashes.
+
+The leaves are taken in complete subtrees of 2^12, each built anew level by level and held against the stored hashes as one
+piece of bytes. Where the two differ, and for the leaves behind the last such subtree, they are taken one by one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from modelyard.audit import store
-from modelyard.audit.merkle import EMPTY_ROOT, append, fold, leaf_hash, number
-from modelyard.audit.notes import Checkpoint, PublicKey, checkpoint
-from modelyard.audit.rules import Verification, leaf_bytes
+from modelyard.audit.keyring import Keyring
+from modelyard.audit.leaves import EventRow, leaf_bytes, leaf_hashes
+from modelyard.audit.merkle import (
+    EMPTY_ROOT,
+    HASH_BYTES,
+    append,
+    fold,
+    in_order,
+    leaf_hash,
+    levels,
+    number,
+    peaks,
+)
+from modelyard.audit.notes import Checkpoint
+from modelyard.audit.rules import Verification
+from modelyard.audit.upkeep import Upkeep
 from modelyard.core.errors import Damaged
+from modelyard.core.events import EventType
 from modelyard.core.ports import Connection, Row
 
+HEIGHT = 12
 PAGE = 5_000
 MOST_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Leaves of one run that belong to one chunk: the first one's index, its event's position, how many, when they were
+    integrated, and what the run tells of the times of its events, if this is the end of it."""
+
+    index: int
+    position: int
+    count: int
+    integrated_at: int
+    times: tuple[Any, Any] | None
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Leaves that are checked together."""
+
+    index: int
+    count: int = 0
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def first(self) -> int:
+        """The position of the first event."""
+        return self.spans[0].position
+
+    @property
+    def last(self) -> int:
+        """The position of the last event."""
+        return self.spans[-1].position + self.spans[-1].count - 1
+
+    def positions(self) -> list[int]:
+        """The position that each leaf's event stands at."""
+        return [at for span in self.spans for at in range(span.position, span.position + span.count)]
+
+    def leaves(self) -> Iterator[tuple[int, int, int]]:
+        """(index, position, integrated_at) of each leaf."""
+        for span in self.spans:
+            for n in range(span.count):
+                yield span.index + n, span.position + n, span.integrated_at
 
 
 class Walk:
@@ -24,10 +88,12 @@ class Walk:
     """
 
     rows: Connection
+    upkeep: Upkeep
 
-    def __init__(self, key: PublicKey | None, outside: Checkpoint | None = None) -> None:
-        self.key = key
-        self.outside = outside
+    def __init__(self, keys: Keyring | None, outside: Sequence[Checkpoint] = (), *, height: int = HEIGHT) -> None:
+        self.keys = keys
+        self.outside = list(outside)
+        self.height = height
         self.frontier: list[bytes] = []  # over the events as they are
         self.kept: list[bytes] | None = None  # over the stored hashes, once the two have parted
         self.size = 0
@@ -36,16 +102,23 @@ class Walk:
         self.checkpoints = 0
         self.first_bad: int | None = None
         self.problems: list[str] = []
+        self._seen_times: list[Any] = []
+        self._pending: list[Checkpoint] = sorted(outside, key=lambda head: head.size)
 
-    def result(self, rows: Connection) -> Verification:
+    def result(self, rows: Connection, folder: Path) -> Verification:
         """Walk within one view of the database, and say what was found."""
         self.rows = rows
-        self._leaves()
+        self.upkeep = Upkeep(rows, folder)
+        self.cosigners = _cosigners(rows)
+        self._notes = self._stored_notes()
+        self._note = next(self._notes, None)
+        for chunk in self._chunks():
+            if not self._at_once(chunk):
+                self._one_by_one(chunk)
         self._ends()
-        waiting = self.rows.one(
-            "SELECT count(*) AS n FROM events WHERE position > (SELECT coalesce(max(position), 0) FROM audit_leaves)"
-        )
-        return self.found(waiting["n"] if waiting else 0)
+        for index, words in self.upkeep.problems():
+            self._bad(index, words)
+        return self.found(store.count_waiting(rows))
 
     def unreadable(self, error: Damaged) -> Verification:
         """What was found before the database could not be read any further."""
@@ -55,121 +128,283 @@ class Walk:
     def found(self, waiting: int) -> Verification:
         """The result as far as the walk has come."""
         return Verification(
-            ok=self.first_bad is None,
+            ok=not self.problems,
             size=self.size,
             root=(fold(self.frontier) if self.frontier else EMPTY_ROOT).hex(),
             checkpoints=self.checkpoints,
             first_bad=self.first_bad,
             problems=tuple(self.problems[:MOST_PROBLEMS]),
             waiting=waiting,
-            against=self.outside.size if self.outside else None,
+            against=max((head.size for head in self.outside), default=None),
         )
 
-    def _bad(self, index: int, words: str) -> None:
+    def _bad(self, index: int | None, words: str) -> None:
+        if index is None:  # beside the leaves
+            self.problems.append(words)
+            return
         index = max(index, 0)
         self.first_bad = index if self.first_bad is None else min(self.first_bad, index)
         self.suspect = index if self.suspect is None else self.suspect
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(f"leaf {index}: {words}")
 
-    def _leaves(self) -> None:
-        notes = self._notes()
-        note = next(notes, None)
-        while page := store.leaves(self.rows, self.size, PAGE):
-            stored = self._stored(page)
-            for row in page:
-                if row["leaf_index"] != self.size:
-                    self._bad(
-                        self.size, "the leaf is missing" if row["leaf_index"] > self.size else "the leaf is doubled"
-                    )
-                    return
-                self._leaf(row, stored)
-                while note is not None and note["size"] <= self.size:
-                    self._signed(note)
-                    note = next(notes, None)
-                if self.outside is not None and self.outside.size == self.size:
-                    self._against(self.outside)
-        while note is not None:
-            self._bad(self.size, f"a checkpoint signs {note['size']} leaves, but only {self.size} are there")
-            note = next(notes, None)
+    # what is stored
 
-    def _stored(self, page: list[Row]) -> dict[int, bytes]:
-        last = self.size + len(page)
-        found = store.nodes(self.rows, number(0, self.size), number(0, last))
-        return {row["number"]: row["hash"] for row in found}
+    def _chunks(self) -> Iterator[Chunk]:
+        """The leaves in chunks that end at multiples of 2^height; ends early where the runs of leaves do not follow."""
+        size, chunk, position, expected = 1 << self.height, Chunk(0), 0, 0
+        for run in self._runs():
+            words = _fault(run, expected, position)
+            if words is not None:
+                if chunk.count:
+                    yield chunk
+                self._bad(expected, words)
+                return
+            index, first, count, integrated_at, *times = run
+            expected, position = index + count, first + count - 1
+            while count:
+                part = min(count, size - chunk.count)
+                chunk.spans.append(Span(index, first, part, integrated_at, tuple(times) if part == count else None))
+                chunk.count += part
+                index, first, count = index + part, first + part, count - part
+                if chunk.count == size:
+                    yield chunk
+                    chunk = Chunk(index)
+        if chunk.count:
+            yield chunk
 
-    def _leaf(self, row: Row, stored: dict[int, bytes]) -> None:
-        index, first = self.size, number(0, self.size)
-        value, kept = self._recomputed(row), stored.get(first)
-        if kept is None:
-            self._bad(index, "its hash is missing")
-        elif value is not None and value != kept:
-            self._bad(index, f"event {row['event_id']} at position {row['position']} is not what was logged")
-        if value != kept and self.kept is None:
-            self.kept = self.frontier.copy()
-        known = append(self.frontier, index, value or EMPTY_ROOT)
-        others = known
-        if self.kept is not None:
-            others = append(self.kept, index, kept if isinstance(kept, bytes) else value or EMPTY_ROOT)
-        for above in range(1, len(known)):
-            if stored.get(first + above) not in (known[above], others[above]):
-                self._bad(index, f"hash number {first + above} of the tree is not the hash of its two halves")
-        self.size += 1
+    def _runs(self) -> Iterator[tuple[Any, ...]]:
+        after = -(2**62)
+        while page := store.runs(self.rows, after, PAGE):
+            yield from page
+            after = page[-1][0]
 
-    def _recomputed(self, row: Row) -> bytes | None:
-        """The leaf's hash from the event as it stands now, None where there is none to compute."""
-        if row["event_id"] is None:
-            self._bad(self.size, f"the event at position {row['position']} is gone")
-            return None
-        try:
-            return leaf_hash(leaf_bytes(self.size, row["integrated_at"], row))
-        except Damaged as error:
-            self._bad(self.size, str(error))
-            return None
-
-    def _notes(self) -> Iterator[Row]:
+    def _stored_notes(self) -> Iterator[Row]:
         after = -(2**62)
         while page := store.checkpoints(self.rows, after, PAGE):
             yield from page
             after = page[-1]["size"]
 
-    def _signed(self, note: Row) -> None:
+    def _hashes(self, start: int, stop: int) -> dict[int, bytes]:
+        """The stored hashes with numbers from start up to, not including, stop: those that are there."""
+        found: dict[int, bytes] = {}
+        for block, data in store.blocks(self.rows, start // store.IN_BLOCK, (stop - 1) // store.IN_BLOCK + 1):
+            if type(data) is bytes:
+                low = block * store.IN_BLOCK
+                for at in range(0, len(data), HASH_BYTES):
+                    found[low + at // HASH_BYTES] = data[at : at + HASH_BYTES]
+        return found
+
+    def _piece(self, start: int, stop: int) -> bytes:
+        """The stored hashes with numbers from start up to, not including, stop, as one; b"" unless all are there."""
+        first, size = start // store.IN_BLOCK, store.IN_BLOCK * HASH_BYTES
+        found = store.blocks(self.rows, first, (stop - 1) // store.IN_BLOCK + 1)
+        whole = all(
+            block == first + n and type(data) is bytes and (len(data) == size or n == len(found) - 1)
+            for n, (block, data) in enumerate(found)
+        )
+        low = first * store.IN_BLOCK
+        piece = (
+            b"".join(data for _, data in found)[(start - low) * HASH_BYTES : (stop - low) * HASH_BYTES]
+            if whole
+            else b""
+        )
+        return piece if len(piece) == (stop - start) * HASH_BYTES else b""
+
+    # many leaves at once
+
+    def _at_once(self, chunk: Chunk) -> bool:
+        """Check a complete subtree as a whole; False, with nothing done, where something is not as it should be."""
+        if chunk.count != 1 << self.height:
+            return False
+        events = store.events_between(self.rows, chunk.first, chunk.last)
+        if [event[0] for event in events] != chunk.positions():
+            return False
+        start, stop = number(0, chunk.index), number(0, chunk.index + chunk.count)
+        piece, below = self._piece(start, stop), 2 * chunk.count - 1
+        try:
+            hashes = leaf_hashes([(s.index, s.count, s.integrated_at) for s in chunk.spans], events)
+        except Damaged:
+            return False
+        gone = self.upkeep.expired(chunk.first, chunk.last)
+        for n, event in enumerate(events) if gone else ():
+            if event[0] in gone:
+                at = (number(0, chunk.index + n) - start) * HASH_BYTES
+                hashes[n] = piece[at : at + HASH_BYTES]
+        tree = levels(hashes)
+        if in_order(tree) != piece[: below * HASH_BYTES]:
+            return False
+        self._above(chunk, tree[-1][0], piece[(below - 1) * HASH_BYTES :])
+        self._heads(chunk, tree)
+        self.upkeep.see(events, chunk.leaves(), gone)
+        self._times(chunk, events)
+        return True
+
+    def _times(self, chunk: Chunk, events: Sequence[EventRow]) -> None:
+        """A run tells the earliest and the latest time of its events: what a search by time relies on."""
+        at = 0
+        for span in chunk.spans:
+            self._seen_times += [event[7] for event in events[at : at + span.count]]
+            at += span.count
+            if span.times is not None:
+                if span.times != (min(self._seen_times), max(self._seen_times)):
+                    self._bad(span.index, "the times told for its run of leaves are not those of its events")
+                self._seen_times = []
+
+    def _above(self, chunk: Chunk, top: bytes, stored: bytes) -> None:
+        """Go on with the trees above a subtree that is as it was stored."""
+        self._before = list(self.frontier), None if self.kept is None else list(self.kept)
+        above = append(self.frontier, chunk.index >> self.height, top)
+        others = above if self.kept is None else append(self.kept, chunk.index >> self.height, top)
+        for n in range(1, len(above)):
+            if stored[n * HASH_BYTES : (n + 1) * HASH_BYTES] not in (above[n], others[n]):
+                last = chunk.index + chunk.count - 1
+                self._bad(last, "a hash of the tree above it is not the hash of its two halves")
+        self.size = chunk.index + chunk.count
+
+    def _heads(self, chunk: Chunk, tree: list[list[bytes]]) -> None:
+        """Hold the checkpoints that end within a subtree against it."""
+
+        def roots(size: int) -> tuple[bytes, ...]:
+            if size == chunk.index + chunk.count:
+                return self._roots()
+            part = [tree[level][index] for level, index in peaks(size - chunk.index)]
+            frontier, kept = self._before
+            return tuple(fold(peak + part) for peak in (frontier, kept) if peak is not None)
+
+        self._signed_up_to(self.size, roots)
+
+    # leaf by leaf
+
+    def _one_by_one(self, chunk: Chunk) -> None:
+        events = {event[0]: event for event in store.events_between(self.rows, chunk.first, chunk.last)}
+        stored = self._hashes(number(0, chunk.index), number(0, chunk.index + chunk.count))
+        gone = self.upkeep.expired(chunk.first, chunk.last)
+        for index, position, integrated_at in chunk.leaves():
+            self._leaf(index, (position, integrated_at), events.get(position), stored, position in gone)
+            self._signed_up_to(self.size, lambda _: self._roots())
+        present = [events[position] for _, position, _ in chunk.leaves() if position in events]
+        self.upkeep.see(present, (leaf for leaf in chunk.leaves() if leaf[1] in events), gone)
+        if self.first_bad is None:
+            self._times(chunk, present)
+
+    def _leaf(
+        self, index: int, place: tuple[int, int], event: EventRow | None, stored: dict[int, bytes], gone: bool
+    ) -> None:
+        first = number(0, index)
+        kept = stored.get(first)
+        value = kept if gone and event is not None else self._recomputed(place, event)
+        if kept is None:
+            self._bad(index, "its hash is missing")
+        elif value is not None and value != kept and event is not None:
+            self._bad(index, f"event {event[1]} at position {event[0]} is not what was logged")
+        if value != kept and self.kept is None:
+            self.kept = self.frontier.copy()
+        known = append(self.frontier, index, value or EMPTY_ROOT)
+        others = known
+        if self.kept is not None:
+            others = append(self.kept, index, kept if kept is not None else value or EMPTY_ROOT)
+        for above in range(1, len(known)):
+            if stored.get(first + above) not in (known[above], others[above]):
+                self._bad(index, f"hash number {first + above} of the tree is not the hash of its two halves")
+        self.size += 1
+
+    def _recomputed(self, place: tuple[int, int], event: EventRow | None) -> bytes | None:
+        """The leaf's hash from the event as it stands now, None where there is none to compute."""
+        if event is None:
+            self._bad(self.size, f"the event at position {place[0]} is gone")
+            return None
+        try:
+            return leaf_hash(leaf_bytes(self.size, place[1], event))
+        except Damaged as error:
+            self._bad(self.size, str(error))
+            return None
+
+    # checkpoints
+
+    def _signed_up_to(self, size: int, roots: Any) -> None:
+        """Hold every checkpoint of at most this many leaves against the tree; `roots(n)` are those over n leaves."""
+        while self._note is not None and self._note["size"] <= size:
+            self._signed(self._note, roots)
+            self._note = next(self._notes, None)
+        while self._pending and self._pending[0].size <= size:
+            outside = self._pending.pop(0)
+            if outside.size and outside.root not in roots(outside.size):
+                self._bad(
+                    0,
+                    f"the log was rewritten: its first {outside.size} leaves are not what the outside checkpoint signed",
+                )
+
+    def _signed(self, note: Row, roots: Any) -> None:
         """Hold a stored checkpoint against the tree rebuilt up to it: a root that fits all leaves before it also shows
         that it continues the checkpoint before it."""
         self.checkpoints += 1
-        if self.key is None:
+        if self.keys is None:
             self._bad(self.sound, "there is no public key to check the checkpoints with")
             return
         try:
-            signed = checkpoint(note["note"], self.key)
+            signed = self.keys.checkpoint(note["note"])
+            for cosigner, start in self.cosigners:
+                if signed.size >= start:
+                    cosigner.check(note["note"], signed)
         except Damaged as error:
             self._bad(self.sound, f"the checkpoint at {note['size']} leaves is not the log's: {error}")
             return
-        if signed.size != note["size"] or signed.size != self.size:
+        if signed.size != note["size"] or not 0 < signed.size <= self.size:
             self._bad(self.sound, f"a checkpoint of {signed.size} leaves stands as one of {note['size']}")
-        elif signed.root not in self._roots():
+        elif signed.root not in roots(signed.size):
             at = self.sound if self.suspect is None else self.suspect
-            self._bad(at, f"the first {self.size} leaves are not the ones that the checkpoint at {self.size} signed")
+            self._bad(
+                at, f"the first {signed.size} leaves are not the ones that the checkpoint at {signed.size} signed"
+            )
         else:
-            self.sound, self.suspect = self.size, None
+            self.sound = signed.size
+            self.suspect = None
 
     def _roots(self) -> tuple[bytes, ...]:
         """The root over the events, and the one over the stored hashes where it differs."""
         return (fold(self.frontier),) if self.kept is None else (fold(self.frontier), fold(self.kept))
 
-    def _against(self, outside: Checkpoint) -> None:
-        if outside.root not in self._roots():
-            self._bad(
-                0, f"the log was rewritten: its first {outside.size} leaves are not what the outside checkpoint signed"
-            )
-
     def _ends(self) -> None:
         """What stands beyond the last leaf or beside the leaves."""
-        if self.outside is not None and self.outside.size > self.size:
-            self._bad(self.size, f"the log was cut: the outside checkpoint signs {self.outside.size} leaves")
+        while self._note is not None:
+            note, self._note = self._note, next(self._notes, None)
+            self.checkpoints += 1
+            self._bad(self.size, f"a checkpoint signs {note['size']} leaves, but only {self.size} are there")
+        for outside in self._pending:
+            self._bad(self.size, f"the log was cut: the outside checkpoint signs {outside.size} leaves")
         if self.size and self.first_bad is None and self.sound != self.size:
             self._bad(self.sound, "no checkpoint signs this leaf and those after it")
-        if self.first_bad is None and store.last_node(self.rows) != number(0, self.size) - 1:
+        if self.first_bad is None and not self._no_more_hashes():
             self._bad(self.size, "the tree has more hashes than leaves make")
         for row in store.intruders(self.rows, MOST_PROBLEMS):
             self._bad(row["before_leaf"], f"event {row['event_id']} at position {row['position']} was slipped in")
+
+    def _no_more_hashes(self) -> bool:
+        count, last = number(0, self.size), store.last_block(self.rows)
+        if last is None:
+            return count == 0
+        return last[0] * store.IN_BLOCK + len(last[1]) / HASH_BYTES == count
+
+
+def _fault(run: tuple[Any, ...], expected: int, position: int) -> str | None:
+    """What is wrong with a run of leaves that should begin at an index, behind a position."""
+    index, first, count, integrated_at, *_ = run
+    if any(type(value) is not int for value in (first, count, integrated_at)) or count < 1:
+        return "the run of leaves holds a number that no modelyard wrote"
+    if index != expected:
+        return "the leaf is missing" if index > expected else "the leaf is doubled"
+    if first <= position:
+        return f"its event's position {first} does not follow that of the leaf before, {position}"
+    return None
+
+
+def _cosigners(rows: Connection) -> list[tuple[Any, int]]:
+    """The ML-DSA keys that sign beside the log's own, and the size from which on each does."""
+    told = [json.loads(row["details"]) for row in store.events_of(rows, EventType.CONFIGURATION_CHANGED.value)]
+    lines = [(d["cosigner"], d["size"]) for d in told if "cosigner" in d and not d.get("reported")]
+    if not lines:
+        return []
+    from modelyard.audit.cosigning import Cosigner  # needs a newer cryptography than all the rest
+
+    return [(Cosigner.parse(line), size) for line, size in lines]

@@ -31,6 +31,18 @@ def read_parquet(path: Path) -> Any:
         raise Damaged(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
+def parquet_from_lines(source: Path, path: Path, types: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    """Write a file of JSON objects, one a line, as Parquet with columns of these DuckDB types, and texts beside them."""
+    columns = ", ".join(f"{_text(name)}: {_text(kind)}" for name, kind in types.items())
+    beside = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in metadata.items())
+    with _session() as session:
+        session.execute(
+            f"COPY (SELECT * FROM read_json({_text(str(source))}, format = 'newline_delimited', columns = {{{columns}}}, "
+            f"maximum_object_size = 16777216)) TO {_text(str(path))} "
+            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{beside}}})"
+        )
+
+
 def write_parquet(frame: Any, path: Path) -> None:
     """Write a pandas frame as one zstd-compressed Parquet file; it appears whole or not at all."""
     part = path.with_name(path.name + ".part")

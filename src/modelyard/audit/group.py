@@ -1,0 +1,128 @@
+"""Group commit: callers who write at the same time share one transaction, so they share its wait for the disk.
+
+The first caller leads: it writes what everybody waits for, and hands the lead to a caller who came meanwhile. Each caller
+returns once its own part is durable. There is no thread of its own, and nothing to start or stop.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from modelyard.core.errors import Unavailable
+
+MOST = 1_000  # parts in one transaction
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
+
+
+class _Seat(Generic[Part, Answer]):
+    """One caller's place in the queue."""
+
+    __slots__ = ("answer", "called", "done", "error", "leads", "part")
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.called = threading.Lock()  # released when this caller is answered or shall lead
+        self.called.acquire()
+        self.done = self.leads = False
+        self.answer: Answer | None = None
+        self.error: BaseException | None = None
+
+
+class GroupCommit(Generic[Part, Answer]):
+    """Writes parts through `commit`, which takes several and returns the answer to each, or raises with none written."""
+
+    def __init__(self, commit: Callable[[Sequence[Part]], Sequence[Answer]]) -> None:
+        self._commit = commit
+        self._lock = threading.Lock()
+        self._queue: list[_Seat[Part, Answer]] = []
+        self._led = False
+        _GROUPS.add(self)
+
+    def submit(self, part: Part) -> Answer:
+        """The answer to the part, once it is durable; what the transaction raised, if it was undone."""
+        seat: _Seat[Part, Answer] = _Seat(part)
+        with self._lock:
+            self._queue.append(seat)
+            leads = not self._led
+            self._led = True
+        if not leads:
+            try:
+                seat.called.acquire()
+            except BaseException:  # interrupted: nobody must wait for this caller to lead
+                self._leave(seat)
+                raise
+        if not seat.done:
+            self._lead()
+        if seat.error is not None:
+            raise _same(seat.error)
+        return seat.answer  # type: ignore[return-value]  # a seat that is done without an error has its answer
+
+    def _lead(self) -> None:
+        """Write what waits, answer those who wait for it, and call the next leader."""
+        with self._lock:
+            seats, self._queue = self._queue[:MOST], self._queue[MOST:]
+        try:
+            answers = self._commit([seat.part for seat in seats])
+            for seat, answer in zip(seats, answers, strict=True):
+                seat.answer = answer
+        except BaseException as error:
+            for seat in seats:
+                seat.error = error
+            raise
+        finally:
+            with self._lock:
+                self._led = bool(self._queue)
+                self._call()
+            for seat in seats:
+                seat.done = True
+                seat.called.release()
+
+    def _call(self) -> None:
+        """Let the first in the queue lead."""
+        if self._queue:
+            self._queue[0].leads = True
+            self._queue[0].called.release()
+
+    def _leave(self, seat: _Seat[Part, Answer]) -> None:
+        with self._lock:
+            if seat in self._queue:
+                self._queue.remove(seat)
+                if seat.leads:
+                    self._led = bool(self._queue)
+                    self._call()
+
+    def _fresh(self) -> None:
+        """Start with nobody waiting: in a forked child the others' threads do not go on."""
+        self._lock = threading.Lock()
+        self._queue = []
+        self._led = False
+
+
+def _same(error: BaseException) -> BaseException:
+    """An error for one of several callers: of the same class, so that each may catch and annotate its own."""
+    if not isinstance(error, Exception):  # the leader was interrupted, not this caller
+        return Unavailable(
+            "The write was interrupted as it was under way. Look whether it is there before trying again."
+        )
+    try:
+        copy = type(error)(*error.args)
+    except TypeError:
+        return error
+    copy.__cause__ = error
+    return copy
+
+
+_GROUPS: weakref.WeakSet[GroupCommit[Any, Any]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for group in list(_GROUPS):
+        group._fresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)

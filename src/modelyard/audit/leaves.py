@@ -1,0 +1,86 @@
+"""A leaf's bytes: canonical JSON of an event's row, one by one with a reason for refusing, and many at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from json.encoder import encode_basestring
+from typing import Any
+
+from modelyard.core.errors import Damaged
+
+LEAF_VERSION = 1
+# the columns of an event's row as the log reads it
+COLUMNS = (
+    "position",
+    "event_id",
+    "event_type",
+    "severity",
+    "actor",
+    "resource_type",
+    "resource_id",
+    "occurred_at",
+    "details",
+)
+EventRow = tuple[Any, ...]  # the values of COLUMNS, in order
+_MOST_REMEMBERED = 10_000
+
+
+def leaf_bytes(index: int, integrated_at: int, event: EventRow) -> bytes:
+    """The canonical JSON (RFC 8785) of a leaf: its index, the time it was integrated, and the whole event row.
+
+    `details` is canonical JSON already and stands in the leaf as it is stored, so another spelling of the same value is
+    another leaf. Damaged for a row that no modelyard wrote.
+
+    >>> leaf_bytes(0, 5, (7, "e", "t", "s", "a", "r", "i", 0, "{}")).decode()[:44]
+    '{"actor":"a","details":{},"event_id":"e","ev'
+    """
+    position, event_id, event_type, severity, actor, resource_type, resource_id, occurred_at, details = event
+    if type(position) is not int or type(occurred_at) is not int or type(integrated_at) is not int:
+        raise Damaged(f"The event of leaf {index} holds a number that no modelyard wrote.")
+    texts = (event_id, event_type, severity, actor, resource_type, resource_id, details)
+    if not all(type(text) is str for text in texts):
+        raise Damaged(f"The event of leaf {index} holds a text that no modelyard wrote.")
+    return _leaf(Quoted(), index, integrated_at, event)[1:].encode("utf-8", "surrogatepass")
+
+
+def leaf_hashes(spans: Iterable[tuple[int, int, int]], events: Sequence[EventRow]) -> list[bytes]:
+    """The leaf hashes of events in order. `spans` are (first index, count, integrated_at); counts sum to the events.
+
+    Damaged for a row that no modelyard wrote.
+    """
+    sha, quoted, leaf, at = hashlib.sha256, Quoted(), _leaf, 0
+    hashes: list[bytes] = []
+    for first, count, integrated_at in spans:
+        if type(integrated_at) is not int:
+            raise Damaged(f"Leaf {first} holds a time that no modelyard wrote.")
+        try:
+            hashes += [
+                sha(leaf(quoted, index, integrated_at, event).encode("utf-8", "surrogatepass")).digest()
+                for index, event in enumerate(events[at : at + count], first)
+            ]
+        except (TypeError, ValueError) as error:
+            raise Damaged(f"An event of the leaves from {first} on holds a value that no modelyard wrote.") from error
+        at += count
+    return hashes
+
+
+class Quoted(dict[str, str]):
+    """Texts and how JSON spells them; what is no text is a TypeError. Most of a log's texts return again and again."""
+
+    def __missing__(self, text: str) -> str:
+        if len(self) >= _MOST_REMEMBERED:
+            self.clear()
+        found = self[text] = encode_basestring(text)
+        return found
+
+
+def _leaf(quoted: Quoted, index: int, integrated_at: int, event: EventRow) -> str:
+    """A leaf behind the zero byte that RFC 6962 puts before it when it is hashed; TypeError or ValueError for a wrong one."""
+    position, event_id, event_type, severity, actor, resource_type, resource_id, occurred_at, details = event
+    return (
+        f'\0{{"actor":{quoted[actor]},"details":{"" + details},"event_id":{encode_basestring(event_id)},'
+        f'"event_type":{quoted[event_type]},"index":{index},"integrated_at":{integrated_at},'
+        f'"occurred_at":{occurred_at:d},"position":{position:d},"resource_id":{quoted[resource_id]},'
+        f'"resource_type":{quoted[resource_type]},"severity":{quoted[severity]},"v":{LEAF_VERSION}}}'
+    )
