@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,18 +31,23 @@ def clock() -> FixedClock:
     return FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def peer(name: str) -> Path:
+@pytest.fixture(scope="session")
+def peer() -> Callable[[str], Path]:
     """The environment of another product, made by scripts/peers.sh; else a skip, or a failure with CI=true."""
-    place = Path(__file__).parents[2] / ".peers" / name
-    if not (place / ".ready").exists():
-        told = f"{name} is not installed. Install it: scripts/peers.sh {name}"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(told, pytrace=False)
-        pytest.skip(told)
-    return place
+
+    def place_of(name: str) -> Path:
+        place = Path(__file__).parents[2] / ".peers" / name
+        if not (place / ".ready").exists():
+            told = f"{name} is not installed. Install it: scripts/peers.sh {name}"
+            if os.environ.get("CI", "").lower() == "true":
+                pytest.fail(told, pytrace=False)
+            pytest.skip(told)
+        return place
+
+    return place_of
 
 
 @pytest.fixture(scope="session")
-def cyclonedx_schemas() -> Path:
+def cyclonedx_schemas(peer: Callable[[str], Path]) -> Path:
     """The folder of CycloneDX's own JSON schemas."""
     return next((peer("cyclonedx") / "lib").glob("python3*/site-packages/cyclonedx/schema/_res"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from modelyard.storage.files import CHUNK, FileBlobs, checked_key
 
 ONE_REQUEST = 256 << 20  # bytes; one conditional put holds its body in memory
 IN_MEMORY = 8 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ObjectBlobs:
@@ -31,6 +33,7 @@ class ObjectBlobs:
     def __init__(self, url: str, cache: Path | None = None) -> None:
         self.url = url
         self.cache = FileBlobs(cache or _cache_of(url))
+        self._whole: dict[str, tuple[int, int, int]] = {}
         try:
             self.store = store.from_url(url)
         except (exceptions.BaseError, ValueError) as error:
@@ -39,28 +42,35 @@ class ObjectBlobs:
     def put(self, key: str, source: BinaryIO) -> bool:
         """Store the stream under the key unless it is taken; True if this call stored it."""
         checked_key(key)
-        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as copy, self._errors():
+        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as copy:
             shutil.copyfileobj(source, copy, CHUNK)  # read first: an error of the source must upload nothing
             size = copy.tell()
             copy.seek(0)
-            if size <= ONE_REQUEST:
-                return self._create(key, cast(IO[bytes], copy))
-            if self._there(key):
-                return False
-            obstore.put(self.store, key, cast(IO[bytes], copy), use_multipart=True)
-            return True
+            with self._errors():
+                if size <= ONE_REQUEST:
+                    return self._create(key, cast(IO[bytes], copy))
+                if self._there(key):
+                    return False
+                obstore.put(self.store, key, cast(IO[bytes], copy), use_multipart=True)
+                return True
 
     def open(self, key: str) -> BinaryIO:
         """The bytes as a binary stream; NotFound for an unknown key."""
         return self.path(key).open("rb")
 
     def path(self, key: str) -> Path:
-        """A read-only copy on this machine, fetched on first use."""
+        """A read-only copy on this machine, fetched on first use, and again if it is not what its key names."""
         checked_key(key)
         try:
-            return self.cache.path(key)
+            found = self.cache.path(key)
         except NotFound:
-            pass
+            return self._fetched(key)
+        if not self._is_whole(key, found):
+            self.cache.delete(key)
+            return self._fetched(key)
+        return found
+
+    def _fetched(self, key: str) -> Path:
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as copy:
             with self._errors(), _known(key, self.url):
                 for chunk in obstore.get(self.store, key):
@@ -86,6 +96,20 @@ class ObjectBlobs:
             found = [entry["path"] for page in obstore.list(self.store, folder or None) for entry in page]
         return iter(sorted(key for key in found if key.startswith(prefix)))
 
+    def _is_whole(self, key: str, copy: Path) -> bool:
+        """False for a copy whose bytes are not those that its key names; each is read once for as long as it stands."""
+        named = key.rpartition("/")[2]
+        if not _DIGEST.fullmatch(named):
+            return True
+        stat = copy.stat()
+        state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._whole.get(key) != state:
+            with copy.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != named:
+                    return False
+            self._whole[key] = state
+        return True
+
     def _create(self, key: str, copy: IO[bytes]) -> bool:
         try:
             obstore.put(self.store, key, copy, mode="create", use_multipart=False)
@@ -104,7 +128,7 @@ class ObjectBlobs:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except exceptions.BaseError as error:
+        except (exceptions.BaseError, FileNotFoundError, PermissionError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise Unavailable(f"{self.url} cannot be used: {reason}. Check the address and the credentials.") from error
 
