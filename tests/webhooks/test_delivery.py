@@ -241,6 +241,19 @@ def test_ended_deliveries_are_forgotten_after_a_month(
     assert len(webhooks.list_deliveries(hook.webhook_id).items) == 1
 
 
+def test_a_clock_that_jumps_back_delays_nothing(opened: Opening, place, receiver: Receiver, clock: FixedClock) -> None:
+    webhooks = opened(place)
+    webhooks.create_webhook("chat", receiver.url, EVENTS)
+    happen(webhooks, 2)
+    receiver.answer(500)
+    assert webhooks.deliver_as("one", threading.Event()).failed == 1
+    clock.advance(-7 * 86_400)
+    assert webhooks.deliver() == Round(delivered=2), "neither the lease nor the next attempt lies a week ahead"
+    happen(webhooks)
+    clock.advance(-7 * 86_400)
+    assert webhooks.deliver() == Round(collected=1, delivered=1)
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from([200, 204, 301, 403, 404, 429, 500, 503]), max_size=14), st.integers(1, 6))
 def test_whatever_the_receiver_answers_nothing_is_lost_or_overtaken(

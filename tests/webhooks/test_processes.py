@@ -86,6 +86,16 @@ def test_many_deliverers_at_once_send_everything_once(opened: Opening, place, re
     assert receiver.events == list(range(40))
 
 
+def test_two_threads_of_one_program_do_not_send_twice(webhooks: Webhooks, receiver: Receiver) -> None:
+    webhooks.create_webhook("chat", receiver.url, EVENTS)
+    happen(webhooks)
+    receiver.on_request = lambda _: others.append(webhooks.deliver())
+    others: list[Round] = []
+    assert webhooks.deliver() == Round(collected=1, delivered=1)
+    assert others == [Round()]
+    assert len(receiver.requests) == 1
+
+
 def test_the_thread_sends_by_itself_until_it_is_stopped(tmp_path, receiver: Receiver) -> None:
     webhooks = Webhooks(tmp_path / "yard", hosts="127.0.0.1")
     webhooks.create_webhook("chat", receiver.url, EVENTS)

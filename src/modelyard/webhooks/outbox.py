@@ -137,7 +137,11 @@ class Outbox:
     def _anything(self) -> bool:
         """True if an event or a delivery waits. Only reads, so an idle deliverer writes nothing."""
         with self._store.reading() as rows:
-            return self._behind(rows) or bool(store.first_due(rows, micros(self._store.clock.now())))
+            return self._behind(rows) or bool(self._first_due(rows))
+
+    def _first_due(self, rows: Connection) -> list[Waiting]:
+        now = self._store.clock.now()
+        return store.first_due(rows, micros(now), micros(now + timedelta(seconds=rules.LONGEST_DELAY_S)))
 
     def _behind(self, rows: Connection) -> bool:
         top = store.last_position(rows)
@@ -179,13 +183,16 @@ class Outbox:
                 return
             body = _body(waiting)
             if body is not None and waiting.delivery.webhook_id not in busy:
-                flying[pool.submit(self.attempt, waiting, body)] = waiting
+                try:
+                    flying[pool.submit(self.attempt, waiting, body)] = waiting
+                except RuntimeError:  # the interpreter is ending and starts no thread any more: it stays pending
+                    return
 
     def _due(self) -> list[Waiting]:
         """What is to be sent now, one for each webhook. Deliveries whose event is no more are given up on the way."""
         while True:
             with self._store.reading() as rows:
-                due = store.first_due(rows, micros(self._store.clock.now()))
+                due = self._first_due(rows)
             lost = [waiting for waiting in due if _body(waiting) is None]
             if not lost:
                 return due

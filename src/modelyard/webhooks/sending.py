@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -19,6 +20,7 @@ from modelyard.webhooks.targets import Target
 ATTEMPT_S = 10.0  # from the first packet to the last byte that is looked at
 CONNECT_S = 5.0
 BODY_BYTES = 4096
+FAULTS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError)  # ssl.SSLError too
 
 
 @cache
@@ -35,18 +37,14 @@ def send(target: Target, headers: Mapping[str, str], body: bytes) -> Answer:
     hold a token.
     """
     every = {"Host": target.host_header, "User-Agent": "modelyard-webhooks", "Accept-Encoding": "identity"}
+    every |= {"Connection": "close", "Content-Length": str(len(body)), **headers}
     url = httpcore.URL(scheme=target.scheme, host=target.host.encode(), port=target.port, target=target.path.encode())
     network = _Pinned(target.addresses, time.monotonic() + ATTEMPT_S)
-    context = trusted() if target.scheme == "https" else None
     try:
+        context = trusted() if target.scheme == "https" else None
         with (
             httpcore.ConnectionPool(ssl_context=context, network_backend=network, max_connections=1) as pool,
-            pool.stream(
-                "POST",
-                url,
-                headers=[*every.items(), *headers.items(), ("Content-Length", str(len(body)))],
-                content=body,
-            ) as response,
+            pool.stream("POST", url, headers=list(every.items()), content=body) as response,
         ):
             found = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
             text = _beginning(response.iter_stream()).decode("utf-8", "replace")
@@ -54,16 +52,18 @@ def send(target: Target, headers: Mapping[str, str], body: bytes) -> Answer:
             return Answer(status=response.status, body=shown(text, BODY_BYTES), retry_after=wait)
     except httpcore.TimeoutException:
         return Answer(error=f"{target.place} did not answer within {ATTEMPT_S:.0f} s")
-    except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, OSError) as error:
+    except FAULTS as error:
         return Answer(error=f"{target.place} could not be told: {shown(str(error), 200) or type(error).__name__}")
 
 
 def _beginning(chunks: Iterable[bytes]) -> bytes:
+    """What came of a body until there was enough, or no more: the status has been told already."""
     found = b""
-    for chunk in chunks:
-        found += chunk
-        if len(found) >= BODY_BYTES:
-            break
+    with suppress(*FAULTS):
+        for chunk in chunks:
+            found += chunk
+            if len(found) >= BODY_BYTES:
+                break
     return found[:BODY_BYTES]
 
 

@@ -51,7 +51,6 @@ class Webhooks(Area):
         self._aim = Aim(hosts, resolve)
         self._vault = Vault(self.store.folder)
         self._outbox = Outbox(self.store, self._vault, self._aim, jitter)
-        self._holder = new_id(f"whk{os.getpid()}")
         self._deliverers: list[Deliverer] = []
 
     @operation("POST", "/webhooks", needs="webhooks.write")
@@ -258,7 +257,7 @@ class Webhooks(Area):
                     f"{delivery_id} cannot be sent: its webhook is disabled. Make it active first: "
                     f"modelyard webhooks update-webhook {webhook.webhook_id} --status active"
                 )
-            store.revive(work.rows, delivery_id, micros(work.now))
+            store.revive(work.rows, delivery_id)
             resource = Resource("webhook", webhook.webhook_id)
             work.emit(EventType.WEBHOOK_UPDATED, resource, {"name": webhook.name, "redelivered": delivery_id})
             return store.find_delivery(work.rows, delivery_id) or delivery
@@ -271,10 +270,11 @@ class Webhooks(Area):
         >>> Webhooks(folder).deliver()
         Round(collected=0, delivered=0, failed=0)
         """
+        holder = new_id(f"whk{os.getpid()}")
         try:
-            return self.deliver_as(self._holder, threading.Event())
+            return self.deliver_as(holder, threading.Event())
         finally:
-            self.release(self._holder)
+            self.release(holder)
 
     def start(self, interval: float = 0.5) -> Deliverer:
         """A running background thread that sends what is due every `interval` seconds. Call `stop()` to end it.

@@ -144,7 +144,7 @@ def insert_deliveries(rows: Connection, deliveries: Iterable[tuple[Delivery, int
     rows.many(
         "INSERT INTO webhook_deliveries (delivery_id, webhook_id, position, event, part, status, attempts, created_at, "
         "next_attempt_at, ended_at, response_status, error) VALUES (:delivery_id, :webhook_id, :position, :event, :part, "
-        "'pending', 0, :created_at, :created_at, NULL, NULL, '')",
+        "'pending', 0, :created_at, 0, NULL, NULL, '')",
         [
             {
                 "delivery_id": delivery.delivery_id,
@@ -159,18 +159,21 @@ def insert_deliveries(rows: Connection, deliveries: Iterable[tuple[Delivery, int
     )
 
 
-def first_due(rows: Connection, now: int, webhook_id: str = "") -> list[Waiting]:
-    """The oldest pending delivery of each active webhook (or of one) whose time has come."""
+def first_due(rows: Connection, now: int, latest: int) -> list[Waiting]:
+    """The oldest pending delivery of each active webhook whose time has come.
+
+    A time behind `latest` was set by a clock that has jumped back since.
+    """
     told = ", ".join(f"e.{name} AS e_{name}" for name in _EVENT)
     found = rows.all(
         f"SELECT w.*, d.delivery_id, d.position, d.event, d.part, d.status AS delivery_status, d.attempts, d.next_attempt_at, "
         f"d.created_at AS delivery_created_at, d.ended_at, d.response_status, d.error, {told} FROM webhooks w "
         "JOIN webhook_deliveries d ON d.sequence = (SELECT min(x.sequence) FROM webhook_deliveries x "
         "WHERE x.webhook_id = w.webhook_id AND x.status = 'pending') LEFT JOIN events e ON e.position = d.position "
-        "WHERE w.status = 'active' AND d.next_attempt_at <= :now AND (:webhook_id = '' OR w.webhook_id = :webhook_id) "
+        "WHERE w.status = 'active' AND (d.next_attempt_at <= :now OR d.next_attempt_at > :latest) "
         "ORDER BY d.next_attempt_at, d.sequence",
         now=now,
-        webhook_id=webhook_id,
+        latest=latest,
     )
     return [_waiting(row) for row in found]
 
@@ -213,13 +216,12 @@ def record(rows: Connection, delivery: Delivery, attempts_before: int) -> int:
     )
 
 
-def revive(rows: Connection, delivery_id: str, now: int) -> None:
+def revive(rows: Connection, delivery_id: str) -> None:
     """Make a delivery pending again, with all its attempts before it."""
     rows.run(
-        "UPDATE webhook_deliveries SET status = 'pending', attempts = 0, next_attempt_at = :now, ended_at = NULL "
+        "UPDATE webhook_deliveries SET status = 'pending', attempts = 0, next_attempt_at = 0, ended_at = NULL "
         "WHERE delivery_id = :delivery_id",
         delivery_id=delivery_id,
-        now=now,
     )
 
 
@@ -229,12 +231,16 @@ def forget(rows: Connection, before: int) -> int:
 
 
 def take_lease(rows: Connection, holder: str, now: int, until: int) -> bool:
-    """True if the holder has the lease now: it was free, expired, or the holder's own."""
+    """True if the holder has the lease now: it was free, expired, or the holder's own.
+
+    One that would end later than a new one was given by a clock that has jumped back since.
+    """
     return bool(
         rows.run(
             "INSERT INTO leases (name, holder, expires_at) VALUES (:name, :holder, :until) "
             "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at "
-            "WHERE leases.holder = excluded.holder OR leases.expires_at <= :now",
+            "WHERE leases.holder = excluded.holder OR leases.expires_at <= :now "
+            "OR leases.expires_at > :until",
             name=LEASE,
             holder=holder,
             now=now,
@@ -294,7 +300,9 @@ def _delivery(row: Row) -> Delivery:
         status=status,
         attempts=row["attempts"],
         created_at=from_micros(row["created_at"]),
-        next_attempt_at=from_micros(row["next_attempt_at"]) if status is DeliveryStatus.PENDING else None,
+        next_attempt_at=from_micros(max(row["next_attempt_at"], row["created_at"]))
+        if status is DeliveryStatus.PENDING
+        else None,
         ended_at=None if row["ended_at"] is None else from_micros(row["ended_at"]),
         response_status=row["response_status"],
         error=row["error"],

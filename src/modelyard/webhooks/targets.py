@@ -25,10 +25,6 @@ _HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 Resolver = Callable[[str, int], Sequence[str]]  # (host, port) -> addresses
 
 
-class Refused(Invalid):
-    """The target may not be called, or there is none."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A receiver whose every address was checked. `path` is the request's target; `place` names it without its path,
@@ -53,11 +49,11 @@ def system_addresses(host: str, port: int) -> list[str]:
 
 
 def target(url: str, allowed: AllowList, resolve: Resolver = system_addresses) -> Target:
-    """The checked target of a URL. Refused if one of its addresses may not be called: a name that leads to both is a trap.
+    """The checked target of a URL. Invalid if one of its addresses may not be called: a name that leads to both is a trap.
 
     >>> target("https://10.0.0.1/hook", AllowList())
     Traceback (most recent call last):
-    modelyard.webhooks.targets.Refused: Webhook URL refused: 10.0.0.1 resolves to 10.0.0.1, which is not public. ...
+    modelyard.core.errors.Invalid: Webhook URL refused: 10.0.0.1 resolves to 10.0.0.1, which is not public. ...
     """
     parts = _parts(url)
     host, port = str(parts.hostname), parts.port or PORTS[parts.scheme]
@@ -65,13 +61,13 @@ def target(url: str, allowed: AllowList, resolve: Resolver = system_addresses) -
         addresses = tuple(resolve(host, port))[:MOST_ADDRESSES]
         checked = [ip_address(text) for text in addresses]
     except (OSError, UnicodeError, ValueError) as error:
-        raise Refused(f"Webhook URL refused: {host} cannot be resolved ({error}). Correct the host name.") from error
+        raise Invalid(f"Webhook URL refused: {host} cannot be resolved ({error}). Correct the host name.") from error
     if not checked:
-        raise Refused(f"Webhook URL refused: {host} has no address. Correct the host name.")
+        raise Invalid(f"Webhook URL refused: {host} has no address. Correct the host name.")
     for address in checked:
         reason = why_not(parts.scheme, host, address, allowed)
         if reason:
-            raise Refused(f"Webhook URL refused: {reason}.")
+            raise Invalid(f"Webhook URL refused: {reason}.")
     return Target(
         scheme=parts.scheme,
         host=host,
@@ -89,7 +85,7 @@ class Aim:
         self._hosts, self._resolve = hosts, resolve
 
     def __call__(self, url: str) -> Target:
-        """The checked target; Refused if it may not be called."""
+        """The checked target; Invalid if it may not be called."""
         return target(url, self._allowed, self._resolve)
 
     @cached_property
