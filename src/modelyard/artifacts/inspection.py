@@ -9,6 +9,10 @@ class Malformed(ValueError):
     """The bytes are not what they begin as, or readers would disagree about them. Such a file is never kept."""
 
 
+class Unsound(Malformed):
+    """The bytes break off, or are no such file at all."""
+
+
 class Foreign(Malformed):
     """A well-formed file that does what cannot be vouched for. It may be kept in quarantine."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from modelyard.artifacts.inspection import Foreign, Inspection, Malformed
+from modelyard.artifacts.inspection import Foreign, Inspection, Malformed, Unsound
 
 MEMBER_LIMIT = 10_000
 UNPACKED_LIMIT = 16 << 30
@@ -38,7 +38,7 @@ def opened(stream: BinaryIO, size: int) -> Iterator[zipfile.ZipFile]:
     except Malformed:
         raise
     except UNSOUND as error:
-        raise Malformed(f"it is no sound zip file: {str(error)[:160]}") from error
+        raise Unsound(f"it is no sound zip file: {str(error)[:160]}") from error
 
 
 def _check_container(stream: BinaryIO, size: int, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:

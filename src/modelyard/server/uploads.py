@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import stat
-import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
-from modelyard.core.errors import Damaged, Invalid, NotFound
+from modelyard.artifacts.archives import unzip
+from modelyard.core.errors import Invalid, NotFound
 from modelyard.core.ids import checked_name, new_id
 
 LARGEST = 8 * 1024**3  # bytes of one upload
-MOST_FILES = 10_000
 UPLOAD = re.compile(r"upl_[0-9a-f]+")
-RATIO = 200  # of unpacked to packed bytes
 
 
 class Uploads:
@@ -63,39 +60,3 @@ class Uploads:
 
     def _own(self, caller: str) -> Path:
         return self.folder / hashlib.sha256(caller.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def unzip(archive: Path, target: Path) -> None:
-    """Unpack plain files and folders only, within limits; anything else is refused before a byte is written."""
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            members = packed.infolist()
-            _check(members, archive.stat().st_size)
-            for member in members:
-                if not member.is_dir():
-                    place = target / member.filename
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    with packed.open(member) as source, place.open("xb") as out:
-                        shutil.copyfileobj(source, out)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise Damaged(f"{archive.name} is no usable ZIP archive: {error}") from error
-
-
-def _check(members: list[zipfile.ZipInfo], packed: int) -> None:
-    names = [member.filename for member in members]
-    total = sum(member.file_size for member in members)
-    if len(members) > MOST_FILES or len(set(names)) != len(names):
-        raise Invalid(
-            f"The archive has {len(members)} members, or one of them twice. Send at most {MOST_FILES}, each once."
-        )
-    if total > LARGEST or total > max(packed, 1024) * RATIO:
-        raise Invalid(f"The archive unpacks to {total} bytes, too many for its {packed}. Send it less compressed.")
-    for member in members:
-        parts = PurePosixPath(member.filename).parts
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if not parts or member.filename.startswith("/") or "\\" in member.filename or ".." in parts:
-            raise Invalid(
-                f"The archive's member {member.filename!r} leads out of its folder. Pack relative paths only."
-            )
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise Invalid(f"The archive's member {member.filename!r} is a link or a device. Pack plain files only.")
