@@ -218,6 +218,29 @@ def test_a_filter_that_makes_no_sense_is_told_so(shared, text, says):
         shared.search_runs(["0"], filter=text)
 
 
+def test_a_search_of_any_length_is_answered_or_refused(shared):
+    assert shared.search_runs(["0"] * 10_000, filter=" and ".join(["metrics.a != 1"] * 200)).items == ()
+    for wrong in (
+        {"filter": " and ".join(["end_time>1"] * 201)},
+        {"filter": "(" * 60 + "end_time > 1" + ")" * 60},
+        {"order_by": [f"metrics.m{i}" for i in range(11)]},
+        {"filter": "status = '" + "x" * 20_000},
+    ):
+        with pytest.raises(Invalid):
+            shared.search_runs(["0"], **wrong)
+    deep = "not (start_time < 0 or " * 9 + "metrics.a > 1" + ")" * 9
+    for nested in ("not " * 20 + "datasets.name = 'a'", "(end_time > 1 or " * 20 + "params.a = 'x'" + ")" * 20):
+        assert shared.search_runs(["0"], filter=nested)
+    for _ in range(3):
+        shared.create_run("0")
+    orders = [f"{kind}.m{i} DESC" for kind in ("metrics", "params") for i in range(5)]
+    page = shared.search_runs(["0"], order_by=orders, filter=deep, limit=1)
+    assert shared.search_runs(["0"], order_by=orders, filter=deep, limit=1, page_token=page.next_page_token).items
+    for wrong in (["0"] * 10_001, "0", ["x"]):
+        with pytest.raises(Invalid):
+            shared.search_runs(wrong)
+
+
 def test_a_page_token_serves_its_own_query_only(shared):
     experiment, _ = logged(shared, [])
     for _ in range(3):

@@ -16,7 +16,7 @@ Comparator = Literal["=", "!=", "<", "<=", ">", ">=", "LIKE", "ILIKE", "IN", "NO
 Value = float | str | tuple[str, ...] | None
 
 LONGEST = 20_000  # characters
-DEEPEST = 50  # parentheses and nots within each other
+DEEPEST = 20  # parentheses and nots within each other; SQLite's parser overflows at some thirty
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")

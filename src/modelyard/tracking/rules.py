@@ -164,6 +164,15 @@ def metric_rows(run: int, points: Iterable[Point]) -> tuple[list[dict[str, Any]]
     The latest has the highest (step, timestamp, value), and a value that is not a number counts as 0 there; so it is in
     MLflow, whose clients compare. This is the loop that every metric passes: it makes one mapping each and no more.
     """
+    try:
+        return _rows(run, points)
+    except Invalid:
+        raise
+    except (TypeError, ValueError) as error:  # no tuple of four, or a key that cannot be one
+        raise Invalid(f"Metrics are tuples (key, value, timestamp, step): {error}.") from error
+
+
+def _rows(run: int, points: Iterable[Point]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     latest: dict[str, dict[str, Any]] = {}
     for key, value, timestamp, step in points:

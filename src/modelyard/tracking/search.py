@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid
-from modelyard.core.filters import Bound, Condition, Field, clause, parse, parse_order
+from modelyard.core.filters import Bound, Condition, Field, Filter, clause, conditions, parse, parse_order
 from modelyard.core.pages import Page, page_token, read_token
 from modelyard.core.ports import Connection, Row
 from modelyard.tracking.rules import chosen, experiment_number, one_of
@@ -17,6 +17,9 @@ from modelyard.tracking.values import DatasetFilter, ModelOrder, View
 NUMBER_COMPARATORS = ("=", "!=", "<", "<=", ">", ">=")
 TEXT_COMPARATORS = ("=", "!=", "LIKE", "ILIKE", "IN", "NOT IN", "IS NULL", "IS NOT NULL")
 MOST = 50_000  # items a page, as MLflow's largest
+MOST_CONDITIONS = 200  # SQLite nests an expression 1,000 deep
+MOST_KEYS = 10  # and joins 64 tables
+MOST_EXPERIMENTS = 10_000  # and takes 32,766 parameters
 
 T = TypeVar("T")
 
@@ -142,12 +145,12 @@ class Query:
             values = [_read(str(text), key) for text, key in zip(position, self.keys, strict=True)]
         except ValueError as error:
             raise Invalid("The page token is damaged. Pass the next_page_token of the last answer.") from error
-        condition = ""
-        for key, value in reversed(list(zip(self.keys, values, strict=True))):
+        beyond, equal = [], []  # flat, since SQLite's parser takes parentheses some thirty deep
+        for key, value in zip(self.keys, values, strict=True):
             place, sign = self.bound.bind(value), "<" if key.descending else ">"
-            beyond = f"{key.sql} {sign} {place}"
-            condition = f"({beyond} OR ({key.sql} = {place} AND {condition}))" if condition else beyond
-        return condition
+            beyond.append(" AND ".join((*equal, f"{key.sql} {sign} {place}")))
+            equal.append(f"{key.sql} = {place}")
+        return f"({' OR '.join(beyond)})"
 
 
 def _read(text: str, key: Key) -> str | int | float:
@@ -170,11 +173,11 @@ def runs(
     """A page of runs; the newest first unless told otherwise."""
     told = dumps(["runs", list(experiment_ids), filter, list(order_by), view])
     query = Query("SELECT r.*{keys} FROM runs r", told)
-    query.among("r.experiment_id", [experiment_number(one) for one in experiment_ids])
+    query.among("r.experiment_id", _numbers(experiment_ids))
     query.among("r.lifecycle_stage", stages(view))
-    query.conditions.append(clause(parse(filter), lambda one: _run_condition(query.bound, one)))
+    query.conditions.append(clause(_tree(filter), lambda one: _run_condition(query.bound, one)))
     seen = set()
-    for text in order_by:
+    for text in _keys(order_by):
         order = parse_order(text)
         about = _kind(order.field, RUN_COLUMNS, ALIASES, ("attributes", "metrics", "params", "tags"))
         if about in seen:
@@ -200,8 +203,8 @@ def experiments(
     """A page of experiments; the newest first unless told otherwise."""
     query = Query("SELECT e.*{keys} FROM experiments e", dumps(["experiments", filter, list(order_by), view]))
     query.among("e.lifecycle_stage", stages(view))
-    query.conditions.append(clause(parse(filter), lambda one: _experiment_condition(query.bound, one)))
-    for text in order_by or ("creation_time DESC", "experiment_id ASC"):
+    query.conditions.append(clause(_tree(filter), lambda one: _experiment_condition(query.bound, one)))
+    for text in _keys(order_by) or ("creation_time DESC", "experiment_id ASC"):
         order = parse_order(text)
         about = _kind(order.field, EXPERIMENT_COLUMNS, {}, ("attributes",))
         query.keys.append(_column_keys(EXPERIMENT_COLUMNS[about.key], descending=order.descending)[-1])
@@ -223,9 +226,9 @@ def models(
     """A page of logged models that are not deleted; the newest first unless told otherwise."""
     told = dumps(["models", list(experiment_ids), filter, list(datasets), list(order_by)])
     query = Query("SELECT m.*{keys} FROM logged_models m", told)
-    query.among("m.experiment_id", [experiment_number(one) for one in experiment_ids])
+    query.among("m.experiment_id", _numbers(experiment_ids))
     query.conditions.append("m.lifecycle_stage = 'active'")
-    tree = parse(filter)
+    tree = _tree(filter)
     asked = {"metrics": False}
 
     def one(condition: Condition) -> str:
@@ -237,7 +240,7 @@ def models(
         on = _on_datasets(query.bound, datasets)
         query.conditions.append(f"EXISTS (SELECT 1 FROM logged_model_metrics x WHERE x.model = m.number{on})")
     seen = set()
-    for order in order_by:
+    for order in _keys(order_by):
         about = _kind(parse_order(order.field).field, MODEL_COLUMNS, MODEL_ALIASES, ("attributes", "metrics"))
         seen.add(about.key if about.kind == "attributes" else "")
         query.keys += _model_keys(query, about, order)
@@ -246,6 +249,26 @@ def models(
     if "model_id" not in seen:
         query.keys.append(Key("m.model_id", number=False))
     return query.page(rows, limit, token, made)
+
+
+def _tree(filter: str) -> Filter | None:
+    """The filter's tree, if a database can take it."""
+    tree = parse(filter)
+    if sum(1 for _ in conditions(tree)) > MOST_CONDITIONS:
+        raise Invalid(f"The filter has more than {MOST_CONDITIONS} comparisons. Use IN (...), or ask in parts.")
+    return tree
+
+
+def _keys(order_by: Sequence[T]) -> Sequence[T]:
+    if len(order_by) > MOST_KEYS:
+        raise Invalid(f"order_by has {len(order_by)} keys; at most {MOST_KEYS} are taken.")
+    return order_by
+
+
+def _numbers(experiment_ids: Sequence[str]) -> list[int]:
+    if isinstance(experiment_ids, str) or len(experiment_ids) > MOST_EXPERIMENTS:
+        raise Invalid(f"experiment_ids is no list of at most {MOST_EXPERIMENTS:,} ids. Ask in parts.")
+    return [experiment_number(one) for one in experiment_ids]
 
 
 def stages(view: View) -> list[str]:
