@@ -22,6 +22,7 @@ from modelyard.server.calls import BadUpload, encoded, endpoint_of
 from modelyard.server.fixed import FIXED
 from modelyard.server.guard import Guard
 from modelyard.server.login import Login
+from modelyard.server.mlflow import routes as mlflow
 from modelyard.server.uploads import Uploads
 from modelyard.yard import Yard
 
@@ -69,7 +70,7 @@ def create_app(
         for entry in operations()
         if entry.remote
     ]
-    routes = _methods_apart([*FIXED, *more, *own])
+    routes = _methods_apart([*FIXED, *mlflow.routes(), *more, *own])
     check_declared(routes)
     app = Starlette(routes=routes, exception_handlers=_HANDLERS)
     app.router.redirect_slashes = False
