@@ -75,10 +75,10 @@ class Callers:
         """Whom the request speaks for: its token's owner, its certificate's, or the local user while nobody can sign in."""
         scheme, _, presented = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and presented.strip():
-            return self._limited(self._presented(request, presented.strip()))
+            return self._known(request, self.identities.of, presented.strip())
         named = request.scope.get("client_certificate_subject")
         if named:
-            return self._limited(self.identities.certified(named))
+            return self._known(request, self.identities.certified, named)
         if self._local and not self.identities.guarded():
             everything = frozenset({Grant("admin"), Grant("breaker")})
             return Identity(subject=self._local, owner=self._local, grants=everything)
@@ -147,13 +147,12 @@ class Callers:
                 return [item for item in answer if shown(item)]
             return dataclasses.replace(answer, items=tuple(item for item in answer.items if shown(item)))
 
-    def _presented(self, request: HTTPConnection, presented: str) -> Identity:
+    def _known(self, request: HTTPConnection, identify: Callable[[str], Identity], shown: str) -> Identity:
+        """The caller that a token or a certificate shows, unless they call too often."""
         try:
-            return self.identities.of(presented)
+            caller = identify(shown)
         except Forbidden as error:
             raise self._stranger(request, str(error)) from error
-
-    def _limited(self, caller: Identity) -> Identity:
         wait = self._calls.wait(caller.subject)
         if wait:
             raise TooMany(f"{caller.subject} calls more than {CALLS.per_second:g} times a second. Slow down.", wait)

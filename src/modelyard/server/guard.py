@@ -143,7 +143,7 @@ def too_deep(body: bytes, deepest: int = DEEPEST) -> bool:
     plain = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHERS)
     left = b"".join(plain.split(b'"')[::2])  # what stands outside of texts
     for _ in range(deepest):
-        shorter = left.replace(b"[]", b"").replace(b"{}", b"")
+        shorter = left.replace(b"[]", b".").replace(b"{}", b".").translate(None, b".")
         if not shorter or shorter == left:
             return len(shorter) > deepest
         left = shorter

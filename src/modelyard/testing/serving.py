@@ -25,6 +25,7 @@ class YardServer:
 
     def __init__(self, place: str | Path, *arguments: str, workers: int = 1, **environment: str) -> None:
         self.port = _two_free_ports()
+        self._secure = "--tls-cert" in arguments
         self.log = Path(tempfile.mkstemp(prefix="modelyard-serve-", suffix=".log")[1])
         command = [sys.executable, "-m", "modelyard", "serve", "--port", str(self.port), "--workers", str(workers)]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELYARD_")}
@@ -89,8 +90,11 @@ class YardServer:
 
     def _ready(self) -> bool:
         try:
+            if self._secure:  # only a caller with the right certificates is answered
+                socket.create_connection(("127.0.0.1", self.port), timeout=30).close()
+                return True
             return self.ask(f"{self.url}/api/v1/health")[0] == 200
-        except httpx.TransportError:
+        except (httpx.TransportError, ConnectionError):
             return False
 
 
