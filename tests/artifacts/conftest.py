@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from modelyard.core.instants import FixedClock
 from modelyard.core.work import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the samples that several tests share
 
 
 @pytest.fixture(scope="session")

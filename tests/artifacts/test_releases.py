@@ -100,7 +100,9 @@ def test_a_release_that_was_rejected_or_revoked_releases_nothing(artifacts: Arti
     assert sorted(release.status for release in artifacts.list_releases(digest)) == ["rejected", "withdrawn"]
 
 
-def test_a_release_ends_with_its_artifact(artifacts: ArtifactStore, digest: str, clock: FixedClock, tmp_path: Path) -> None:
+def test_a_release_ends_with_its_artifact(
+    artifacts: ArtifactStore, digest: str, clock: FixedClock, tmp_path: Path
+) -> None:
     artifacts.request_release(digest, "rob", "Compare with the export")
     for person in ("ana", "max"):
         artifacts.approve_release(digest, person)
@@ -123,7 +125,9 @@ def test_requests_that_mean_nothing_are_refused(artifacts: ArtifactStore, digest
         artifacts.approve_release(digest, "ana")
 
 
-def test_an_accepted_model_is_loaded_in_a_sandbox_without_a_release(artifacts: ArtifactStore, small_model: Path) -> None:
+def test_an_accepted_model_is_loaded_in_a_sandbox_without_a_release(
+    artifacts: ArtifactStore, small_model: Path
+) -> None:
     digest = artifacts.admit(small_model).digest
     try:
         with artifacts.load_in_sandbox(digest) as sandbox:

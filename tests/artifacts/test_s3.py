@@ -82,7 +82,9 @@ def test_of_eight_processes_worth_of_writers_one_wins(bucket: str, tmp_path: Pat
     for round_number in range(5):
         bodies = [bytes([number]) * 400_000 for number in range(8)]
         with ThreadPoolExecutor(8) as pool:
-            won = list(pool.map(lambda n, b=bodies, r=round_number: writers[n].put(f"k{r}", io.BytesIO(b[n])), range(8)))
+            won = list(
+                pool.map(lambda n, b=bodies, r=round_number: writers[n].put(f"k{r}", io.BytesIO(b[n])), range(8))
+            )
         assert won.count(True) == 1
         for reader in writers:
             assert reader.path(f"k{round_number}").read_bytes() == bodies[won.index(True)]
@@ -183,9 +185,7 @@ def test_missing_and_wrong_addresses_are_clear_errors(
     assert time.monotonic() - began < 60
 
 
-def test_missing_credentials_are_a_clear_error(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_credentials_are_a_clear_error(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))

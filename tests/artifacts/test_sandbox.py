@@ -154,8 +154,9 @@ def _pipes():
             yield fd
 TARGET = next(_pipes())
 """
-    with _opened(_file(tmp_path, find + code), tmp_path / "yard", limits) as sandbox, pytest.raises(
-        (Damaged, Invalid), match=told
+    with (
+        _opened(_file(tmp_path, find + code), tmp_path / "yard", limits) as sandbox,
+        pytest.raises((Damaged, Invalid), match=told),
     ):
         sandbox.predict(X[:1])
 

@@ -91,7 +91,9 @@ def test_we_verify_what_the_openssf_tool_signs(kind: str, artifacts: ArtifactSto
     assert artifacts.verify_signature(digest, public) == kept
 
 
-def test_a_signature_is_kept_told_and_belongs_to_its_key(artifacts: ArtifactStore, small_model: Path, tmp_path: Path) -> None:
+def test_a_signature_is_kept_told_and_belongs_to_its_key(
+    artifacts: ArtifactStore, small_model: Path, tmp_path: Path
+) -> None:
     private, public = _keys(tmp_path, password=b"secret")
     (tmp_path / "password").write_text("secret\n")
     digest = artifacts.add(small_model).digest
@@ -127,7 +129,9 @@ def test_a_signature_that_was_changed_in_the_database_is_found(
     assert last == {"event_type": EventType.SECURITY_VIOLATION.value}
 
 
-def test_changed_bytes_are_found_before_the_signature_is(artifacts: ArtifactStore, small_model: Path, tmp_path: Path) -> None:
+def test_changed_bytes_are_found_before_the_signature_is(
+    artifacts: ArtifactStore, small_model: Path, tmp_path: Path
+) -> None:
     private, public = _keys(tmp_path)
     digest = artifacts.add(small_model).digest
     artifacts.sign(digest, private, "ana")
@@ -241,7 +245,9 @@ def test_the_bill_of_materials_follows_cyclonedx_schema(
     assert document == artifacts.bom(digest, name="fraud", version="1.2.0", licence=licence)
 
 
-def test_the_bill_of_materials_says_what_the_package_says(artifacts: ArtifactStore, small_model: Path, tmp_path: Path) -> None:
+def test_the_bill_of_materials_says_what_the_package_says(
+    artifacts: ArtifactStore, small_model: Path, tmp_path: Path
+) -> None:
     found = artifacts.bom(artifacts.add(_package(tmp_path / "p", small_model)).digest)
     component = found["metadata"]["component"]
     assert (component["type"], component["name"]) == ("machine-learning-model", "fraud")

@@ -97,7 +97,9 @@ def _card(manifest: PackageManifest) -> dict[str, Any]:
             "task": signature.task,
             "architectureFamily": manifest.framework,
             "inputs": [{"format": f"{spec.name}: {spec.kind}"} for spec in signature.inputs],
-            "outputs": [{"format": "number" if signature.task == "regression" else f"one of {list(signature.classes)}"}],
+            "outputs": [
+                {"format": "number" if signature.task == "regression" else f"one of {list(signature.classes)}"}
+            ],
         },
         "quantitativeAnalysis": {
             "performanceMetrics": [

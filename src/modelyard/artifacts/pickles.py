@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from modelyard.artifacts import trusted
 from modelyard.artifacts.inspection import Foreign, Malformed
+from modelyard.artifacts.opcodes import operations
 
 MAX_OPCODES = 5_000_000  # a forest of a thousand trees has some hundred thousand
 _STORAGE = re.compile(r"[a-z0-9_:]{1,64}\Z")
@@ -79,7 +80,7 @@ class Walk:
     def run(self) -> None:
         """Walk to STOP."""
         try:
-            for opcode, argument, position in pickletools.genops(self.stream):
+            for opcode, argument, position in operations(self.stream):
                 self.opcodes += 1
                 if self.opcodes > MAX_OPCODES:
                     raise Malformed(f"it has more than {MAX_OPCODES:,} opcodes")
@@ -204,7 +205,7 @@ def _frame(walk: Walk, argument: int, position: int | None) -> None:
 
 
 def _global(walk: Walk, argument: str, _: int | None) -> None:
-    module, _space, name = argument.partition(" ")  # pickletools joins the two lines with a space
+    module, _space, name = argument.partition(" ")  # the two lines are joined with a space
     if " " in name:
         raise Foreign(f"it imports {argument!r}")
     walk.import_name(module, name)

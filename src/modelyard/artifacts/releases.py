@@ -19,7 +19,6 @@ from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 
 
-
 class Releases(Area):
     """Requests to load quarantined bytes, the approvals they need, and the sandbox they are loaded in."""
 

@@ -76,7 +76,10 @@ def _findings(graph: memoryview) -> Iterator[str]:
             top.ops |= used.ops
             top.calls |= used.calls
             inputs |= {text_of(value).lstrip("^").partition(":")[0] for value in within(node, 3)}
-        elif not (used.calls <= set(functions) and used.ops <= {"StatefulPartitionedCall", "PartitionedCall", "NoOp", "Identity", "Placeholder"}):
+        elif not (
+            used.calls <= set(functions)
+            and used.ops <= {"StatefulPartitionedCall", "PartitionedCall", "NoOp", "Identity", "Placeholder"}
+        ):
             yield f"its saver's node {name[:80]!r} is none that TensorFlow 2 writes"
     known = trusted.names(trusted.TENSORFLOW)
     for use in (top, *functions.values()):

@@ -33,7 +33,9 @@ class Signatures(Area):
     """Signs what is stored, keeps others' signatures, and verifies both."""
 
     @operation("POST", "/artifacts/{digest}/sign", needs="artifacts.write", remote=False)
-    def sign(self, digest: str, key_path: str | Path, user: str = "system", *, password_path: str | Path = "") -> Signature:
+    def sign(
+        self, digest: str, key_path: str | Path, user: str = "system", *, password_path: str | Path = ""
+    ) -> Signature:
         """The signature of every file of the artifact by an elliptic-curve key, kept beside it as a Sigstore bundle.
 
         The bytes are read again first. `password_path` is a file with the key's password, for a key that has one.

@@ -91,6 +91,11 @@ def release(rows: Connection, digest: str, holder: str) -> None:
     rows.run("DELETE FROM artifact_holds WHERE digest = :digest AND holder = :holder", digest=digest, holder=holder)
 
 
+def is_held(rows: Connection, digest: str) -> bool:
+    """Whether anybody needs the artifact."""
+    return rows.one("SELECT 1 AS found FROM artifact_holds WHERE digest = :digest LIMIT 1", digest=digest) is not None
+
+
 def drop_unheld(rows: Connection, before: int) -> list[str]:
     """Forget artifacts that nobody holds and that were last admitted before a moment; returns their digests."""
     gone = rows.all(

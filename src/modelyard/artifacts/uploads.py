@@ -108,7 +108,9 @@ class Uploads(Area):
             upload = _known(store_uploads.load(rows, upload_id), upload_id)
             parts = store_uploads.parts(rows, upload_id)
         if upload.received != upload.size:
-            raise Conflict(f"{upload.received:,} of {upload.size:,} bytes are here. Go on from byte {upload.received:,}.")
+            raise Conflict(
+                f"{upload.received:,} of {upload.size:,} bytes are here. Go on from byte {upload.received:,}."
+            )
         try:
             stored = self._joined(upload, parts)
             artifact = self._admitted_blob(upload.name, stored, user)
@@ -135,7 +137,9 @@ class Uploads(Area):
 
     def _check_place(self, upload: Upload, offset: int, data: bytes) -> None:
         if offset + len(data) > upload.size:
-            raise Invalid(f"The part ends at byte {offset + len(data):,}, past the {upload.size:,} that were announced.")
+            raise Invalid(
+                f"The part ends at byte {offset + len(data):,}, past the {upload.size:,} that were announced."
+            )
         if offset == upload.received:
             if len(self._parts(upload.upload_id)) >= MOST_PARTS:
                 raise Invalid(f"The upload has {MOST_PARTS:,} parts already. Begin anew with larger ones.")
@@ -150,7 +154,9 @@ class Uploads(Area):
 
     def _joined(self, upload: Upload, parts: list[Any]) -> intake.Stored:
         """The parts as one blob, if they have the digest that was announced."""
-        source = intake.Hashing(cast(BinaryIO, _Joined(self.store.blobs, [row["blob"] for row in parts])), upload.digest)
+        source = intake.Hashing(
+            cast(BinaryIO, _Joined(self.store.blobs, [row["blob"] for row in parts])), upload.digest
+        )
         try:
             new = self.store.blobs.put(rules.blob_key(upload.digest), cast(BinaryIO, source))
         except Invalid as error:
@@ -212,7 +218,9 @@ class _Joined:
 
 def _known(row: Row | None, upload_id: str) -> Upload:
     if row is None:
-        raise NotFound(f"There is no upload {upload_id[:60]!r}: it is finished, cancelled or older than a day. Begin anew.")
+        raise NotFound(
+            f"There is no upload {upload_id[:60]!r}: it is finished, cancelled or older than a day. Begin anew."
+        )
     return Upload(
         upload_id=row["upload_id"],
         name=row["name"],

@@ -183,7 +183,9 @@ class Sandbox:
                 data = os.read(handle, 65_536)
                 if not data or len(self._waiting) + len(data) > MOST_ANSWER:
                     self.close()
-                    raise Damaged(_ended() if not data else "The sandboxed model's answer is too large. It was stopped.")
+                    raise Damaged(
+                        _ended() if not data else "The sandboxed model's answer is too large. It was stopped."
+                    )
                 self._waiting += data
         line, _, self._waiting = self._waiting.partition(b"\n")
         return line

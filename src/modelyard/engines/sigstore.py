@@ -23,7 +23,9 @@ class SigstoreSigner:
             try:
                 config.sign(path, target)
             except (OSError, ValueError, RuntimeError) as error:
-                raise Unavailable(f"Sigstore gave no signature: {error}. Check the network and the identity.") from error
+                raise Unavailable(
+                    f"Sigstore gave no signature: {error}. Check the network and the identity."
+                ) from error
             return target.read_text()
 
     @staticmethod
