@@ -182,7 +182,7 @@ def _take_in_events(work: Work, log: Log) -> int:
     for some in log.told():
         fresh = audit.unknown(work.rows, some)
         if fresh:
-            audit.take_in(work.rows, fresh)
+            audit.take_in(work, fresh, log.sealed)
             count += len(fresh)
     top = webhook_rows.last_position(work.rows)
     for wire in wiring.AFTER:

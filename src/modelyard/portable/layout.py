@@ -8,6 +8,8 @@
     deployments/deployments/ID.json         a deployment with every decision about it
     deployments/shadows/ID.json             a shadow with its counts
     audit_logs/events/YYYY/MM/DD/events.jsonl   the events of a UTC day, each line the bytes of its leaf
+    audit_logs/events/YYYY/MM/DD/expired.jsonl  the leaf hashes of events of that day whose content has expired
+    audit_logs/events/YYYY/MM/DD/sealed.jsonl   the sealed parts of events about persons, of which no key is exported
     audit_logs/reports/EVENT.json           what each report that was made said
     audit_logs/checkpoints/                 the log's newest checkpoint and its public key
     manifest.json                           SHA-256 and size of every other file, written last
@@ -29,7 +31,7 @@ from modelyard.registry import portable as registry
 
 EVENTS, REPORTS, CHECKPOINTS = "audit_logs/events/", "audit_logs/reports/", "audit_logs/checkpoints/"
 PUBLIC_KEY = CHECKPOINTS + "audit.ed25519.pub"
-EVENTS_FILE = "events.jsonl"
+EVENTS_FILE, EXPIRED_FILE, SEALED_FILE = "events.jsonl", "expired.jsonl", "sealed.jsonl"
 ARTIFACT = "artifact"  # the part of a version's document that is not the registry's
 UNNAMED = "package"  # where an artifact lies whose own name is no file's
 

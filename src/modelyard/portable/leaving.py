@@ -12,7 +12,7 @@ from modelyard.ab_testing.portable import fold
 from modelyard.artifacts import store as artifacts
 from modelyard.artifacts.rules import blob_key
 from modelyard.audit import portable as audit
-from modelyard.core.canonical import plain
+from modelyard.core.canonical import dumps, plain
 from modelyard.core.documents import Document
 from modelyard.core.errors import Damaged
 from modelyard.core.events import EventType
@@ -46,9 +46,7 @@ def export(yard: Yard, folder: Path, *, user: str) -> Exported:
     with folders.writing(folder) as made:
         with yard.store.reading() as rows:
             counts, wanted = _documents(rows, made)
-            counts["events"] = _log(rows, made)
-        if counts["events"]:
-            made.text(layout.PUBLIC_KEY, f"{yard.audit.keys.public()}\n")
+            counts["events"] = _log(rows, made, _public_key(yard))
         for path, digest in sorted(wanted.items()):
             with yard.store.blobs.open(blob_key(digest)) as source:
                 made.copy(path, source, digest)
@@ -57,6 +55,12 @@ def export(yard: Yard, folder: Path, *, user: str) -> Exported:
         with yard.store.work(user) as work:  # first the event: no export without one
             work.emit(EventType.YARD_EXPORTED, Resource("yard", folder.name), {"manifest": sha256, "counts": counts})
     return Exported(folder=str(folder), sha256=sha256, counts=counts)
+
+
+def _public_key(yard: Yard) -> str:
+    """The log's public key with the statements that lead to it from older ones; "" for a log that never signed."""
+    file = yard.audit.keys.public_file
+    return file.read_text() if file.exists() else ""
 
 
 def _documents(rows: Connection, made: Writing) -> tuple[dict[str, int], dict[str, str]]:
@@ -89,19 +93,28 @@ def _artifact(rows: Connection, version: Document) -> dict[str, Any] | None:
     return {**found, "kind": row["kind"]}
 
 
-def _log(rows: Connection, made: Writing) -> int:
+def _log(rows: Connection, made: Writing, public_key: str) -> int:
     """Write the log's events by day, its reports and its newest checkpoint; returns how many events there were."""
-    count, days = 0, set()
-    for day, line in audit.lines(rows):
-        path = f"{layout.EVENTS}{day}/{layout.EVENTS_FILE}"
-        made.line(path, line)
-        days.add(path)
+    count, written, leaves = 0, set(), []
+    for line in audit.lines(rows):
+        day = f"{layout.EVENTS}{line.day}/"
+        beside = ((layout.EXPIRED_FILE, line.expired), (layout.SEALED_FILE, line.sealed))
+        for name, data in (
+            (layout.EVENTS_FILE, line.data),
+            *((name, dumps(one).encode()) for name, one in beside if one),
+        ):
+            made.line(day + name, data)
+            written.add(day + name)
+        if line.index is not None:
+            leaves.append((line.index, line.hash))
         count += 1
-    for path in days:
+    for path in written:
         made.measured(path)
     for event_id, report in audit.reports(rows):
         made.document(f"{layout.REPORTS}{file_name(event_id)}.json", report)
     note = audit.newest_note(rows)
     if note is not None:
+        audit.check_log(leaves, note[1], public_key)  # what cannot be imported must not be exported
         made.text(f"{layout.CHECKPOINTS}{note[0]:012d}.txt", note[1])
+        made.text(layout.PUBLIC_KEY, public_key)
     return count
