@@ -94,8 +94,9 @@ class ArtifactStore(Releases, Uploads, Signatures):
         >>> ArtifactStore(folder).quarantine(folder / "bad.pkl").findings
         ('it imports builtins.print, which is not on the list of harmless names',)
         """
-        stored = self._stored(Path(path))
-        return self._recorded(stored, self._inspected(stored, user), user)
+        with intake.disk_errors(f"keep {path}"):
+            stored = self._stored(Path(path))
+            return self._recorded(stored, self._inspected(stored, user), user)
 
     @operation("GET", "/artifacts/{digest}", needs="artifacts.read")
     def get(self, digest: str) -> Artifact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from modelyard.core.models import (
     ModelStage,
     ModelVersion,
     PackageManifest,
+    References,
     RegisteredModel,
     Signature,
 )
@@ -38,7 +39,6 @@ TOLD = (  # what the event of a registration says of the version
     "trained_by",
     "training_data",
     "code_version",
-    "references",
     "run_id",
     "source",
     "parent",
@@ -153,6 +153,8 @@ class Registration(Area):
                 holds = holder(model.name, checks.canonical_version(model.version))
                 self.store.artifacts.hold(work.rows, model.digest, holds)
             told = {name: getattr(model, name) for name in TOLD}
+            named = {entry.name: getattr(model.references, entry.name) for entry in fields(References)}
+            told["references"] = {name: value for name, value in named.items() if value}
             work.emit(EventType.MODEL_REGISTERED, resource(model), told)
         return model
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.core.canonical import digest, dumps
+from modelyard.core.filters import Bound
 from modelyard.core.instants import from_micros, micros
 from modelyard.core.models import ModelStage, ModelVersion, References
 from modelyard.core.packages import signature_of
@@ -252,17 +253,22 @@ def versions_of(rows: Connection, found: Sequence[Row]) -> list[ModelVersion]:
     tags: dict[tuple[str, str], list[str]] = {}
     aliases: dict[tuple[str, str], list[str]] = {}
     for start in range(0, len(found), CHUNK):
-        chunk = found[start : start + CHUNK]
-        wanted = ", ".join(f"(:n{number}, :c{number})" for number in range(len(chunk)))
-        keys = {f"n{number}": row["name"] for number, row in enumerate(chunk)}
-        keys |= {f"c{number}": row["canonical"] for number, row in enumerate(chunk)}
-        sql = f"SELECT name, canonical, key, value FROM model_tags WHERE (name, canonical) IN (VALUES {wanted})"
-        for row in rows.all(sql, **keys):
+        which, keys = _any_of(found[start : start + CHUNK])
+        for row in rows.all(f"SELECT name, canonical, key, value FROM model_tags WHERE {which}", **keys):
             tags.setdefault((row["name"], row["canonical"]), []).append(tag_text(row["key"], row["value"]))
-        sql = f"SELECT name, canonical, alias FROM model_aliases WHERE (name, canonical) IN (VALUES {wanted})"
-        for row in rows.all(sql, **keys):
+        for row in rows.all(f"SELECT name, canonical, alias FROM model_aliases WHERE {which}", **keys):
             aliases.setdefault((row["name"], row["canonical"]), []).append(row["alias"])
     return [_version(row, tags, aliases) for row in found]
+
+
+def _any_of(found: Sequence[Row]) -> tuple[str, dict[str, Any]]:
+    """What holds for the entries of these versions, model by model: for (name, canonical) IN (...) SQLite reads them all."""
+    bound = Bound()
+    by_name: dict[str, list[str]] = {}
+    for row in found:
+        by_name.setdefault(row["name"], []).append(bound.bind(row["canonical"]))
+    parts = [f"(name = {bound.bind(name)} AND canonical IN ({', '.join(of)}))" for name, of in by_name.items()]
+    return " OR ".join(parts), bound.values
 
 
 def _version(

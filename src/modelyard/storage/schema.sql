@@ -1,4 +1,4 @@
--- made by revisions 8dea43249156c8ade4a74b4ea675dd6241fb7c359873922594c25af221505095
+-- made by revisions 48844583130b529c4ceaa412c9b9c47efe83e61292c5021a24e7c1c6df5a72ba
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -189,17 +189,45 @@ CREATE TABLE audit_checkpoints (
 	note TEXT NOT NULL, 
 	PRIMARY KEY (size)
 );
+CREATE TABLE audit_expired (
+	position INTEGER NOT NULL, 
+	expired_by TEXT NOT NULL, 
+	PRIMARY KEY (position)
+);
+CREATE TABLE audit_holds (
+	hold_id TEXT NOT NULL, 
+	resource_type TEXT NOT NULL, 
+	resource_id TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	placed_by TEXT NOT NULL, 
+	placed_at BIGINT NOT NULL, 
+	PRIMARY KEY (hold_id)
+);
 CREATE TABLE audit_leaves (
 	leaf_index INTEGER NOT NULL, 
 	position BIGINT NOT NULL, 
+	count BIGINT NOT NULL, 
 	integrated_at BIGINT NOT NULL, 
+	earliest BIGINT NOT NULL, 
+	latest BIGINT NOT NULL, 
 	PRIMARY KEY (leaf_index), 
 	UNIQUE (position)
 );
-CREATE TABLE audit_nodes (
-	number INTEGER NOT NULL, 
-	hash BLOB NOT NULL, 
-	PRIMARY KEY (number)
+CREATE TABLE audit_payloads (
+	position INTEGER NOT NULL, 
+	key_id TEXT NOT NULL, 
+	body BLOB NOT NULL, 
+	PRIMARY KEY (position)
+);
+CREATE TABLE audit_witnesses (
+	target TEXT NOT NULL, 
+	within BIGINT NOT NULL, 
+	added_by TEXT NOT NULL, 
+	copied_size BIGINT NOT NULL, 
+	copied_at BIGINT NOT NULL, 
+	failures BIGINT NOT NULL, 
+	tried_at BIGINT NOT NULL, 
+	PRIMARY KEY (target)
 );
 CREATE TABLE break_glass_moves (
 	break_id TEXT NOT NULL, 
@@ -293,7 +321,7 @@ CREATE TABLE experiments (
 	PRIMARY KEY (experiment_id), 
 	UNIQUE (name)
 );
-INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795325519456,1795325519456);
+INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795326626745,1795326626745);
 CREATE TABLE feature_catalogue (
 	identity TEXT NOT NULL, 
 	generation BIGINT NOT NULL, 
@@ -867,7 +895,6 @@ CREATE TABLE webhooks (
 	mlflow INTEGER NOT NULL, 
 	secret TEXT NOT NULL, 
 	description TEXT NOT NULL, 
-	project TEXT NOT NULL, 
 	status TEXT NOT NULL, 
 	created_by TEXT NOT NULL, 
 	created_at BIGINT NOT NULL, 
@@ -881,6 +908,8 @@ CREATE INDEX events_by_type ON events (event_type, position);
 CREATE INDEX events_by_resource ON events (resource_type, resource_id, position);
 CREATE INDEX events_by_actor ON events (actor, position);
 CREATE INDEX events_by_severity ON events (severity, position) WHERE severity <> 'info';
+CREATE INDEX audit_payloads_by_key ON audit_payloads (key_id, position);
+CREATE INDEX audit_holds_by_resource ON audit_holds (resource_type, resource_id);
 CREATE INDEX artifacts_by_touch ON artifacts (touched_at);
 CREATE INDEX artifact_members_by_blob ON artifact_members (member_digest);
 CREATE UNIQUE INDEX artifact_releases_one_live ON artifact_releases (digest) WHERE status IN ('open', 'approved');
@@ -891,10 +920,12 @@ CREATE INDEX model_versions_in_order ON model_versions (name, sort_key, canonica
 CREATE INDEX model_versions_newest ON model_versions (name, prerelease, sort_key);
 CREATE UNIQUE INDEX model_versions_by_number ON model_versions (name, number);
 CREATE INDEX model_versions_by_stage ON model_versions (stage, name, sort_key);
+CREATE INDEX model_versions_by_number_in_stage ON model_versions (name, stage, number);
 CREATE INDEX model_versions_by_digest ON model_versions (digest);
 CREATE INDEX model_versions_by_run ON model_versions (run_id);
 CREATE INDEX model_versions_by_parent ON model_versions (parent);
 CREATE INDEX model_aliases_by_version ON model_aliases (name, canonical);
+CREATE INDEX model_aliases_by_alias ON model_aliases (alias, name, canonical);
 CREATE INDEX model_tags_by_key ON model_tags ("key", head, name, canonical);
 CREATE INDEX model_metrics_by_key ON model_metrics ("key", value, name, canonical);
 CREATE INDEX model_parameters_by_key ON model_parameters ("key", head, name, canonical);

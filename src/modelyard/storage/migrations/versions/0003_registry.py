@@ -185,6 +185,7 @@ def _versions() -> None:
         sa.Column("canonical", TEXT, nullable=False),
     )
     op.create_index("model_aliases_by_version", "model_aliases", ["name", "canonical"])
+    op.create_index("model_aliases_by_alias", "model_aliases", ["alias", "name", "canonical"])
 
 
 def _entries() -> None:
