@@ -33,6 +33,7 @@ from modelyard.server.uploads import Uploads
 
 ANSWER_HEADER, ANSWERED_PATH = "Modelyard-Answer", "{output_path}"
 MEDIA = {".json": "application/json", ".csv": "text/csv", ".yaml": "application/yaml", ".html": "text/html"}
+OTHER = "application/octet-stream"
 SUFFIX = "What the file's name ends with, which decides its form: json, html, csv, parquet."
 _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
 _JSON = "application/json"
@@ -229,7 +230,7 @@ def _download(method: Callable[..., Any], values: Mapping[str, Any], name: str) 
         "Content-Disposition": f'attachment; filename="{name}"',
         ANSWER_HEADER: quote(answer.replace(str(target), ANSWERED_PATH)),
     }
-    return Response(content, media_type=MEDIA.get(target.suffix, "application/octet-stream"), headers=headers)
+    return Response(content, media_type=MEDIA.get(target.suffix, OTHER), headers=headers)
 
 
 def _awaited(result: Any) -> Any:

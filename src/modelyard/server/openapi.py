@@ -15,7 +15,8 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from modelyard import __version__
 from modelyard.core.operations import Operation, operations
-from modelyard.server.calls import Arguments
+from modelyard.server.callers import PUBLIC
+from modelyard.server.calls import MEDIA, OTHER, Arguments
 from modelyard.server.fixed import Credentials, document, health, login, upload, whoami
 
 _ENVELOPE = {"type": "object", "required": ["error"], "properties": {"error": {"$ref": "#/components/schemas/Error"}}}
@@ -50,6 +51,11 @@ def openapi() -> dict[str, Any]:
     made["components"]["schemas"]["Error"] = _ERROR
     made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     made["security"] = [{"token": []}]
+    for shape in made["paths"].values():  # an operation that answers with a file answers with nothing else
+        for route in shape.values():
+            answers = route["responses"].get("200", {}).get("content", {})
+            if OTHER in answers:
+                answers["application/json"] = answers[OTHER]
     for routes in made["paths"].values():
         for route in routes.values():
             route["responses"].pop("422", None)
@@ -85,8 +91,8 @@ def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:
 def _answers(entry: Operation) -> dict[int | str, dict[str, Any]]:
     """The answer's schema where its type has one; a file where the operation writes one."""
     if Arguments(entry).downloads:
-        file = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-        return {200: {"description": "The file.", **file}}
+        file = {"schema": {"type": "string", "format": "binary"}}
+        return {200: {"description": "The file.", "content": dict.fromkeys([*MEDIA.values(), OTHER], file)}}
     hint: Any = typing.get_type_hints(entry.function).get("return")
     try:
         TypeAdapter(hint).json_schema()
@@ -120,5 +126,5 @@ def _fixed(app: FastAPI) -> None:
             tags=["server"],
             summary=inspect.getdoc(told),
             status_code=201 if told is upload else 200,
-            openapi_extra=raw if told is upload else None,
+            openapi_extra=(raw if told is upload else {}) | ({"security": []} if getattr(told, "needs", "") == PUBLIC else {}),
         )
