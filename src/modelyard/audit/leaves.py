@@ -41,26 +41,48 @@ def leaf_bytes(index: int, integrated_at: int, event: EventRow) -> bytes:
     texts = (event_id, event_type, severity, actor, resource_type, resource_id, details)
     if not all(type(text) is str for text in texts):
         raise Damaged(f"The event of leaf {index} holds a text that no modelyard wrote.")
-    return _leaf(Quoted(), index, integrated_at, event)[1:].encode("utf-8", "surrogatepass")
+    actor, event_id, event_type, resource_id, resource_type, severity = map(
+        encode_basestring, (actor, event_id, event_type, resource_id, resource_type, severity)
+    )
+    return (
+        f'{{"actor":{actor},"details":{details},"event_id":{event_id},"event_type":{event_type},"index":{index},'
+        f'"integrated_at":{integrated_at},"occurred_at":{occurred_at},"position":{position},"resource_id":{resource_id},'
+        f'"resource_type":{resource_type},"severity":{severity},"v":{LEAF_VERSION}}}'
+    ).encode("utf-8", "surrogatepass")
 
 
 def leaf_hashes(spans: Iterable[tuple[int, int, int]], events: Sequence[EventRow]) -> list[bytes]:
     """The leaf hashes of events in order. `spans` are (first index, count, integrated_at); counts sum to the events.
 
-    Damaged for a row that no modelyard wrote.
+    Damaged for a text that no modelyard wrote; a number that none wrote makes another leaf.
     """
-    sha, quoted, leaf, at = hashlib.sha256, Quoted(), _leaf, 0
+    sha, quote, quoted, at = hashlib.sha256, encode_basestring, Quoted(), 0
     hashes: list[bytes] = []
     for first, count, integrated_at in spans:
-        if type(integrated_at) is not int:
-            raise Damaged(f"Leaf {first} holds a time that no modelyard wrote.")
         try:
-            hashes += [
-                sha(leaf(quoted, index, integrated_at, event).encode("utf-8", "surrogatepass")).digest()
-                for index, event in enumerate(events[at : at + count], first)
+            hashes += [  # the zero byte is RFC 6962's prefix of a leaf; `leaf_bytes` spells the same
+                sha(
+                    (
+                        f'\0{{"actor":{quoted[actor]},"details":{"" + details},"event_id":{quote(event_id)},'
+                        f'"event_type":{quoted[event_type]},"index":{index},"integrated_at":{integrated_at},'
+                        f'"occurred_at":{occurred_at},"position":{position},"resource_id":{quoted[resource_id]},'
+                        f'"resource_type":{quoted[resource_type]},"severity":{quoted[severity]},"v":{LEAF_VERSION}}}'
+                    ).encode()
+                ).digest()
+                for index, (
+                    position,
+                    event_id,
+                    event_type,
+                    severity,
+                    actor,
+                    resource_type,
+                    resource_id,
+                    occurred_at,
+                    details,
+                ) in enumerate(events[at : at + count], first)
             ]
-        except (TypeError, ValueError) as error:
-            raise Damaged(f"An event of the leaves from {first} on holds a value that no modelyard wrote.") from error
+        except (TypeError, UnicodeEncodeError) as error:
+            raise Damaged(f"An event of the leaves from {first} on holds a text that no modelyard wrote.") from error
         at += count
     return hashes
 
@@ -73,14 +95,3 @@ class Quoted(dict[str, str]):
             self.clear()
         found = self[text] = encode_basestring(text)
         return found
-
-
-def _leaf(quoted: Quoted, index: int, integrated_at: int, event: EventRow) -> str:
-    """A leaf behind the zero byte that RFC 6962 puts before it when it is hashed; TypeError or ValueError for a wrong one."""
-    position, event_id, event_type, severity, actor, resource_type, resource_id, occurred_at, details = event
-    return (
-        f'\0{{"actor":{quoted[actor]},"details":{"" + details},"event_id":{encode_basestring(event_id)},'
-        f'"event_type":{quoted[event_type]},"index":{index},"integrated_at":{integrated_at},'
-        f'"occurred_at":{occurred_at:d},"position":{position:d},"resource_id":{quoted[resource_id]},'
-        f'"resource_type":{quoted[resource_type]},"severity":{quoted[severity]},"v":{LEAF_VERSION}}}'
-    )

@@ -58,17 +58,18 @@ class Log(Area):
         return ring(rows, self.keys.public())
 
     def _head(self, rows: Connection) -> tuple[str, Checkpoint] | None:
-        """The newest checkpoint's note and what it says, its signature checked once; None for an empty log."""
+        """The newest checkpoint's note and what it says; None for an empty log."""
         last = store.last_checkpoint(rows)
-        if last is None:
-            return None
-        note = last["note"]
+        return None if last is None else (last["note"], self._said(rows, last["note"]))
+
+    def _said(self, rows: Connection, note: str) -> Checkpoint:
+        """What a checkpoint says. Its signature is checked once: a note that was changed is another note."""
         found = self._heads.get(note)
         if found is None:
             found = self._ring(rows).checkpoint(note)
             self._heads.clear()
             self._heads[note] = found
-        return note, found
+        return found
 
 
 def event_of(row: Row) -> Event:

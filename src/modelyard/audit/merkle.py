@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
 
 HASH_BYTES = 32
-EMPTY_ROOT = hashlib.sha256(b"").digest()
+_sha256 = hashlib.sha256  # asked for a million times
+EMPTY_ROOT = _sha256(b"").digest()
 
 Subtree = tuple[int, int]  # (level, index)
 Fetch = Callable[[Sequence[Subtree]], Sequence[bytes]]
@@ -24,7 +26,7 @@ def leaf_hash(data: bytes) -> bytes:
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """The hash of two subtrees (RFC 6962, 2.1)."""
-    return hashlib.sha256(b"\x01" + left + right).digest()
+    return _sha256(b"\x01" + left + right).digest()
 
 
 def peaks(size: int) -> list[Subtree]:
@@ -84,11 +86,16 @@ def in_order(tree: Sequence[Sequence[bytes]]) -> bytes:
     >>> in_order([[b"a", b"b", b"c", b"d"], [b"AB", b"CD"], [b"R"]])
     b'abABcdCDR'
     """
-    found = list(tree[0])
-    for level in tree[1:]:
-        below = iter(found)
-        found = [left + right + top for left, right, top in zip(below, below, level, strict=True)]
-    return found[0]
+    flat = [value for level in tree for value in level]
+    return b"".join([flat[place] for place in _places(len(tree))])
+
+
+@cache
+def _places(height: int) -> list[int]:
+    """Where each hash of a complete tree of so many levels, in the order of `number`, stands when they are by levels."""
+    starts = [(1 << height) - (1 << height - level) for level in range(height)]
+    subtrees = [(level, index) for level in range(height) for index in range(1 << height - 1 - level)]
+    return [starts[level] + index for level, index in sorted(subtrees, key=lambda subtree: number(*subtree))]
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
@@ -113,16 +120,12 @@ def inclusion_proof(index: int, size: int, fetch: Fetch) -> list[bytes]:
     """
     if not 0 <= index < size:
         raise ValueError(f"there is no leaf {index} in a tree of {size}")
-    ranges, low, high = [], 0, size
-    while high - low > 1:
-        middle = low + _split(high - low)
-        if index < middle:
-            ranges.append((middle, high))
-            high = middle
-        else:
-            ranges.append((low, middle))
-            low = middle
-    return _hashes_of(ranges[::-1], fetch)
+    tops = peaks(size)
+    at = next(n for n, (level, top) in enumerate(tops) if index >> level == top)
+    beside = [(level, (index >> level) ^ 1) for level in range(tops[at][0])]
+    found = list(fetch([*beside, *tops[:at], *tops[at + 1 :]]))
+    within, left, right = found[: len(beside)], found[len(beside) : len(beside) + at], found[len(beside) + at :]
+    return within + ([fold(right)] if right else []) + left[::-1]
 
 
 def consistency_proof(old: int, new: int, fetch: Fetch) -> list[bytes]:

@@ -176,7 +176,7 @@ def _check(key: PublicKey, signature: bytes, text: str) -> None:
 
 def b64(data: bytes) -> str:
     """The bytes in base64's standard form."""
-    return base64.b64encode(data).decode()
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def from_b64(text: str, what: str) -> bytes:

@@ -65,11 +65,14 @@ class Proving(Log):
         'c2sp.org/tlog-proof@v1'
         """
         with self.store.reading() as rows:
-            if not store.behind(rows):
-                return self._proof(rows, event_id)
-        self.catch_up()
-        with self.store.reading() as rows:
-            return self._proof(rows, event_id)
+            proof = self._proof(rows, event_id)
+        if proof is None:
+            self.catch_up()
+            with self.store.reading() as rows:
+                proof = self._proof(rows, event_id)
+        if proof is None:
+            raise Unavailable(f"Event {event_id} waits for the host that signs this log. Try again in a second.")
+        return proof
 
     @operation("POST", "/audit/proofs/check", needs="audit.read")
     def check(self, proof_path: str | Path, public_key_path: str | Path) -> ProvedEvent:
@@ -127,22 +130,23 @@ class Proving(Log):
             return None
         return self._ring(rows)
 
-    def _proof(self, rows: Connection, event_id: str) -> str:
-        event = store.event(rows, event_id)
-        if event is None:
+    def _proof(self, rows: Connection, event_id: str) -> str | None:
+        """The proof's text, None for an event that no leaf holds yet."""
+        found = store.leaf_of(rows, event_id)
+        if found is None:
             raise NotFound(f"There is no event {event_id!r}. Find events with: modelyard audit query-events")
-        run = store.run_of(rows, event[0])
-        index = run["leaf_index"] + event[0] - run["position"] if run else 0
-        if run is None or event[0] >= run["position"] + run["count"]:
-            raise Unavailable(f"Event {event_id} waits for the host that signs this log. Try again in a second.")
-        head = self._head(rows)
-        if head is None or head[1].size <= index:
+        event, (first, position, count, integrated_at), note = found
+        if first is None or event[0] >= position + count:
+            return None
+        index = first + event[0] - position
+        head = None if note is None else self._said(rows, note)
+        if note is None or head is None or head.size <= index:
             raise Damaged("No checkpoint signs this event. See what was changed: modelyard audit verify")
-        leaf = leaf_bytes(index, run["integrated_at"], event)
-        path = self._path(rows, index, head[1], leaf_hash(leaf))
+        leaf = leaf_bytes(index, integrated_at, event)
+        path = self._path(rows, index, head, leaf_hash(leaf))
         if path is None:
             raise self._unprovable(rows, event)
-        return proof_text(leaf, index, path, head[0])
+        return proof_text(leaf, index, path, note)
 
     def _path(self, rows: Connection, index: int, head: Checkpoint, leaf: bytes) -> list[bytes] | None:
         """The audit path, None if it does not hold: a proof that does not hold must not leave the house."""

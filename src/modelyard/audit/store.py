@@ -181,10 +181,19 @@ def events_between(rows: Connection, first: int, last: int) -> list[EventRow]:
     )
 
 
-def event(rows: Connection, event_id: str) -> EventRow | None:
-    """One event."""
-    found = rows.tuples(f"SELECT {_EVENT} FROM events WHERE event_id = :event_id", event_id=event_id)
-    return found[0] if found else None
+def leaf_of(rows: Connection, event_id: str) -> tuple[EventRow, tuple[Any, ...], str | None] | None:
+    """(event, (leaf_index, position, count, integrated_at) of the run that would hold it, the newest checkpoint's note)."""
+    found = rows.tuples(
+        f"""
+        SELECT {", ".join(f"e.{name}" for name in COLUMNS)}, r.leaf_index, r.position, r.count, r.integrated_at,
+               (SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1)
+        FROM events e LEFT JOIN audit_leaves r
+        ON r.position = (SELECT max(position) FROM audit_leaves WHERE position <= e.position)
+        WHERE e.event_id = :event_id
+        """,
+        event_id=event_id,
+    )
+    return (found[0][:9], found[0][9:13], found[0][13]) if found else None
 
 
 def events_of(rows: Connection, event_type: str) -> list[Row]:

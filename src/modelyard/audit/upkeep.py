@@ -63,8 +63,7 @@ class Upkeep:
 
     def see(self, events: Sequence[EventRow], leaves: Iterable[tuple[int, int, int]], gone: Mapping[int, str]) -> None:
         """Take in events in order; `leaves` are (index, position, integrated_at) of each."""
-        sealed = any(event[8].startswith(SEALED) for event in events if type(event[8]) is str)
-        if not events or not (gone or sealed or self._any_payloads):
+        if not events or not (gone or self._any_payloads or _any_sealed(events)):
             return
         bodies = {at: (key_id, body) for at, key_id, body in tables.payloads(self._rows, events[0][0], events[-1][0])}
         self._payloads_seen += len(bodies)
@@ -145,6 +144,10 @@ class Upkeep:
         for name in sorted(stored.keys() | told.keys()):
             if stored.get(name) != told.get(name):
                 yield None, f"the {what} {name} is not what the log's events say: it was changed, added or removed"
+
+
+def _any_sealed(events: Sequence[EventRow]) -> bool:
+    return any([event[8].startswith(SEALED) for event in events if type(event[8]) is str])  # noqa: C419 - a list is faster
 
 
 def _told(rows: Connection, event_type: EventType) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """Checks the whole log: every leaf from its event, every hash from the leaves, every checkpoint from the hashes.
 
-The leaves are taken in complete subtrees of 2^12, each built anew level by level and held against the stored hashes as one
+The leaves are taken in complete subtrees of 2^10, each built anew level by level and held against the stored hashes as one
 piece of bytes. Where the two differ, and for the leaves behind the last such subtree, they are taken one by one.
 """
 
@@ -33,7 +33,7 @@ from modelyard.core.errors import Damaged
 from modelyard.core.events import EventType
 from modelyard.core.ports import Connection, Row
 
-HEIGHT = 12
+HEIGHT = 10
 PAGE = 5_000
 MOST_PROBLEMS = 100
 
