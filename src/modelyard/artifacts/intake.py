@@ -6,12 +6,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from modelyard.artifacts import rules
-from modelyard.core.errors import Invalid, NotFound
+from modelyard.core.errors import Invalid, NotFound, Unavailable, YardError
 from modelyard.core.ports import Blobs
 
 CHUNK = 1 << 20
@@ -61,8 +62,11 @@ def files_of(source: Path) -> list[tuple[str, Path]]:
 
 
 def _walk(folder: Path, above: str) -> Iterator[tuple[str, Path]]:
-    with os.scandir(folder) as found:
-        entries = list(found)
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError as error:
+        raise Invalid(f"{folder} cannot be read: {error.strerror}. Check its permissions and its disk.") from error
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), f"{above}{entry.name}/")
@@ -75,6 +79,17 @@ def _regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
         raise Invalid(f"{path} is {kind}. Only files and folders are admitted: copy what it stands for.")
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """An error of a disk, said plainly: whatever was begun is taken up by the next try or by a collection."""
+    try:
+        yield
+    except YardError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"The disk failed to {what}: {error.strerror or error}. Check it and try again.") from error
 
 
 def store(blobs: Blobs, path: str, file: Path) -> Stored:

@@ -76,14 +76,9 @@ class ArtifactStore(Releases, Uploads, Signatures):
 
         The same content is stored once, whatever its name.
         """
-        stored = self._stored(Path(source))
-        kept = self._kept(stored)
-        if kept is not None:
-            return kept
-        found = self._inspected(stored, by)
-        if found.unsafe:
-            raise self._refused(stored, found.unsafe, by)
-        return self._recorded(stored, found, by)
+        with intake.disk_errors(f"admit {source}"):
+            stored = self._stored(Path(source))
+            return self._kept(stored) or self._judged(stored, by)
 
     @operation("POST", "/artifacts/quarantine", needs="artifacts.write")
     def quarantine(self, path: str | Path, user: str = "system") -> Artifact:
@@ -204,7 +199,10 @@ class ArtifactStore(Releases, Uploads, Signatures):
         def again() -> _Source:
             raise Unavailable(f"The bytes of {name} vanish as they are stored. Upload them again.")
 
-        source = _Source(path=Path(name), kind="file", digest=stored.digest, files=(stored,), again=again)
+        return self._judged(_Source(path=Path(name), kind="file", digest=stored.digest, files=(stored,), again=again), by)
+
+    def _judged(self, source: _Source, by: str) -> Artifact:
+        """The artifact that the stored bytes become, if they are found harmless."""
         found = self._inspected(source, by)
         if found.unsafe:
             raise self._refused(source, found.unsafe, by)

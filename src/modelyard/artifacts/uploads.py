@@ -112,8 +112,9 @@ class Uploads(Area):
                 f"{upload.received:,} of {upload.size:,} bytes are here. Go on from byte {upload.received:,}."
             )
         try:
-            stored = self._joined(upload, parts)
-            artifact = self._admitted_blob(upload.name, stored, user)
+            with intake.disk_errors(f"store {upload.name}"):
+                stored = self._joined(upload, parts)
+                artifact = self._admitted_blob(upload.name, stored, user)
         except (Damaged, Invalid):
             self._forget(upload_id)
             raise

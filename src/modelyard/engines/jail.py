@@ -265,7 +265,8 @@ def main() -> None:
         return
     answer({"opened": True})
     for line in source:
-        _told(answer, lambda asked=json.loads(line): answer(opening.answered(model, asked)))
+        asked = json.loads(line)
+        _told(answer, lambda: answer(opening.answered(model, asked)))  # noqa: B023 - called at once
 
 
 def _told(answer: Callable[[Any], None], call: Callable[[], Any]) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,11 +115,23 @@ class FileBlobs:
         _sync(folder.parent)
 
 
+class _OfTheSource(Exception):  # noqa: N818 - carries another's error past the handling of our own
+    """An error that the source of the bytes raised."""
+
+
 def _fill(file: BinaryIO, source: BinaryIO) -> None:
-    shutil.copyfileobj(source, file, CHUNK)
+    while chunk := _read(source):
+        file.write(chunk)
     file.flush()
     os.fchmod(file.fileno(), 0o444)
     os.fsync(file.fileno())
+
+
+def _read(source: BinaryIO) -> bytes:
+    try:
+        return source.read(CHUNK)
+    except OSError as error:
+        raise _OfTheSource from error
 
 
 def _link(source: str, target: Path) -> bool:
@@ -172,11 +183,13 @@ def _told(target: Path) -> Iterator[None]:
     """Errors of the disk, said plainly. Errors that the source raised itself pass unchanged."""
     try:
         yield
+    except _OfTheSource as error:
+        assert error.__cause__ is not None  # it carries it
+        raise error.__cause__ from None
     except PermissionError as error:
         raise Unavailable(f"{target.parent} cannot be written: {error.strerror}. Check its permissions.") from error
     except OSError as error:
-        if error.errno not in FULL:
-            raise
+        what = FULL.get(error.errno or 0, f"failed ({error.strerror})")
         raise Unavailable(
-            f"The disk that holds {target.parent} {FULL[error.errno]}. Nothing was stored. Free some space and try again."
+            f"The disk that holds {target.parent} {what}. Nothing was stored. Free some space or check the disk, and try again."
         ) from error
