@@ -10,12 +10,14 @@ import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from modelyard.access.persons import only_named_roles, only_other_people
+from modelyard.audit.tables import is_held
 from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, YardError
 from modelyard.core.events import Event, EventType
 from modelyard.core.refs import ModelRef
@@ -77,7 +79,11 @@ def _stage(work: Work, name: str, version: str) -> str | None:
 
 def _routed(event: Event) -> list[tuple[str, str]]:
     """Model and version of everything that the event's traffic goes to."""
-    traffic = event.details.get("traffic") or {"arms": []}
+    return _arms(event.details.get("traffic") or {"arms": []})
+
+
+def _arms(traffic: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Model and version of each arm, the shadow's included."""
     arms = [*traffic["arms"], *([traffic["shadow"]] if traffic.get("shadow") else [])]
     return [(arm["model"], arm["version"]) for arm in arms]
 
@@ -95,6 +101,34 @@ def only_newer_routing(work: Work, event: Event) -> None:
             f"{traffic['endpoint']} is at generation {row['generation']} already. "
             f"Start the deployment with after_generation={row['generation']}."
         )
+
+
+def only_unused_versions(work: Work, event: Event) -> None:
+    """A version is not deleted while traffic goes to it or a rollout of it runs."""
+    name, version = event.details["name"], event.details["version"]
+    for row in work.rows.all("SELECT endpoint, traffic FROM serving_endpoints"):
+        routed = _arms(json.loads(row["traffic"]))
+        if any(model == name and _same(known, version) for model, known in routed):
+            raise Conflict(f"{name} {version} answers on the endpoint {row['endpoint']}. Move its traffic away first.")
+    running = work.rows.all(
+        "SELECT deployment_id, model_version, baseline FROM deployments WHERE model_name = :name"
+        " AND status IN ('running', 'waiting', 'paused')",
+        name=name,
+    )
+    for row in running:
+        if _same(row["model_version"], version) or _same(row["baseline"], version):
+            raise Conflict(f"{name} {version} is part of the running deployment {row['deployment_id']}. Abort it first.")
+
+
+def only_free_of_holds(work: Work, event: Event) -> None:
+    """What a legal hold lies on is not deleted."""
+    if is_held(work.rows, event.resource_type, event.resource_id):
+        raise Conflict(f"A legal hold lies on {event.resource_id}. See them: modelyard audit list-holds")
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two texts name the same version, with or without a leading v."""
+    return one.removeprefix("v") == other.removeprefix("v")
 
 
 def provide(areas: Areas, event: Event) -> None:
@@ -182,6 +216,10 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
         only_known_versions,
         only_newer_routing,
     ),  # direct: at once
+    EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds),
+    EventType.APPROVAL_GRANTED: (only_other_people, only_named_roles),
+    EventType.POLICY_APPROVED: (only_other_people,),
+    EventType.BREAK_GLASS_REVIEWED: (only_other_people,),
 }
 
 ROUTING = (

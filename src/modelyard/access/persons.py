@@ -28,10 +28,10 @@ def roles_of(rows: Connection, subject: str, project: str) -> set[str]:
 def only_other_people(work: Work, event: Event) -> None:
     """Hears an approval, within its transaction: nobody approves through a service what they may not approve in person.
 
-    `barred` of the event's details are the subjects whose approval does not count: requester, uploader, trainer, and
-    those who have approved before.
+    `barred` of the event's details are the subjects whose approval does not count: requester, uploader, trainer;
+    `approved_by` those who have approved before.
     """
-    barred = [str(name) for name in event.details.get("barred", [])]
+    barred = [str(name) for key in ("barred", "approved_by") for name in event.details.get(key, [])]
     if not counted_once(event.actor, barred, store.owners(work.rows, [event.actor, *barred])):
         owner = store.owners(work.rows, [event.actor]).get(folded(event.actor), event.actor)
         raise Forbidden(f"{event.actor} counts as {owner}, who took part in what is to be approved. Ask somebody else.")

@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("modelyard.server")
 
 LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
+TIDY_EVERY = 60.0  # seconds between two looks for what has run out of time
 DRAIN_S = 30  # requests under way may take this long when the server ends
 MOST_CONNECTIONS = 2_000
 
@@ -77,12 +79,16 @@ class Controller:
         with Yard(self._place, files=self._files) as yard:
             yard.audit.start_sequencer()
             deliverer = yard.webhooks.start()
+            tidied = -TIDY_EVERY
             while not self._stop.wait(LOOK_EVERY):
                 try:
                     yard.dispatch()
                     for deployment in yard.deployments.list_deployments():
                         if deployment.status.active and deployment.traffic is not None:
                             yard.step(deployment.deployment_id)
+                    if time.monotonic() >= tidied + TIDY_EVERY:
+                        yard.registry.expire_requests()
+                        tidied = time.monotonic()
                 except YardError as error:  # told, and tried again at the next look
                     log.warning("controller: %s", error)
             deliverer.stop()
