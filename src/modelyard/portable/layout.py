@@ -4,6 +4,8 @@
     models/NAME/VERSION/...                 the file or package of a version under the name it was admitted with
     metadata/NAME_VERSION.json              a version: stage, tags, aliases, figures, references, artifact
     approvals/NAME_VERSION.json             the requests for a version, with approvals and comments
+    approvals/policies/POLICY.json          a promotion policy, as proposed and decided
+    approvals/break_glass/MOVE.json         a move that nobody approved, with its review
     ab_tests/TEST.json                      a test: plan, arms, units, looks
     deployments/deployments/ID.json         a deployment with every decision about it
     deployments/shadows/ID.json             a shadow with its counts
@@ -86,6 +88,16 @@ SECTIONS = (  # in the order in which they are written
         kind=registry.REQUESTS,
         path=lambda document: named("approvals", document["name"], document["version"]),
         pattern=r"approvals/[^/]+\.json",
+    ),
+    Section(
+        kind=registry.POLICIES,
+        path=lambda document: f"approvals/policies/{file_name(document['policy']['policy_id'])}.json",
+        pattern=r"approvals/policies/[^/]+\.json",
+    ),
+    Section(
+        kind=registry.BREAKS,
+        path=lambda document: f"approvals/break_glass/{file_name(document['move']['break_id'])}.json",
+        pattern=r"approvals/break_glass/[^/]+\.json",
     ),
     Section(
         kind=ab_testing.KIND,

@@ -1,6 +1,7 @@
-"""The registry's documents of the portable layout: registered models, versions, and requests with their approvals.
+"""The registry's documents of the portable layout: registered models, versions, requests with their approvals, policies
+and what was done without approval.
 
-A document is a value of the registry as JSON, so that a field which a value gains is in its document too.
+The first three are values of the registry as JSON, so that a field which a value gains is in its document too.
 """
 
 from __future__ import annotations
@@ -11,19 +12,60 @@ from typing import TypeVar
 import msgspec
 
 from modelyard.core.canonical import plain
-from modelyard.core.documents import Document, Kind
+from modelyard.core.documents import Document, Kind, Table
 from modelyard.core.errors import Conflict, Damaged
 from modelyard.core.instants import micros
 from modelyard.core.models import ModelVersion, RegisteredModel
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
-from modelyard.registry import checks, store, store_models, store_requests
+from modelyard.registry import checks, store, store_models, store_policies, store_requests
 from modelyard.registry.lookup import holder
 from modelyard.registry.rules import PromotionRequest, RequestStatus
 
 PAGE = 500
 EVERY = 2**31 - 1
 V = TypeVar("V")
+POLICY = Table(
+    name="promotion_policies",
+    columns=(
+        "policy_id",
+        "scope",
+        "target_stage",
+        "version",
+        "status",
+        "asked",
+        "proposed_by",
+        "proposed_at",
+        "justification",
+        "decided_by",
+        "decided_at",
+        "reason",
+    ),
+    times=frozenset({"proposed_at", "decided_at"}),
+    values=frozenset({"asked"}),
+)
+BREAK = Table(
+    name="break_glass_moves",
+    columns=(
+        "break_id",
+        "name",
+        "canonical",
+        "version",
+        "from_stage",
+        "target_stage",
+        "digest",
+        "broken_by",
+        "reason",
+        "incident",
+        "created_at",
+        "status",
+        "reviewer",
+        "verdict",
+        "comment",
+        "reviewed_at",
+    ),
+    times=frozenset({"created_at", "reviewed_at"}),
+)
 
 
 def model_document(rows: Connection, model: RegisteredModel) -> Document:
@@ -155,9 +197,56 @@ def _write_requests(work: Work, document: Document) -> None:
         store_requests.add_request(work.rows, request)
         for approval in request.approvals:
             store_requests.add_approval(work.rows, request.request_id, checks.folded(approval.approver), approval)
+        for number, comment in enumerate(request.comments, start=1):  # later ones stand at their events, further on
+            store_requests.add_comment(work.rows, request.request_id, comment, position=number)
         if request.status is not RequestStatus.OPEN and request.decided_at is not None:
             now = micros(request.decided_at)
             store_requests.decide(work.rows, request.request_id, request.status, now=now, reason=request.reason)
+
+
+def _policies(rows: Connection) -> Iterator[Document]:
+    for row in rows.all("SELECT * FROM promotion_policies ORDER BY scope, target_stage, version"):
+        yield {"policy": POLICY.document(row)}
+
+
+def _policy_here(rows: Connection, document: Document) -> Document | None:
+    sql = "SELECT * FROM promotion_policies WHERE policy_id = :policy_id"
+    row = rows.one(sql, policy_id=document["policy"]["policy_id"])
+    return None if row is None else {"policy": POLICY.document(row)}
+
+
+def _check_policy(rows: Connection, document: Document) -> None:
+    """Whoever imports must not replace the rules that hold here."""
+    policy = document["policy"]
+    known = rows.one(
+        "SELECT policy_id FROM promotion_policies WHERE scope = :scope AND target_stage = :target_stage LIMIT 1",
+        scope=policy["scope"],
+        target_stage=policy["target_stage"],
+    )
+    if known is not None:
+        raise Conflict(
+            f"There is a policy for {policy['scope']} to {policy['target_stage']} here already ({known['policy_id']})."
+        )
+
+
+def _write_policy(work: Work, document: Document) -> None:
+    POLICY.insert(work.rows, [document["policy"]])
+    store_policies.policy(work.rows, document["policy"]["policy_id"])  # which reads what it may hold
+
+
+def _breaks(rows: Connection) -> Iterator[Document]:
+    for row in rows.all("SELECT * FROM break_glass_moves ORDER BY created_at, break_id"):
+        yield {"move": BREAK.document(row)}
+
+
+def _break_here(rows: Connection, document: Document) -> Document | None:
+    sql = "SELECT * FROM break_glass_moves WHERE break_id = :break_id"
+    row = rows.one(sql, break_id=document["move"]["break_id"])
+    return None if row is None else {"move": BREAK.document(row)}
+
+
+def _write_break(work: Work, document: Document) -> None:
+    BREAK.insert(work.rows, [document["move"]])
 
 
 def _model(document: Document) -> RegisteredModel:
@@ -186,3 +275,5 @@ def _nothing(rows: Connection, document: Document) -> None:
 MODELS = Kind(name="models", every=_models, standing=_model_here, write=_write_model, check=_nothing)
 VERSIONS = Kind(name="versions", every=_versions, standing=_version_here, write=_write_version, check=_check_version)
 REQUESTS = Kind(name="requests", every=_requests, standing=_requests_here, write=_write_requests, check=_check_requests)
+POLICIES = Kind(name="policies", every=_policies, standing=_policy_here, write=_write_policy, check=_check_policy)
+BREAKS = Kind(name="break_glass", every=_breaks, standing=_break_here, write=_write_break, check=_nothing)
