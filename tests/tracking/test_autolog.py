@@ -107,7 +107,7 @@ def test_any_scikit_learn_estimator_is_logged_by_a_fit_of_our_own(tracker):
     assert [value for _, value in curve(tracker, run, "mean_test_score")] == list(model.cv_results_["mean_test_score"])
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_scikit_learns_own_callbacks_log_each_iteration(tracker, jobs):
     pytest.importorskip("sklearn.callback")
     from sklearn.linear_model import LogisticRegression

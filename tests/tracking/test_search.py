@@ -219,9 +219,9 @@ def test_a_filter_that_makes_no_sense_is_told_so(shared, text, says):
 
 
 def test_a_search_of_any_length_is_answered_or_refused(shared):
-    assert shared.search_runs(["0"] * 10_000, filter=" and ".join(["metrics.a != 1"] * 200)).items == ()
+    assert shared.search_runs(["0"] * 10_000, filter=" and ".join(["metrics.a != 1"] * 50)).items == ()
     for wrong in (
-        {"filter": " and ".join(["end_time>1"] * 201)},
+        {"filter": " and ".join(["end_time>1"] * 51)},
         {"filter": "(" * 60 + "end_time > 1" + ")" * 60},
         {"order_by": [f"metrics.m{i}" for i in range(11)]},
         {"filter": "status = '" + "x" * 20_000},

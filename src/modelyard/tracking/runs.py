@@ -235,7 +235,7 @@ def amended(work: Work, row: Row) -> None:
 
 def emit_started(work: Work, run: Run, **more: Any) -> None:
     """Tell that a run runs."""
-    details = {"experiment_id": run.experiment_id, "name": run.name, "user": run.user_id, **more}
+    details = {"experiment_id": run.experiment_id, "name": run.name, **more}
     if PARENT_RUN in run.tags:
         details["parent_run_id"] = run.tags[PARENT_RUN]
     work.emit(EventType.RUN_STARTED, Resource("run", run.run_id), details)
