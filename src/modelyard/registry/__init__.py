@@ -2,6 +2,7 @@
 
 from modelyard.core.models import ModelStage, ModelVersion, References, RegisteredModel
 from modelyard.registry.breaking import BreakGlass, ReviewStatus
+from modelyard.registry.comparison import ScoreComparison, Scores, VersionComparison
 from modelyard.registry.policy import PolicyStatus, PromotionCheck, PromotionPolicy
 from modelyard.registry.rules import Approval, Comment, PromotionRequest, RequestStatus, Requirement
 from modelyard.registry.service import ModelRegistry
@@ -22,4 +23,7 @@ __all__ = [
     "RequestStatus",
     "Requirement",
     "ReviewStatus",
+    "ScoreComparison",
+    "Scores",
+    "VersionComparison",
 ]

@@ -17,9 +17,10 @@ from modelyard.core.models import (
 from modelyard.core.operations import operation
 from modelyard.core.refs import ModelRef
 from modelyard.core.work import event_from_row
-from modelyard.registry import checks, comparison, moves, rules, store, store_models
+from modelyard.registry import checks, moves, rules, store, store_models
 from modelyard.registry import store_entries as entries
 from modelyard.registry.break_glass import BreakGlassMoves
+from modelyard.registry.comparisons import Comparisons
 from modelyard.registry.labels import Labels
 from modelyard.registry.lookup import found, found_model, no_alias, resource
 from modelyard.registry.models import RegisteredModels
@@ -29,7 +30,7 @@ from modelyard.registry.registration import Registration
 from modelyard.registry.search import Search
 
 
-class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, RegisteredModels, Labels, Search):
+class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, RegisteredModels, Labels, Search, Comparisons):
     """Registers models and answers for them.
 
     >>> registry = ModelRegistry(folder)
@@ -247,24 +248,6 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
             if decision.verdict is Verdict.REFUSE:
                 raise Conflict(decision.reasons[0])
             moves.remove_version(work, model)
-
-    @operation("GET", "/models/{name}/compare", needs="registry.read")
-    def compare_models(self, name: str, version1: str, version2: str) -> dict[str, Any]:
-        """What differs from one version to another: each metric's difference, relative difference and winner.
-
-        `metrics_comparison[metric]` has version1, version2, difference (second minus first), relative_difference
-        (None where the first is 0), higher_is_better (by the metric's name) and winner (None if equal).
-
-        >>> registry = ModelRegistry(folder)
-        >>> for version, auc in (("v1.0.0", 0.75), ("v2.0.0", 0.8)):
-        ...     _ = registry.register_model(
-        ...         "fraud", version, model_file, "lightgbm", "ana@example.com", metrics={"auc": auc}
-        ...     )
-        >>> registry.compare_models("fraud", "v1.0.0", "v2.0.0")["winner"]
-        'v2.0.0'
-        """
-        with self.store.reading() as rows:
-            return comparison.compare(found(rows, name, version1), found(rows, name, version2))
 
     @operation("GET", "/models/{name}/versions/{version}/history", needs="registry.read")
     def history(self, name: str, version: str) -> list[Event]:

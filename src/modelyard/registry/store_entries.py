@@ -12,7 +12,7 @@ from modelyard.core.canonical import dumps
 from modelyard.core.ports import Connection
 from modelyard.registry.checks import split_tag, words_of
 
-TABLES = ("model_tags", "model_metrics", "model_parameters", "model_words")
+TABLES = ("model_tags", "model_metrics", "model_parameters", "model_words", "model_scores")
 MODEL = ""  # the canonical of rows that belong to the model itself
 HEAD = 100  # characters of a value that its index entry has
 

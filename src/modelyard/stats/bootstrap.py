@@ -63,16 +63,26 @@ def paired_bootstrap(
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise Invalid(f"A paired bootstrap needs two flat arrays of one length, not {a.shape} and {b.shape}.")
     difference, counts = np.unique(b - a, return_counts=True)
-    random, means = np.random.default_rng(seed), np.empty(resamples)
-    chunk = max(1, 4_000_000 // len(difference))  # bounds the memory to 32 MB
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        drawn = random.multinomial(len(a), counts / len(a), size=size)
-        means[start : start + size] = drawn @ difference / len(a)
+    means = _resampled_means(difference, counts, resamples, np.random.default_rng(seed))
     below, above = (means <= 0).sum() + 1, (means >= 0).sum() + 1  # +1: a resample is never the whole truth
     p_value = float(min(1.0, 2 * min(below, above) / (resamples + 1)))
     method = f"paired bootstrap, {resamples} resamples"
     return _interval(name, float((b - a).mean()), means, n=len(a), level=level, method=method, p_value=p_value)
+
+
+def _resampled_means(values: Array, counts: Array, resamples: int, random: np.random.Generator) -> Array:
+    """Means of resamples of values that occur so often: drawn as counts where values repeat, else row by row."""
+    n, means = int(counts.sum()), np.empty(resamples)
+    few = len(values) * 8 < n  # a multinomial draw costs about eight times as much a category as an index a row
+    rows = values if few else np.repeat(values, counts)
+    chunk = max(1, 4_000_000 // len(rows))  # bounds the memory to 32 MB
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        if few:
+            means[start : start + size] = random.multinomial(n, counts / n, size=size) @ values / n
+        else:
+            means[start : start + size] = rows[random.integers(0, n, size=(size, n))].mean(axis=1)
+    return means
 
 
 def _interval(

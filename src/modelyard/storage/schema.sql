@@ -1,4 +1,4 @@
--- made by revisions 48844583130b529c4ceaa412c9b9c47efe83e61292c5021a24e7c1c6df5a72ba
+-- made by revisions 90624a0b6693b5e280e79a18726f92a48a236a8f3822e1b06dfbf9a40502c955
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -321,7 +321,7 @@ CREATE TABLE experiments (
 	PRIMARY KEY (experiment_id), 
 	UNIQUE (name)
 );
-INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795326626745,1795326626745);
+INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795327148367,1795327148367);
 CREATE TABLE feature_catalogue (
 	identity TEXT NOT NULL, 
 	generation BIGINT NOT NULL, 
@@ -485,6 +485,63 @@ CREATE TABLE loose_blobs (
 	seen_at BIGINT NOT NULL, 
 	PRIMARY KEY (blob)
 );
+CREATE TABLE marketplace_listings (
+	listing_id TEXT NOT NULL, 
+	model TEXT NOT NULL, 
+	canonical TEXT NOT NULL, 
+	version TEXT NOT NULL, 
+	digest TEXT NOT NULL, 
+	project TEXT NOT NULL, 
+	summary TEXT NOT NULL, 
+	card TEXT NOT NULL, 
+	licence TEXT NOT NULL, 
+	owner TEXT NOT NULL, 
+	visibility TEXT NOT NULL, 
+	status TEXT NOT NULL, 
+	published_by TEXT NOT NULL, 
+	published_at BIGINT NOT NULL, 
+	withdrawn_at BIGINT, 
+	withdrawn_because TEXT NOT NULL, 
+	words TEXT NOT NULL, 
+	fetches BIGINT NOT NULL, 
+	stars BIGINT NOT NULL, 
+	ratings BIGINT NOT NULL, 
+	PRIMARY KEY (listing_id)
+);
+CREATE TABLE marketplace_publishers (
+	name TEXT NOT NULL, 
+	key_id TEXT NOT NULL, 
+	public_key TEXT NOT NULL, 
+	trusted_by TEXT NOT NULL, 
+	trusted_at BIGINT NOT NULL, 
+	PRIMARY KEY (name), 
+	UNIQUE (key_id)
+);
+CREATE TABLE marketplace_ratings (
+	listing_id TEXT NOT NULL, 
+	person TEXT NOT NULL, 
+	rated_by TEXT NOT NULL, 
+	stars INTEGER NOT NULL, 
+	comment TEXT NOT NULL, 
+	rated_at BIGINT NOT NULL, 
+	PRIMARY KEY (listing_id, person), 
+	FOREIGN KEY(listing_id) REFERENCES marketplace_listings (listing_id)
+);
+CREATE TABLE marketplace_requests (
+	request_id TEXT NOT NULL, 
+	listing_id TEXT NOT NULL, 
+	person TEXT NOT NULL, 
+	requested_by TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	requested_at BIGINT NOT NULL, 
+	status TEXT NOT NULL, 
+	decided_by TEXT NOT NULL, 
+	decided_at BIGINT, 
+	comment TEXT NOT NULL, 
+	expires_at BIGINT, 
+	PRIMARY KEY (request_id), 
+	FOREIGN KEY(listing_id) REFERENCES marketplace_listings (listing_id)
+);
 CREATE TABLE model_aliases (
 	name TEXT NOT NULL, 
 	alias TEXT NOT NULL, 
@@ -518,6 +575,19 @@ CREATE TABLE model_renames (
 	former TEXT NOT NULL, 
 	position BIGINT NOT NULL, 
 	PRIMARY KEY (name, former, position)
+);
+CREATE TABLE model_scores (
+	name TEXT NOT NULL, 
+	canonical TEXT NOT NULL, 
+	dataset TEXT NOT NULL, 
+	metric TEXT NOT NULL, 
+	n BIGINT NOT NULL, 
+	mean FLOAT NOT NULL, 
+	rows_digest TEXT NOT NULL, 
+	packed BLOB NOT NULL, 
+	created_by TEXT NOT NULL, 
+	created_at BIGINT NOT NULL, 
+	PRIMARY KEY (name, canonical, dataset, metric)
 );
 CREATE TABLE model_tags (
 	name TEXT NOT NULL, 
@@ -962,6 +1032,10 @@ CREATE INDEX run_inputs_by_dataset ON run_inputs (dataset);
 CREATE INDEX logged_models_by_experiment ON logged_models (experiment_id, lifecycle_stage, creation_time);
 CREATE INDEX run_files_by_digest ON run_files (digest);
 CREATE INDEX run_upload_parts_by_digest ON run_upload_parts (digest);
+CREATE UNIQUE INDEX marketplace_one_listing ON marketplace_listings (model, canonical) WHERE status = 'listed';
+CREATE INDEX marketplace_newest ON marketplace_listings (status, published_at, listing_id);
+CREATE UNIQUE INDEX marketplace_one_open_request ON marketplace_requests (listing_id, person) WHERE status = 'open';
+CREATE INDEX marketplace_requests_by_listing ON marketplace_requests (listing_id, person, requested_at);
 CREATE INDEX webhooks_newest ON webhooks (created_at, webhook_id);
 CREATE INDEX webhook_deliveries_in_order ON webhook_deliveries (webhook_id, status, sequence);
 CREATE INDEX webhook_deliveries_ended ON webhook_deliveries (ended_at);

@@ -229,6 +229,19 @@ def _entries() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("model_words_by_word", "model_words", ["word", "name", "canonical"])
+    op.create_table(
+        "model_scores",
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("canonical", TEXT, primary_key=True),
+        sa.Column("dataset", TEXT, primary_key=True),
+        sa.Column("metric", TEXT, primary_key=True),
+        sa.Column("n", sa.BigInteger, nullable=False),
+        sa.Column("mean", sa.Float, nullable=False),
+        sa.Column("rows_digest", TEXT, nullable=False),
+        sa.Column("packed", sa.LargeBinary, nullable=False),  # little-endian doubles
+        sa.Column("created_by", TEXT, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+    )
 
 
 def _promotions() -> None:
