@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from modelyard.core.errors import Unavailable
 
 MOST = 1_000  # parts in one transaction
+LONGEST_WAIT = 0.005  # seconds that a leader waits for callers who were answered a moment ago and may come again
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
 
@@ -41,6 +43,10 @@ class GroupCommit(Generic[Part, Answer]):
         self._lock = threading.Lock()
         self._queue: list[_Seat[Part, Answer]] = []
         self._led = False
+        self._wanted = 0  # how many the leader waits for
+        self._gathered = threading.Lock()
+        self._gathered.acquire()
+        self._last = (0, 0.0, 0.0)  # callers, seconds and end of the last transaction
         _GROUPS.add(self)
 
     def submit(self, part: Part) -> Answer:
@@ -48,14 +54,19 @@ class GroupCommit(Generic[Part, Answer]):
         seat: _Seat[Part, Answer] = _Seat(part)
         with self._lock:
             self._queue.append(seat)
-            leads = not self._led
+            if 0 < self._wanted <= len(self._queue):
+                self._wanted = 0
+                self._gathered.release()
+            leads = seat.leads = not self._led
             self._led = True
-        if not leads:
-            try:
+        try:
+            if not leads:
                 seat.called.acquire()
-            except BaseException:  # interrupted: nobody must wait for this caller to lead
-                self._leave(seat)
-                raise
+            if not seat.done:
+                self._gather()
+        except BaseException:  # interrupted: nobody must wait for this caller to lead
+            self._leave(seat)
+            raise
         if not seat.done:
             self._lead()
         if seat.error is not None:
@@ -66,6 +77,7 @@ class GroupCommit(Generic[Part, Answer]):
         """Write what waits, answer those who wait for it, and call the next leader."""
         with self._lock:
             seats, self._queue = self._queue[:MOST], self._queue[MOST:]
+        started = time.monotonic()
         try:
             answers = self._commit([seat.part for seat in seats])
             for seat, answer in zip(seats, answers, strict=True):
@@ -76,11 +88,27 @@ class GroupCommit(Generic[Part, Answer]):
             raise
         finally:
             with self._lock:
+                now = time.monotonic()
+                self._last = (len(seats) + len(self._queue), now - started, now)
                 self._led = bool(self._queue)
                 self._call()
             for seat in seats:
                 seat.done = True
                 seat.called.release()
+
+    def _gather(self) -> None:
+        """Wait for the callers of a transaction that has just ended, no longer than it took: full groups are worth it."""
+        with self._lock:
+            callers, lasted, ended = self._last
+            if len(self._queue) >= callers or time.monotonic() - ended > lasted:
+                return
+            self._wanted = min(callers, MOST)
+        if not self._gathered.acquire(timeout=min(lasted, LONGEST_WAIT)):
+            with self._lock:
+                if self._wanted:
+                    self._wanted = 0
+                else:  # the last one came after all
+                    self._gathered.acquire()
 
     def _call(self) -> None:
         """Let the first in the queue lead."""
@@ -101,6 +129,10 @@ class GroupCommit(Generic[Part, Answer]):
         self._lock = threading.Lock()
         self._queue = []
         self._led = False
+        self._wanted = 0
+        self._gathered = threading.Lock()
+        self._gathered.acquire()
+        self._last = (0, 0.0, 0.0)
 
 
 def _same(error: BaseException) -> BaseException:

@@ -89,7 +89,7 @@ def details_text(details: Mapping[str, Any]) -> str:
     """
     if not isinstance(details, Mapping):
         raise Invalid(f"details are {type(details).__name__}, not a mapping of names to values.")
-    if any(isinstance(name, str) and name.startswith("$") for name in details):
+    if any([str(name)[:1] == "$" for name in details]):  # noqa: C419 - a list is faster
         raise Invalid("Names in details must not start with a dollar sign: those are the log's own.")
     try:
         written = dumps({**details, "reported": True})

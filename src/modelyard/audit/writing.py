@@ -15,7 +15,7 @@ from modelyard.audit.subjects import MARK, SubjectKeys
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid
 from modelyard.core.events import Event, EventSeverity, EventType
-from modelyard.core.ids import new_id
+from modelyard.core.ids import ordered_id
 from modelyard.core.instants import from_micros, micros
 from modelyard.core.operations import operation
 from modelyard.core.refs import Resource
@@ -70,7 +70,7 @@ class Writing(Log):
                 "event_type must be an EventType and severity an EventSeverity. Import them from modelyard.audit."
             )
         row = {
-            "event_id": new_id("evt"),
+            "event_id": ordered_id("evt"),
             "event_type": event_type.value,
             "severity": severity.value,
             "actor": rules.checked_text(user, "user"),

@@ -15,7 +15,7 @@ from modelyard.core import plugins
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid
 from modelyard.core.events import Event, EventSeverity, EventType
-from modelyard.core.ids import new_id
+from modelyard.core.ids import ordered_id
 from modelyard.core.instants import SYSTEM_CLOCK, from_micros, micros
 from modelyard.core.ports import Artifacts, Blobs, Clock, Connection, Database, Row
 from modelyard.core.refs import Resource
@@ -150,7 +150,7 @@ class Work:
     ) -> Event:
         """Write an event into this transaction and call the handlers that keep projections."""
         values = {
-            "event_id": new_id("evt"),
+            "event_id": ordered_id("evt"),
             "event_type": event_type.value,
             "severity": severity.value,
             "actor": actor or self.actor,
