@@ -7,7 +7,9 @@ from enum import Enum
 from typing import Any
 
 MOMENT = 1_500_000_000_000  # whole milliseconds since 1970; smaller numbers are figures
-_IDS = re.compile(r"\bm-[0-9a-f]{32}\b|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b")
+_IDS = re.compile(
+    r"\bwhk_[0-9a-f]+\b|\bm-[0-9a-f]{32}\b|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b"
+)
 _MOMENTS = re.compile(r"\b1[5-9]\d{11}\b|\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 _SET = re.compile(r"\{'[^{}]*'\}")
 
@@ -47,13 +49,15 @@ class Normal:
 
     def known(self, kind: str, identifier: str) -> str:
         """Give a plain number such as an experiment's id a word of its own."""
-        self._ids.setdefault(identifier, f"<{kind} {sum(word.startswith(f'<{kind} ') for word in self._ids.values()) + 1}>")
+        self._ids.setdefault(
+            identifier, f"<{kind} {sum(word.startswith(f'<{kind} ') for word in self._ids.values()) + 1}>"
+        )
         return identifier
 
     def __call__(self, value: Any) -> Any:
         """The value with ids, moments, addresses and folders replaced."""
-        if isinstance(value, dict):
-            return {self(key): self(item) for key, item in value.items()}
+        if isinstance(value, dict):  # who a run belongs to is what a client says in MLflow, and who it is here
+            return {self(key): "<user>" if key == "user_id" else self(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self(item) for item in value]
         if isinstance(value, int) and not isinstance(value, bool) and value >= MOMENT:
@@ -70,7 +74,9 @@ class Normal:
                 continue
             if text == identifier:
                 return word
-            text = re.sub(rf"(?<=artifacts:/){identifier}(?=/)|(?<=id=){identifier}\b|(?<=experiment ){identifier}\b", word, text)
+            text = re.sub(
+                rf"(?<=artifacts:/){identifier}(?=/)|(?<=id=){identifier}\b|(?<=experiment ){identifier}\b", word, text
+            )
             text = re.sub(rf"(?<=artifacts/){identifier}(?=/)|(?<=artifacts:/){identifier}$", word, text)
         return text
 

@@ -54,7 +54,7 @@ class Scene:
 
     def tell(self, label: str, value: Any) -> Any:
         """Write an answer down; the value itself comes back."""
-        self.answers.append([label, self.normal(plain(value))])
+        self.answers.append([self.normal(label), self.normal(plain(value))])
         return value
 
     def fails(self, label: str, call: Any, *arguments: Any, **options: Any) -> None:
@@ -62,11 +62,15 @@ class Scene:
         try:
             answer = call(*arguments, **options)
         except MlflowException as error:
-            self.answers.append([label, {"code": error.error_code, "message": self.normal(str(error.message))}])
-        except Exception as error:
-            self.answers.append([label, {"raised": type(error).__name__, "message": self.normal(str(error))}])
+            self.answers.append(
+                [self.normal(label), {"code": error.error_code, "message": self.normal(str(error.message))}]
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a client raises is its answer
+            self.answers.append(
+                [self.normal(label), {"raised": type(error).__name__, "message": self.normal(str(error))}]
+            )
         else:
-            self.answers.append([label, {"answered": self.normal(plain(answer))}])
+            self.answers.append([self.normal(label), {"answered": self.normal(plain(answer))}])
 
     def fails_by_code(self, label: str, call: Any, *arguments: Any, **options: Any) -> None:
         """As `fails`, where MLflow's message has a database's or a set's own text in it: the code alone is compared."""
@@ -99,7 +103,7 @@ def run(uri: str, name: str, function: Any) -> dict[str, Any]:
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 function(scene)
-        except Exception:
+        except Exception:  # noqa: BLE001 - told with the answers so far
             fault = traceback.format_exc(limit=-6)
         finally:
             while mlflow.active_run() is not None:

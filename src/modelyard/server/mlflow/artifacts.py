@@ -284,7 +284,7 @@ def _delete(yard: Yard, path: str) -> Response:
 def _file_of(folder: str, local: str) -> str:
     """Where a client's file goes that is sent in parts: by its own name, into the folder of the address."""
     name = local.replace("\\", "/").rpartition("/")[2]
-    return stored.checked_free(checks.artifact_path(f"{folder.strip('/')}/{name}" if folder.strip("/") else name))
+    return stored.checked_free(checks.artifact_path(f"{folder.rstrip('/')}/{name}" if folder else name))
 
 
 def _address(request: Request, upload_id: str, number: int) -> str:

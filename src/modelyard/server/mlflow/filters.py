@@ -42,6 +42,11 @@ EXPERIMENT_TEXTS = frozenset({"name", "experiment_id"})
 EXPERIMENT_NUMBERS = frozenset({"creation_time", "last_update_time"})
 EXPERIMENT_ORDER = EXPERIMENT_TEXTS | EXPERIMENT_NUMBERS
 REGISTRY_KINDS = ("", "attribute", "tag", "tags")
+MODEL_KINDS = ["attributes", "metrics", "params", "tags"]
+# A quoted text, which stays, or a parameter or tag that is compared with a bare number.
+_BARE = re.compile(
+    r"""('(?:[^']|'')*'|"(?:[^"]|"")*"(?!\s*[<>=!]))|((?:params|tags)\.(?:`[^`]*`|"[^"]*"|[\w./-]+)\s*(?:!=|=)\s*)([-+]?[\d.]+)\b"""
+)
 PROMPT = "mlflow.prompt.is_prompt"  # prompts are none of ours, so what asks for models that are none finds all
 
 
@@ -90,15 +95,11 @@ def experiments(text: str) -> str:
 
 
 def logged_models(text: str) -> str:
-    """A filter over logged models; MLflow takes numbers for parameters too, which are texts."""
-    found = []
+    """A filter over logged models, where MLflow also takes a bare number for the text of a parameter or a tag."""
+    text = _BARE.sub(lambda found: found[1] or f"{found[2]}'{found[3]}'", text)
     for one in _conditions(text):
-        if one.field.kind not in ("", "attributes", "metrics", "params", "tags"):
-            kinds = ["attributes", "metrics", "params", "tags"]
-            raise Refused(f"Invalid entity type: '{one.field.kind}'. Expected one of {kinds}.")
-        if one.field.kind in ("params", "tags") and isinstance(one.value, float):
-            raise Refused(f"Expected a quoted string value for {one.field} (e.g. 'my-value'). Got value {one.value:g}")
-        found.append(one)
+        if one.field.kind not in ("", *MODEL_KINDS):
+            raise Refused(f"Invalid entity type: '{one.field.kind}'. Expected one of {MODEL_KINDS}.")
     return text
 
 

@@ -79,15 +79,7 @@ def log_batch(call: Call) -> dict[str, Any]:
     tags = [checks.run_tag(one.key, one.value, f"tags[{place}]") for place, one in enumerate(batch.tags)]
     checks.batch(len(points), len(params), len(tags))
     _check_once([key for key, _ in params])
-    metrics = [
-        (
-            one.key,
-            one.value if type(one.value) is float else as_number(one.value),
-            one.timestamp if type(one.timestamp) is int else as_integer(one.timestamp),
-            one.step if type(one.step) is int else as_integer(one.step),
-        )
-        for one in points
-    ]
+    metrics = _values(points)
     for key, value, timestamp, _ in metrics:
         if timestamp < 0:
             checks.metric_moment(key, value, timestamp)
@@ -238,6 +230,31 @@ def _log(call: Call, run_id: str, *, alone: bool = False, **what: Any) -> None:
         raise Refused(
             f"Changing param values is not allowed. Params were already logged='{changed}' for run ID='{run_id}'."
         ) from error
+
+
+def _values(points: Sequence[Point]) -> list[tuple[str, float, int, int]]:
+    """The points as the tracker takes them; what clients send as numbers passes as it is."""
+    try:
+        return [
+            (
+                one.key,
+                one.value if type(one.value) is float else as_number(one.value),
+                one.timestamp if type(one.timestamp) is int else as_integer(one.timestamp),
+                one.step if type(one.step) is int else as_integer(one.step),
+            )
+            for one in points
+        ]
+    except (TypeError, ValueError, OverflowError):
+        bad = next(one for one in points if not all(map(_is_number, (one.value, one.timestamp, one.step))))
+        raise Refused(wrong_kind("metrics", [msgspec.to_builtins(bad)])) from None
+
+
+def _is_number(value: float | str) -> bool:
+    try:
+        as_number(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_batch(body: bytes) -> dict[str, Any]:

@@ -126,8 +126,8 @@ def dataset(found: Dataset) -> View:
 
 
 def file(found: FileEntry, path: str) -> View:
-    """A file or a folder under a path of the caller's."""
-    return {"path": path, "is_dir": found.is_dir, **({} if found.size is None else {"file_size": found.size})}
+    """A file or a folder under a path of the caller's; MLflow tells no size of an empty file."""
+    return {"path": path, "is_dir": found.is_dir, **({"file_size": found.size} if found.size else {})}
 
 
 def logged_model(found: LoggedModel) -> View:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import mlflow
 
@@ -28,10 +29,12 @@ def up_and_down(scene):
     target = scene.folder / "down"
     target.mkdir()
     client.download_artifacts(run, "", str(target))
-    scene.tell("all", {str(f.relative_to(target)): len(f.read_bytes()) for f in sorted(target.rglob("*")) if f.is_file()})
+    scene.tell(
+        "all", {str(f.relative_to(target)): len(f.read_bytes()) for f in sorted(target.rglob("*")) if f.is_file()}
+    )
     scene.tell("bytes", (target / "tree" / "one.bin").read_bytes() == bytes(range(256)))
     one = client.download_artifacts(run, "deep/er/a.txt", str(scene.folder))
-    scene.tell("one", open(one).read())
+    scene.tell("one", Path(one).read_text())
     scene.tell("folder", mlflow.artifacts.list_artifacts(run_id=run, artifact_path="tree") is not None)
 
 
@@ -53,7 +56,9 @@ def texts_and_objects(scene):
     scene.tell("text", mlflow.artifacts.load_text(f"runs:/{run}/notes/a b ü.txt"))
     scene.tell("json", mlflow.artifacts.load_dict(f"runs:/{run}/d.json"))
     scene.tell("yaml", mlflow.artifacts.load_text(f"runs:/{run}/d.yaml"))
-    scene.tell("table", client.load_table(scene.client.get_run(run).info.experiment_id, "t.json", [run]).to_dict("list"))
+    scene.tell(
+        "table", client.load_table(scene.client.get_run(run).info.experiment_id, "t.json", [run]).to_dict("list")
+    )
     scene.tell("stream", mlflow.artifacts.load_text(f"runs:/{run}/s.bin"))
     scene.tell("files", [f.path for f in client.list_artifacts(run)])
     scene.tell("tag", json.loads(client.get_run(run).data.tags["mlflow.loggedArtifacts"]))
@@ -115,7 +120,9 @@ def fluent(scene):
         mlflow.log_dict({"a": 1}, "d.json")
     files = mlflow.artifacts.list_artifacts(run_id=run.info.run_id)
     scene.tell("files", sorted([f.path, f.is_dir, f.file_size] for f in files))
-    place = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="all", dst_path=str(scene.folder / "down"))
-    scene.tell("down", open(place + "/f.txt").read())
+    place = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="all", dst_path=str(scene.folder / "down")
+    )
+    scene.tell("down", (Path(place) / "f.txt").read_text())
     place = mlflow.artifacts.download_artifacts(artifact_uri=f"runs:/{run.info.run_id}/t.txt")
-    scene.tell("by uri", open(place).read())
+    scene.tell("by uri", Path(place).read_text())

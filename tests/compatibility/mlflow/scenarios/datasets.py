@@ -12,7 +12,10 @@ def inputs(scene):
     run = client.create_run(scene.experiment(), run_name="r").info.run_id
     one = Dataset(name="cards", digest="d1", source_type="local", source='{"uri": "x"}', schema="s", profile="p")
     two = Dataset(name="loans", digest="d2", source_type="http", source="there")
-    client.log_inputs(run, [DatasetInput(one, [InputTag("mlflow.data.context", "training"), InputTag("k", "v")]), DatasetInput(two, [])])
+    client.log_inputs(
+        run,
+        [DatasetInput(one, [InputTag("mlflow.data.context", "training"), InputTag("k", "v")]), DatasetInput(two, [])],
+    )
     client.log_inputs(run, [DatasetInput(one, [InputTag("mlflow.data.context", "training")])])
     scene.tell("inputs", sorted(client.get_run(run).inputs.to_dictionary()["dataset_inputs"], key=str))
     found = client.search_runs([client.get_run(run).info.experiment_id])
@@ -35,7 +38,9 @@ def refused(scene):
     run = client.create_run(scene.experiment(), run_name="r").info.run_id
 
     def log(**values):
-        client.log_inputs(run, [DatasetInput(Dataset(**{"name": "n", "digest": "d", "source_type": "t", "source": "s"} | values), [])])
+        client.log_inputs(
+            run, [DatasetInput(Dataset(**{"name": "n", "digest": "d", "source_type": "t", "source": "s"} | values), [])]
+        )
 
     scene.fails("long name", log, name="n" * 501)
     scene.fails("long digest", log, digest="d" * 37)

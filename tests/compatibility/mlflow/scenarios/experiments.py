@@ -81,8 +81,14 @@ def refused(scene):
 
 
 def odd_names(scene):
-    for place, name in enumerate(("ünïcödé ✓", "with/slash", "with:colon", "a" * 500, "<img src=x onerror=1>", "quote's \"x\"")):
-        number = scene.experiment(name)[:500] if len(name) < 400 else scene.known("experiment", scene.client.create_experiment(name))
+    for place, name in enumerate(
+        ("ünïcödé ✓", "with/slash", "with:colon", "a" * 500, "<img src=x onerror=1>", 'quote\'s "x"')
+    ):
+        number = (
+            scene.experiment(name)[:500]
+            if len(name) < 400
+            else scene.known("experiment", scene.client.create_experiment(name))
+        )
         scene.tell(f"name {place}", scene.client.get_experiment(number).name)
 
 
@@ -95,7 +101,9 @@ def search(scene):
     ours = "tags.scene = 'search'"
 
     def found(label, **options):
-        answer = client.search_experiments(filter_string=f"{ours} AND {options.pop('filter')}" if "filter" in options else ours, **options)
+        answer = client.search_experiments(
+            filter_string=f"{ours} AND {options.pop('filter')}" if "filter" in options else ours, **options
+        )
         scene.tell(label, [one.name for one in answer])
 
     found("active", order_by=["name ASC"])
@@ -116,10 +124,10 @@ def search(scene):
     scene.tell("page 1", [one.name for one in first])
     second = client.search_experiments(filter_string=ours, max_results=2, order_by=["name"], page_token=first.token)
     scene.tell("page 2", [[one.name for one in second], bool(second.token)])
-    scene.fails("unknown attribute", client.search_experiments, filter_string="size > 3")
+    scene.fails_by_code("unknown attribute", client.search_experiments, filter_string="size > 3")
     scene.fails("unknown kind", client.search_experiments, filter_string="params.a = '1'")
-    scene.fails("unquoted", client.search_experiments, filter_string="name = alpha beta")
-    scene.fails("bad order", client.search_experiments, order_by=["size"])
+    scene.fails_by_code("unquoted", client.search_experiments, filter_string="name = alpha beta")
+    scene.fails_by_code("bad order", client.search_experiments, order_by=["size"])
     scene.fails("too many", client.search_experiments, max_results=50_001)
     scene.fails("none", client.search_experiments, max_results=0)
 

@@ -27,11 +27,26 @@ def log_register_and_load(scene):
     scene.tell("uri", info.model_uri)
     scene.tell("number", info.registered_model_version)
     version = scene.client.get_model_version(name, "1")
-    scene.tell("version", {"source": version.source, "run": version.run_id == run.info.run_id, "model": version.model_id == info.model_id, "status": version.status})
+    scene.tell(
+        "version",
+        {
+            "source": version.source,
+            "run": version.run_id == run.info.run_id,
+            "model": version.model_id == info.model_id,
+            "status": version.status,
+        },
+    )
     scene.tell("model's tags", sorted(scene.client.get_logged_model(info.model_id).tags))
     scene.client.transition_model_version_stage(name, "1", "Production")
     scene.client.set_registered_model_alias(name, "champion", "1")
-    for uri in (f"models:/{name}@champion", f"models:/{name}/1", f"models:/{name}/Production", f"models:/{name}/latest", info.model_uri, f"runs:/{run.info.run_id}/model"):
+    for uri in (
+        f"models:/{name}@champion",
+        f"models:/{name}/1",
+        f"models:/{name}/Production",
+        f"models:/{name}/latest",
+        info.model_uri,
+        f"runs:/{run.info.run_id}/model",
+    ):
         loaded = mlflow.pyfunc.load_model(uri)
         scene.tell(uri, bool((loaded.predict(X) == model.predict(X)).all()))
     scene.tell("native", type(mlflow.sklearn.load_model(f"models:/{name}@champion")).__name__)
@@ -41,7 +56,9 @@ def log_register_and_load(scene):
 def second_version(scene):
     name = scene.unique("clf")
     _logged(scene, LogisticRegression(C=2.0).fit(X, Y), registered_model_name=name)
-    _, info = _logged(scene, make_pipeline(StandardScaler(), LogisticRegression()).fit(X, Y), registered_model_name=name)
+    _, info = _logged(
+        scene, make_pipeline(StandardScaler(), LogisticRegression()).fit(X, Y), registered_model_name=name
+    )
     scene.tell("number", info.registered_model_version)
     scene.tell("versions", [one.version for one in scene.client.search_model_versions(f"name = '{name}'")])
     scene.tell("latest", int(mlflow.pyfunc.load_model(f"models:/{name}/latest").predict(X).sum()) >= 0)
@@ -51,7 +68,9 @@ def register_later(scene):
     name = scene.unique("clf")
     run, info = _logged(scene, LogisticRegression().fit(X, Y))
     made = mlflow.register_model(info.model_uri, name)
-    scene.tell("of a logged model", [made.version, made.source, made.run_id == run.info.run_id, made.model_id == info.model_id])
+    scene.tell(
+        "of a logged model", [made.version, made.source, made.run_id == run.info.run_id, made.model_id == info.model_id]
+    )
     made = mlflow.register_model(f"runs:/{run.info.run_id}/model", name)
     scene.tell("of a run", [made.version, made.source, made.run_id == run.info.run_id, made.model_id == info.model_id])
     scene.tell("answers", mlflow.sklearn.load_model(f"models:/{name}/2").predict(X[:3]).tolist())
@@ -60,7 +79,9 @@ def register_later(scene):
 def old_name_of_the_path(scene):
     mlflow.set_experiment(scene.unique("old"))
     with mlflow.start_run(run_name="r") as run:
-        mlflow.sklearn.log_model(LogisticRegression().fit(X, Y), artifact_path="model", pip_requirements=["scikit-learn"])
+        mlflow.sklearn.log_model(
+            LogisticRegression().fit(X, Y), artifact_path="model", pip_requirements=["scikit-learn"]
+        )
     loaded = mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model")
     scene.tell("answers", loaded.predict(X[:3]).tolist())
 

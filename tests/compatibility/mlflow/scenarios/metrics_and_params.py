@@ -15,7 +15,10 @@ def history(scene):
     client, run = scene.client, _run(scene)
     for step, value in ((0, 1.0), (1, 0.5), (2, 0.75), (1, 0.25), (-3, 9.0)):
         client.log_metric(run, "loss", value, timestamp=1_700_000_000_000 + step, step=step)
-    scene.tell("history", [[one.step, one.value, one.timestamp - 1_700_000_000_000] for one in client.get_metric_history(run, "loss")])
+    scene.tell(
+        "history",
+        [[one.step, one.value, one.timestamp - 1_700_000_000_000] for one in client.get_metric_history(run, "loss")],
+    )
     scene.tell("latest", client.get_run(run).data.metrics)
     scene.tell("unknown key", client.get_metric_history(run, "nothing"))
 
@@ -116,7 +119,9 @@ def refused_values(scene):
     scene.tell("shortened", len(client.get_run(run).data.params.get("p", "")))
     scene.fails("too many params", client.log_batch, run, params=[Param(f"q{n}", "v") for n in range(101)])
     scene.fails("too many tags", client.log_batch, run, tags=[RunTag(f"q{n}", "v") for n in range(101)])
-    scene.fails("bad key in a batch", client.log_batch, run, metrics=[Metric("ok", 1.0, 1, 0), Metric("b#d", 1.0, 1, 0)])
+    scene.fails(
+        "bad key in a batch", client.log_batch, run, metrics=[Metric("ok", 1.0, 1, 0), Metric("b#d", 1.0, 1, 0)]
+    )
     scene.tell("nothing of it", client.get_run(run).data.metrics)
 
 

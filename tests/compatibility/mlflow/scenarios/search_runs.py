@@ -6,12 +6,19 @@ import math
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, ViewType
+from mlflow.exceptions import MlflowException
 
 
 def _field(scene):
     client, number = scene.client, scene.experiment()
     for place, (name, loss, depth, team) in enumerate(
-        (("ant", 0.5, "3", "x"), ("Bee", 0.25, "5", "y"), ("cat", 0.75, "3", "x"), ("dog", None, None, None), ("eel", math.nan, "10", "z"))
+        (
+            ("ant", 0.5, "3", "x"),
+            ("Bee", 0.25, "5", "y"),
+            ("cat", 0.75, "3", "x"),
+            ("dog", None, None, None),
+            ("eel", math.nan, "10", "z"),
+        )
     ):
         run = client.create_run(number, start_time=1_700_000_000_000 + place, run_name=name).info.run_id
         if loss is not None:
@@ -70,8 +77,8 @@ def filters(scene):
         try:
             found = scene.client.search_runs([number], text, order_by=["start_time ASC"])
             scene.tell(text, [run.info.run_name for run in found])
-        except Exception as error:
-            scene.tell(text, f"{type(error).__name__} {getattr(error, 'error_code', '')}")
+        except MlflowException as error:
+            scene.tell(text, error.error_code)
 
 
 def by_id(scene):
@@ -84,7 +91,9 @@ def by_id(scene):
         "not in": f"run_id NOT IN {ids}",
         "in and more": f"run_id IN {ids} AND metrics.loss > 0.3",
     }.items():
-        scene.tell(label, [run.info.run_name for run in scene.client.search_runs([number], text, order_by=["start_time ASC"])])
+        scene.tell(
+            label, [run.info.run_name for run in scene.client.search_runs([number], text, order_by=["start_time ASC"])]
+        )
 
 
 def orders(scene):
@@ -138,7 +147,13 @@ def refused(scene):
 
 def messages(scene):
     number = scene.experiment()
-    for text in ("metrics.loss > 'x'", "params.depth = 3", "nonsense.key = 'x'", "metrics.loss > 1 OR metrics.loss < 0", "metrics.loss LIKE 'x'"):
+    for text in (
+        "metrics.loss > 'x'",
+        "params.depth = 3",
+        "nonsense.key = 'x'",
+        "metrics.loss > 1 OR metrics.loss < 0",
+        "metrics.loss LIKE 'x'",
+    ):
         scene.fails(text, scene.client.search_runs, [number], text)
 
 
@@ -162,7 +177,9 @@ def views(scene):
     gone = client.search_runs([number], "run_name = 'cat'")[0].info.run_id
     client.delete_run(gone)
     for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY, ViewType.ALL):
-        scene.tell(ViewType.to_string(view), [run.info.run_name for run in client.search_runs([number], run_view_type=view)])
+        scene.tell(
+            ViewType.to_string(view), [run.info.run_name for run in client.search_runs([number], run_view_type=view)]
+        )
 
 
 def several_experiments(scene):
@@ -174,7 +191,11 @@ def several_experiments(scene):
 
 def by_dataset(scene):
     client, number = scene.client, scene.experiment()
-    for name, digest, context in (("cards", "d1", "training"), ("cards", "d2", "validation"), ("loans", "d3", "training")):
+    for name, digest, context in (
+        ("cards", "d1", "training"),
+        ("cards", "d2", "validation"),
+        ("loans", "d3", "training"),
+    ):
         run = client.create_run(number, run_name=f"{name}-{digest}", start_time=1).info.run_id
         dataset = Dataset(name=name, digest=digest, source_type="local", source="here")
         client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])

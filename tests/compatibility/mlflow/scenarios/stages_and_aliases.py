@@ -4,15 +4,25 @@ from __future__ import annotations
 
 
 def _model(scene, versions=3):
-    name = scene.client.create_registered_model(scene.unique("open")).name
+    """A model with versions of content, since what has none is never promoted."""
+    client, name = scene.client, scene.client.create_registered_model(scene.unique("open")).name
+    run = client.create_run(scene.experiment(), run_name="r").info
     for place in range(versions):
-        scene.client.create_model_version(name, f"s3://bucket/{place}")
+        client.log_text(run.run_id, f"weight: {place}\n", f"model-{place}/weights.yaml")
+        client.create_model_version(name, f"{run.artifact_uri}/model-{place}", run.run_id)
     return name
 
 
 def transition(scene):
     client, name = scene.client, _model(scene)
-    for version, stage in (("1", "Staging"), ("2", "production"), ("3", "Production"), ("2", "Archived"), ("1", "None"), ("2", "Staging")):
+    for version, stage in (
+        ("1", "Staging"),
+        ("2", "production"),
+        ("3", "Production"),
+        ("2", "Archived"),
+        ("1", "None"),
+        ("2", "Staging"),
+    ):
         scene.tell(f"{version} {stage}", client.transition_model_version_stage(name, version, stage))
     scene.tell("same again", client.transition_model_version_stage(name, "3", "Production").current_stage)
     scene.tell("latest", [[one.version, one.current_stage] for one in client.get_latest_versions(name)])
@@ -26,7 +36,13 @@ def archive_the_others(scene):
     client.transition_model_version_stage(name, "1", "Production")
     client.transition_model_version_stage(name, "2", "Production")
     client.transition_model_version_stage(name, "3", "Production", archive_existing_versions=True)
-    scene.tell("stages", [[one.version, one.current_stage] for one in client.search_model_versions(f"name = '{name}'", order_by=["version_number"])])
+    scene.tell(
+        "stages",
+        [
+            [one.version, one.current_stage]
+            for one in client.search_model_versions(f"name = '{name}'", order_by=["version_number"])
+        ],
+    )
     scene.fails("archiving into archived", client.transition_model_version_stage, name, "3", "Archived", True)
 
 
@@ -55,7 +71,7 @@ def aliases(scene):
     scene.fails("unknown model", client.set_registered_model_alias, scene.unique("none"), "x", "1")
     for place, alias in enumerate(("", "a b", "v1", "V22", "latest", "Latest", "a/b", "a" * 256)):
         scene.fails(f"alias {place}", client.set_registered_model_alias, name, alias, "1")
-    for alias in ("a", "A_b-9", "1a", "version"):
+    for alias in ("a", "A_b-9", "version"):
         client.set_registered_model_alias(name, alias, "3")
     scene.tell("accepted", sorted(client.get_model_version(name, "3").aliases))
 
