@@ -156,7 +156,9 @@ def _check(yard: Path, source: Path, status: int) -> None:
     artifacts.collect(grace_hours=0)
     artifacts.collect(grace_hours=0)
     artifacts.close()
-    assert not [path for path in (yard / "blobs" / "sha256").rglob("*") if path.is_file()], "a collection cleans the rest"
+    assert not [path for path in (yard / "blobs" / "sha256").rglob("*") if path.is_file()], (
+        "a collection cleans the rest"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

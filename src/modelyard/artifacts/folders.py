@@ -26,13 +26,12 @@ Read = Callable[[str, int], bytes]
 
 def inspect_folder(files: Mapping[str, Inspection], sizes: Mapping[str, int], read: Read) -> Inspection:
     """What the files are together, by relative path. `read` gives the first bytes of one."""
+    unsafe = _saved_models(files)
     needed = {path for name, one in files.items() for path in _needed(name, one, sizes)} | _variables(files)
-    unsafe: list[str] = []
     for name, one in files.items():
         if one.format == "binary" and name not in needed:
             raise Malformed(f"{name} is none of the formats that modelyard knows")
         unsafe += [f"{name}: {why}" for why in one.unsafe]
-    unsafe += _saved_models(files)
     kind = "folder"
     if "saved_model.pb" in files:
         kind = "saved-model"

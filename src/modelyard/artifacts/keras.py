@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from modelyard.artifacts import trusted, zips
 from modelyard.artifacts.hdf5 import hdf5
-from modelyard.artifacts.inspection import Inspection
+from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.artifacts.tensors import strict_json
 from modelyard.artifacts.zips import InspectMember
 
@@ -42,6 +42,8 @@ def _findings(config: Any) -> Iterator[str]:
     bare = {name for _, name in known}  # Keras 2 wrote class names alone
     for node in zips.objects(config):
         name, module = node.get("class_name"), node.get("module")
+        if not (isinstance(name, str | None) and isinstance(module, str | None)):
+            raise Malformed("its configuration names a class in an unknown way")
         if name is not None and name not in PLAIN_NODES:
             listed = name in bare if module is None else (module, name) in known
             if not listed:

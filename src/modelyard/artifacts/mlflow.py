@@ -71,7 +71,7 @@ def plain_yaml(data: bytes, name: str) -> Any:
                 raise Malformed(f"{name} uses anchors, aliases or tags")
             if count > EVENTS_LIMIT or depth > DEPTH:
                 raise Malformed(f"{name} holds too much, or is nested too deeply")
-        return yaml.load(data, yaml.SafeLoader)  # noqa: S506 - the safe loader, by its class
+        return yaml.load(data, yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, Malformed):
             raise

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from modelyard.artifacts import keras, torch, trusted, zips
-from modelyard.artifacts.inspection import Inspection
+from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.artifacts.tensors import strict_json
 from modelyard.artifacts.zips import InspectMember
 
@@ -24,9 +24,12 @@ def inspect(stream: BinaryIO, size: int, member: InspectMember) -> Inspection:
     with zips.opened(stream, size) as archive:
         names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
         found = set(names)
-        if "schema.json" in found:
+        kinds = ["schema.json" in found, {"config.json", "metadata.json"} <= found, torch.is_archive(names)]
+        if sum(kinds) > 1:
+            raise Malformed("it is a file of two libraries at once")
+        if kinds[0]:
             return _skops(archive, names)
-        if {"config.json", "metadata.json"} <= found:
+        if kinds[1]:
             return keras.packed(archive, names, member)
         return torch.torch(archive, names) or _plain(archive, names, member)
 
@@ -51,9 +54,9 @@ def _skops_findings(schema: Any) -> Iterator[str]:
     for node in zips.objects(schema):
         for module_key, name_key in (("__module__", "__class__"), ("module_path", "function")):
             if module_key in node or name_key in node:
-                module, name = node.get(module_key), node.get(name_key)
+                module, name = str(node.get(module_key)), str(node.get(name_key))
                 if (module, name) not in known:
                     yield f"it holds the type {module}.{name}, which is not on the trusted list"
         loader = node.get("__loader__")
-        if loader is not None and loader not in SKOPS_NODES:
+        if loader is not None and str(loader) not in SKOPS_NODES:
             yield f"it uses the loader {loader!r}, which can run more than it shows"

@@ -199,7 +199,9 @@ class ArtifactStore(Releases, Uploads, Signatures):
         def again() -> _Source:
             raise Unavailable(f"The bytes of {name} vanish as they are stored. Upload them again.")
 
-        return self._judged(_Source(path=Path(name), kind="file", digest=stored.digest, files=(stored,), again=again), by)
+        return self._judged(
+            _Source(path=Path(name), kind="file", digest=stored.digest, files=(stored,), again=again), by
+        )
 
     def _judged(self, source: _Source, by: str) -> Artifact:
         """The artifact that the stored bytes become, if they are found harmless."""

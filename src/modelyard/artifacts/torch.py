@@ -34,6 +34,12 @@ _GUARD = (
 )  # fmt: skip
 
 
+def is_archive(names: list[str]) -> bool:
+    """True if PyTorch would read members of these names: it looks within whatever folder the first lies in."""
+    inner = {name.partition("/")[2] for name in names}
+    return bool({"data.pkl", "archive_format", "constants.pkl"} & inner)
+
+
 def torch(archive: zipfile.ZipFile, names: list[str]) -> Inspection | None:
     """What an archive of PyTorch's holds; None if it is none."""
     folders = {name.partition("/")[0] for name in names}
@@ -170,8 +176,9 @@ def _tree(text: Any) -> Iterator[str]:
         context = node.get("context")
         names = strict_json(context) if isinstance(context, str) else None
         plain = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))
-        if node.get("type", "") not in _CONTAINERS or not plain:
-            yield f"its arguments are of the kind {str(node.get('type'))[:80]!r}, which its reader would import"
+        kind = node.get("type", "")
+        if not isinstance(kind, str | None) or kind not in _CONTAINERS or not plain:
+            yield f"its arguments are of the kind {str(kind)[:80]!r}, which its reader would import"
 
 
 def _is_guard(text: str) -> bool:
