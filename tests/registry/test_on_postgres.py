@@ -49,8 +49,42 @@ def _story(store: Store, clock: FixedClock, model: Path) -> list[object]:
     with pytest.raises(NotFound):
         registry.get_model("fraud", "v2.0.0-9")
     seen += [(event.event_type, event.actor) for event in registry.history("fraud", "v1.9.0")]
+    seen += _more(registry, model)
     clock.advance(10_000_000)
     seen += [artifacts.collect(grace_hours=1), artifacts.list_artifacts()]
+    return seen
+
+
+def _more(registry: ModelRegistry, model: Path) -> list[object]:
+    """Policies, glass, scores, names and tags."""
+    seen: list[object] = []
+    for version in ("v1.0.0", "v2.0.0"):
+        registry.register_model("cards", version, model, "lightgbm", ANA, metrics={"auc": 0.9}, parameters={"depth": 3})
+        registry.store_scores("cards", version, "may", [1.0, 0.0, float(len(version))], ANA)
+    registry.set_tag("cards", "v1.0.0", "note", ANA, value="ß" * 100_000)
+    registry.set_model_tag("cards", "team", ANA, value="risk")
+    made = registry.propose_policy("*", ModelStage.PRODUCTION, ANA, requires=["scan"], expires_after_hours=1)
+    with pytest.raises(Forbidden):
+        registry.approve_policy(made.policy_id, ANA)
+    registry.approve_policy(made.policy_id, MAX)
+    registry.request_promotion("cards", "v1.0.0", ModelStage.PRODUCTION, ANA)
+    registry.comment_promotion("cards", "v1.0.0", ZOE, "'; --")
+    check = registry.check_promotion("cards", "v1.0.0", ModelStage.PRODUCTION)
+    broken = registry.break_glass("cards", "v2.0.0", ModelStage.STAGING, ANA, reason="outage", incident="INC-1")
+    registry.review_break_glass(broken.break_id, ZOE, "justified")
+    renamed = registry.rename_model("cards", "payments", ANA)
+    registry.store.clock.advance(3601)  # type: ignore[attr-defined]
+    expired = registry.expire_requests()
+    seen += [check.missing, check.requirements, renamed, expired[0].comments, expired[0].status]
+    seen += [
+        registry.compare_versions(["payments:v1.0.0", "payments:v2.0.0"]),
+        registry.version_by_number("payments", 2),
+    ]
+    seen += [registry.search_versions("params.depth = 3", text="note").items, registry.search_models(text="risk")]
+    seen += [(one.status, one.verdict, one.version) for one in registry.list_break_glass("payments")]
+    registry.transition("payments", "v2.0.0", ModelStage.ARCHIVED, ANA)
+    registry.delete_model("payments", ANA)
+    seen += [registry.search_models().items, [event.event_type for event in registry.history("payments", "v2.0.0")]]
     return seen
 
 
