@@ -202,6 +202,14 @@ def test_a_body_larger_than_the_limit_is_refused_before_it_is_read(server: YardS
     assert raw(server, head, b"\r\n").startswith(b"HTTP/1.1 413")
 
 
+def test_a_file_is_a_file_even_if_it_is_json(server: YardServer) -> None:
+    secret = server.secret  # type: ignore[attr-defined]
+    headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+    deep = b"[" * 1000 + b"]" * 1000
+    answer = httpx.post(f"{server.url}/api/v1/uploads", params={"name": "a.json"}, content=deep, headers=headers)
+    assert answer.status_code == 201
+
+
 def test_other_kinds_of_bodies_are_no_json(server: YardServer) -> None:
     secret = server.secret  # type: ignore[attr-defined]
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=" + "x" * 5000):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import stat
+import time
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -102,3 +104,13 @@ def test_unpacking_writes_nothing_before_every_member_was_checked(tmp_path: Path
     with pytest.raises(Invalid):
         unzip(file, tmp_path / "target")
     assert not (tmp_path / "target").exists()
+
+
+def test_an_upload_that_nobody_used_is_forgotten_after_a_day(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path)
+    old, young = send(uploads, "a", b"1"), send(uploads, "a", b"2")
+    folder = uploads.path(old, "ana").parent
+    os.utime(folder, (time.time() - 86_500,) * 2)
+    send(uploads, "a", b"3")
+    assert not folder.exists()
+    assert uploads.path(young, "ana").read_bytes() == b"2"

@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from modelyard.access.scopes import touch_of
 from modelyard.core.errors import Damaged, YardError
 from modelyard.core.operations import operations
 from modelyard.server.callers import PUBLIC, SIGNED_IN, Callers, TooMany, permitted
@@ -23,6 +22,7 @@ from modelyard.server.fixed import FIXED
 from modelyard.server.guard import Guard
 from modelyard.server.login import Login
 from modelyard.server.mlflow import routes as mlflow
+from modelyard.server.routing import Branches
 from modelyard.server.uploads import Uploads
 from modelyard.yard import Yard
 
@@ -65,12 +65,12 @@ def create_app(
     `hosts` are the names the server answers to. `issuer` is an OpenID Connect issuer whose tokens are let in. `more` are
     routes beside the operations; their endpoints are marked by `callers.declares`.
     """
-    own = [
+    own = [  # endpoint_of raises for a scope that names no argument
         Route("/api/v1" + entry.path, endpoint_of(entry), methods=[entry.method], name=entry.name)
         for entry in operations()
         if entry.remote
     ]
-    routes = _methods_apart([*FIXED, *mlflow.routes(), *more, *own])
+    routes: list[BaseRoute] = [*FIXED, Branches(own), *mlflow.routes(), *more]
     check_declared(routes)
     app = Starlette(routes=routes, exception_handlers=_HANDLERS)
     app.router.redirect_slashes = False
@@ -83,12 +83,10 @@ def create_app(
 
 def check_declared(routes: Iterable[BaseRoute], before: str = "") -> None:
     """Raise for the first route that does not say what its caller needs: a server with an open door does not start."""
-    for entry in operations():
-        touch_of(entry)  # raises for a scope that names no argument
     for route in routes:
         place = before + getattr(route, "path", "")
         inner = getattr(route, "routes", None)
-        if isinstance(route, Mount) and inner:
+        if inner and isinstance(route, Mount | Branches):
             check_declared(inner, place)
             continue
         needs = _declared(getattr(route, "endpoint", None) or getattr(route, "app", None))
@@ -104,15 +102,6 @@ def _declared(endpoint: Any) -> Any:
     while isinstance(endpoint, partial):
         endpoint = endpoint.func
     return getattr(endpoint, "needs", None)
-
-
-def _methods_apart(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
-    """Literal paths before those with parameters, so that /features/online is no feature named online."""
-    return sorted(routes, key=lambda route: _order(getattr(route, "path", "")))
-
-
-def _order(path: str) -> tuple[int, ...]:
-    return tuple(2 if ":path}" in part else 1 if "{" in part else 0 for part in path.split("/"))
 
 
 def told(_: Request, error: Exception) -> Response:

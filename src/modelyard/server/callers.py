@@ -66,6 +66,7 @@ class Callers:
         self.identities = Identities(store, issuer)
         self._local = local_user
         self._calls = Limiter(CALLS, self._seconds)
+        self._told_slow = Limiter(Rate(per_second=1 / TOLD_EVERY_S, burst=1), self._seconds)
         self._strangers = Limiter(STRANGERS, self._seconds)
         self._refused: Counter[str] = Counter()
         self._told_at = float("-inf")
@@ -155,7 +156,10 @@ class Callers:
             raise self._stranger(request, str(error)) from error
         wait = self._calls.wait(caller.subject)
         if wait:
-            raise TooMany(f"{caller.subject} calls more than {CALLS.per_second:g} times a second. Slow down.", wait)
+            why = f"{caller.subject} calls more than {CALLS.per_second:g} times a second. Slow down."
+            if not self._told_slow.wait(caller.subject):
+                self.tell_refused(request, caller, "rate", why)
+            raise TooMany(why, wait)
         return caller
 
     def _stranger(self, request: HTTPConnection, why: str) -> YardError:

@@ -126,5 +126,6 @@ def _fixed(app: FastAPI) -> None:
             tags=["server"],
             summary=inspect.getdoc(told),
             status_code=201 if told is upload else 200,
-            openapi_extra=(raw if told is upload else {}) | ({"security": []} if getattr(told, "needs", "") == PUBLIC else {}),
+            openapi_extra=(raw if told is upload else {})
+            | ({"security": []} if getattr(told, "needs", "") == PUBLIC else {}),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,7 @@ from modelyard.core.ids import checked_name, new_id
 
 LARGEST = 8 * 1024**3  # bytes of one upload
 UPLOAD = re.compile(r"upl_[0-9a-f]+")
+KEPT_S = 86_400.0
 
 
 class Uploads:
@@ -27,6 +30,7 @@ class Uploads:
         upload = new_id("upl")
         target = self._own(caller) / upload
         target.mkdir(parents=True)
+        self._forget_old(target.parent)
         file = target / PurePosixPath(checked_name(name, "file")).name
         size = 0
         try:
@@ -39,7 +43,7 @@ class Uploads:
                         )
                     out.write(chunk)
             if unpack:
-                unzip(file, target / "folder")
+                await asyncio.to_thread(unzip, file, target / "folder")
                 file.unlink()
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
@@ -55,8 +59,24 @@ class Uploads:
 
     def drop(self, upload: str, caller: str) -> None:
         """Forget an upload once it has been used; what is no upload's id names nothing here."""
-        if UPLOAD.fullmatch(upload):
-            shutil.rmtree(self._own(caller) / upload, ignore_errors=True)
+        if not UPLOAD.fullmatch(upload):
+            return
+        target = self._own(caller) / upload
+        try:
+            for file in target.iterdir():
+                file.unlink()
+            target.rmdir()
+        except OSError:  # a folder, or gone already
+            shutil.rmtree(target, ignore_errors=True)
+
+    def _forget_old(self, folder: Path) -> None:
+        """Uploads that nobody used are kept for a day."""
+        for target in folder.iterdir():
+            try:
+                if target.stat().st_mtime < time.time() - KEPT_S:
+                    shutil.rmtree(target, ignore_errors=True)
+            except FileNotFoundError:  # used meanwhile
+                continue
 
     def _own(self, caller: str) -> Path:
         return self.folder / hashlib.sha256(caller.encode("utf-8", "surrogatepass")).hexdigest()[:16]
