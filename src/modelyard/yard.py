@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from modelyard.deployment.service import DeploymentManager
     from modelyard.features.service import FeatureStore
     from modelyard.governance.service import GovernanceManager
+    from modelyard.marketplace.service import Marketplace
     from modelyard.monitoring.service import Monitors
     from modelyard.pipeline.service import Pipelines
     from modelyard.portable import Exported, Imported
@@ -135,6 +136,11 @@ class Yard:
     def webhooks(self) -> Webhooks:
         """Other systems that are told of events."""
         return self.area("webhooks")  # type: ignore[no-any-return]  # the plugin table is by name
+
+    @cached_property
+    def marketplace(self) -> Marketplace:
+        """Models shared between teams."""
+        return self.area("marketplace")  # type: ignore[no-any-return]  # the plugin table is by name
 
     def area(self, name: str) -> Any:
         """An area by its name in the operation table, opened on this yard's store."""

@@ -28,6 +28,7 @@ AREA_HELP = {
     "ci_templates": "Pipelines for GitHub, GitLab, Jenkins and Azure.",
     "webhooks": "Tell other systems what happens, by signed messages.",
     "access": "People, services, roles, projects and tokens.",
+    "marketplace": "Models shared between teams: listings, ratings, access, signed packages.",
 }
 
 OWN = {  # command -> "module:function"

@@ -24,6 +24,7 @@ AREAS = {
     "ci_templates": "modelyard.ci_templates.service:CITemplateGenerator",
     "webhooks": "modelyard.webhooks.service:Webhooks",
     "access": "modelyard.access.service:AccessManager",
+    "marketplace": "modelyard.marketplace.service:Marketplace",
 }
 
 TABLE: dict[str, dict[str, str]] = {
@@ -86,6 +87,9 @@ TABLE: dict[str, dict[str, str]] = {
         "sklearn_fit": "modelyard.engines.sklearn_fitting:fit",
         "torch": "modelyard.engines.torch:Watch",
     },
+    "unpacker": {"zip": "modelyard.artifacts.archives:unzip"},
+    "proof": {"tlog": "modelyard.audit.proofs:check_proof"},
+    "package_source": {"http": "modelyard.marketplace.remote:download"},
     "loader": {"path": "modelyard.engines.loading:load_model"},
     "drift": {
         "anderson_darling": "modelyard.monitoring.drift.anderson_darling:anderson_darling",
