@@ -97,7 +97,7 @@ def test_a_signature_is_kept_told_and_belongs_to_its_key(
     private, public = _keys(tmp_path, password=b"secret")
     (tmp_path / "password").write_text("secret\n")
     digest = artifacts.add(small_model).digest
-    with pytest.raises(Invalid, match="password|Password"):
+    with pytest.raises(Invalid, match=r"[Pp]assword"):
         artifacts.sign(digest, private, "ana")
     made = artifacts.sign(digest, private, "ana", password_path=tmp_path / "password")
     assert artifacts.list_signatures(digest) == [made]

@@ -113,11 +113,11 @@ def _pedigree(manifest: PackageManifest | None) -> dict[str, Any]:
     if manifest is None or manifest.primary == manifest.framework:
         return {}
     parity = manifest.parity
-    measured = f", by at most {parity.max_difference:g} on {parity.rows:,} rows" if parity else ""
+    measured = f"by at most {parity.max_difference:g} on {parity.rows:,} rows" if parity else "by an unknown amount"
     return {
         "pedigree": {
             "ancestors": [{"type": "machine-learning-model", "name": f"{manifest.name} ({manifest.framework})"}],
-            "notes": f"Exported from {manifest.framework} to {manifest.primary}; their answers differ{measured or ' by an unknown amount'}.",
+            "notes": f"Exported from {manifest.framework} to {manifest.primary}; their answers differ {measured}.",
         }
     }
 

@@ -192,11 +192,11 @@ class _Object:
                 raise Malformed("an object's header goes on without end")
             block, at = self.walk.bytes_at(begin, size), 0
             while at + 8 <= len(block):
-                kind, size, flags = struct.unpack_from("<HHB", block, at)
-                data = block[at + 8 : at + 8 + size]
-                if len(data) != size:
+                kind, length, flags = struct.unpack_from("<HHB", block, at)
+                data = block[at + 8 : at + 8 + length]
+                if len(data) != length:
                     raise Malformed("a header message is cut short")
-                at, met = at + 8 + size, met + 1
+                at, met = at + 8 + length, met + 1
                 if kind == 0x10:
                     blocks.append(struct.unpack("<QQ", data[:16]))
                 else:
@@ -217,11 +217,11 @@ class _Object:
                 raise Malformed("an object's header goes on without end")
             block, at = self.walk.bytes_at(begin, size), 0
             while at + 4 + extra <= len(block):  # less than that is a gap
-                kind, size, message_flags = struct.unpack_from("<BHB", block, at)
-                data = block[at + 4 + extra : at + 4 + extra + size]
-                if len(data) != size:
+                kind, length, message_flags = struct.unpack_from("<BHB", block, at)
+                data = block[at + 4 + extra : at + 4 + extra + length]
+                if len(data) != length:
                     raise Malformed("a header message is cut short")
-                at += 4 + extra + size
+                at += 4 + extra + length
                 if kind == 0x10:
                     blocks.append(self._continued(data))
                 else:
@@ -310,9 +310,8 @@ def _filters(_: _Object, data: bytes) -> None:
         if number not in FILTERS:
             raise Foreign(f"a dataset needs the filter {number}, which is a plug-in")
         named = version == 1 or number >= 256
-        length, values = (struct.unpack_from("<HxxH" if named else "<xxH", data, at + 2) + (0,))[:2]
-        if not named:
-            length, values = 0, length
+        length = struct.unpack_from("<H", data, at + 2)[0] if named else 0
+        values = struct.unpack_from("<H", data, at + (6 if named else 4))[0]
         at += (8 if named else 6) + length + 4 * (values + (values & 1 if version == 1 else 0))
 
 
@@ -336,11 +335,10 @@ def _attribute_of(data: bytes) -> Attribute:
         raise Foreign("an attribute is written in an unknown way")
     name, kind, space = struct.unpack_from("<HHH", data, 2)
     at = 9 if version == 3 else 8
-    step = (lambda size: size + -size % 8) if version == 1 else (lambda size: size)
     text = data[at : at + name].rstrip(b"\0")
-    at += step(name)
-    variable = data[at] & 15 == 9
-    return Attribute(text, variable, data[at + step(kind) + step(space) :])
+    if version == 1:  # its parts are padded to eight bytes
+        name, kind, space = (size + -size % 8 for size in (name, kind, space))
+    return Attribute(text, data[at + name] & 15 == 9, data[at + name + kind + space :])
 
 
 def _from_heap(walk: Walk, value: bytes) -> bytes:

@@ -13,19 +13,26 @@ from typing import Any, BinaryIO
 
 _ESCAPE = re.compile(rb"""\\(?:[\n\\'"abfnrtvx]|[0-3][0-7]{2}|([4-7][0-7]{2})|[0-7]{1,2})|\\(?!\Z)""")
 LINE_LIMIT = 1 << 20
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 
 def operations(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int]]:
     """(opcode, argument, position) up to STOP; ValueError where a reader would fail."""
     while True:
         position, code = stream.tell(), stream.read(1)
-        opcode = pickletools.code2op.get(code.decode("latin-1"))
+        opcode = _OPCODES.get(code)
         if opcode is None:
             raise ValueError(f"it has the unknown opcode {code!r}" if code else "it ends without STOP")
-        reader: Callable[[Any], Any] | None = _READERS.get(opcode.name) or (opcode.arg and opcode.arg.reader)
-        yield opcode, reader(stream) if reader else None, position
+        yield opcode, _argument(opcode, stream), position
         if opcode.name == "STOP":
             return
+
+
+def _argument(opcode: pickletools.OpcodeInfo, stream: BinaryIO) -> Any:
+    own = _READERS.get(opcode.name)
+    if own is not None:
+        return own(stream)
+    return None if opcode.arg is None else opcode.arg.reader(stream)
 
 
 def _line(stream: BinaryIO) -> bytes:

@@ -89,9 +89,9 @@ def _findings(graph: memoryview) -> Iterator[str]:
                 yield f"it uses the operator {op[:80]}, which is not on the list"
     if top.calls & saving or (inputs | _started(graph)) & saver_nodes or _loaded(graph) & saving:
         yield "it saves or restores files outside its saver"
-    for name in within(graph, 6, 2):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}", text_of(name)):
-            yield f"it names the asset {text_of(name)[:80]!r}, which is no plain file name"
+    for asset in map(text_of, within(graph, 6, 2)):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}", asset):
+            yield f"it names the asset {asset[:80]!r}, which is no plain file name"
 
 
 def _functions(graph: memoryview) -> dict[str, Function]:
@@ -103,8 +103,8 @@ def _functions(graph: memoryview) -> dict[str, Function]:
         found[name] = Function()
         for node in within(function, 3):
             _use(node, found[name])
-    for function in found.values():
-        function.calls |= function.ops & set(found)  # a function may be called by its own name as operator
+    for used in found.values():
+        used.calls |= used.ops & set(found)  # a function may be called by its own name as operator
     return found
 
 

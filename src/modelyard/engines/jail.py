@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,8 @@ def isolate(order: dict[str, Any]) -> list[str]:
         order["model"] = "/model"
     except OSError as error:
         why.append(str(error))
-    for step in (lambda: bound(order["limits"]), drop, refuse):
+    steps: tuple[Callable[[], None], ...] = (partial(bound, order["limits"]), drop, refuse)
+    for step in steps:
         try:
             step()
         except (OSError, ValueError, KeyError) as error:
