@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,30 +105,39 @@ def only_newer_routing(work: Work, event: Event) -> None:
 
 def only_unused_versions(work: Work, event: Event) -> None:
     """A version is not deleted while traffic goes to it or a rollout of it runs."""
-    name, version = event.details["name"], event.details["version"]
-    for row in work.rows.all("SELECT endpoint, traffic FROM serving_endpoints"):
-        routed = _arms(json.loads(row["traffic"]))
-        if any(model == name and _same(known, version) for model, known in routed):
-            raise Conflict(f"{name} {version} answers on the endpoint {row['endpoint']}. Move its traffic away first.")
+    name, version = event.details["name"], event.details["version"].removeprefix("v")
+    for known, where in _used(work, name):
+        if known == version:
+            raise Conflict(f"{name} {version} cannot be deleted: {where}. Move its traffic away first.")
+
+
+def only_unused_names(work: Work, event: Event) -> None:
+    """A model keeps its name while traffic goes to one of its versions or a rollout of one runs."""
+    renamed = event.details["changes"].get("name")
+    for _, where in _used(work, renamed["from"]) if renamed else ():
+        raise Conflict(f"{renamed['from']} cannot be renamed: {where}. Move its traffic away first.")
+
+
+def _used(work: Work, name: str) -> Iterator[tuple[str, str]]:
+    """The versions of a model, without a leading v, that live traffic or a running rollout needs, and where."""
+    for row in work.rows.all("SELECT endpoint, traffic FROM serving_endpoints ORDER BY endpoint"):
+        for model, version in _arms(json.loads(row["traffic"])):
+            if model == name:
+                yield version.removeprefix("v"), f"{version} answers on the endpoint {row['endpoint']}"
     running = work.rows.all(
         "SELECT deployment_id, model_version, baseline FROM deployments WHERE model_name = :name"
-        " AND status IN ('running', 'waiting', 'paused')",
+        " AND status IN ('running', 'waiting', 'paused') ORDER BY deployment_id",
         name=name,
     )
     for row in running:
-        if _same(row["model_version"], version) or _same(row["baseline"], version):
-            raise Conflict(f"{name} {version} is part of the running deployment {row['deployment_id']}. Abort it first.")
+        for version in (row["model_version"], row["baseline"]):
+            yield version.removeprefix("v"), f"{version} is part of the running deployment {row['deployment_id']}"
 
 
 def only_free_of_holds(work: Work, event: Event) -> None:
     """What a legal hold lies on is not deleted."""
     if is_held(work.rows, event.resource_type, event.resource_id):
         raise Conflict(f"A legal hold lies on {event.resource_id}. See them: modelyard audit list-holds")
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two texts name the same version, with or without a leading v."""
-    return one.removeprefix("v") == other.removeprefix("v")
 
 
 def provide(areas: Areas, event: Event) -> None:
@@ -217,7 +226,9 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
         only_newer_routing,
     ),  # direct: at once
     EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds),
+    EventType.REGISTERED_MODEL_UPDATED: (only_unused_names,),
     EventType.APPROVAL_GRANTED: (only_other_people, only_named_roles),
+    EventType.APPROVAL_REJECTED: (only_other_people, only_named_roles),
     EventType.POLICY_APPROVED: (only_other_people,),
     EventType.BREAK_GLASS_REVIEWED: (only_other_people,),
 }

@@ -25,6 +25,9 @@ def test_a_version_that_takes_traffic_or_part_in_a_rollout_is_not_deleted(yard: 
         yard.registry.demote("fraud", version, ModelStage.ARCHIVED, ANA)
     with pytest.raises(Conflict, match="endpoint fraud"):
         yard.registry.delete("fraud", "1.1.0", ANA)
+    yard.registry.demote("fraud", "v1.0.0", ModelStage.ARCHIVED, ANA)
+    with pytest.raises(Conflict, match="endpoint fraud"):
+        yard.registry.rename_model("fraud", "cards", ANA)
     yard.registry.delete("fraud", "v1.2.0", ANA)
     yard.deployments.abort(started.deployment_id)
     yard.dispatch()
