@@ -23,7 +23,7 @@ STARS = (1, 5)
 # An SPDX licence expression (https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/): its words and joints.
 _LICENCE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,98}\+?\Z")
 _JOINTS = ("AND", "OR", "WITH")
-_LICENCE_TOKEN = re.compile(r"\s*([()]|[^\s()]+)")
+_LICENCE_TOKEN = re.compile(r" *([()]|[^ ()]+)")
 ALLOW = Decision(verdict=Verdict.ALLOW)
 
 
@@ -65,7 +65,8 @@ def checked_licence(licence: str) -> str:
     Traceback (most recent call last):
     modelyard.core.errors.Invalid: licence is 'ask me'. Write an SPDX expression such as Apache-2.0 or MIT ...
     """
-    tokens = _LICENCE_TOKEN.findall(licence) if isinstance(licence, str) and len(licence) <= SUMMARY_LIMIT else []
+    plain = isinstance(licence, str) and len(licence) <= SUMMARY_LIMIT and licence.isascii() and licence.isprintable()
+    tokens = _LICENCE_TOKEN.findall(licence) if plain else []
     if not tokens or not _is_expression(tokens):
         raise Invalid(
             f"licence is {licence!r:.80}. Write an SPDX expression such as Apache-2.0 or MIT (https://spdx.org/licenses); "
