@@ -141,10 +141,10 @@ def newest_in_stages(rows: Connection, names: Sequence[str]) -> list[ModelVersio
     """The version with the highest number in each stage of each of the models."""
     places = ", ".join(f":n{position}" for position in range(len(names)))
     stages = " UNION ALL ".join(f"SELECT '{stage.value}' AS stage" for stage in ModelStage)
-    found = rows.all(
-        "SELECT v.* FROM (SELECT r.name, (SELECT MAX(m.number) FROM model_versions m WHERE m.name = r.name AND"
-        f" m.stage = s.stage) AS number FROM registered_models r CROSS JOIN ({stages}) s WHERE r.name IN ({places})) t"
-        " JOIN model_versions v ON v.name = t.name AND v.number = t.number ORDER BY v.name, v.number",
+    found = rows.all(  # CROSS JOIN also tells SQLite the order of the loops: the versions innermost, by their numbers
+        f"SELECT v.* FROM registered_models r CROSS JOIN ({stages}) s CROSS JOIN model_versions v"
+        f" WHERE r.name IN ({places}) AND v.name = r.name AND v.number = (SELECT MAX(m.number) FROM model_versions m"
+        " WHERE m.name = r.name AND m.stage = s.stage) ORDER BY v.name, v.number",
         **{f"n{position}": name for position, name in enumerate(names)},
     )
     return versions_of(rows, found)
