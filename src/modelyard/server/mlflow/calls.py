@@ -19,7 +19,7 @@ from modelyard.access.scopes import Touch
 from modelyard.core.errors import Forbidden, YardError
 from modelyard.core.pages import Page
 from modelyard.server.callers import Callers, declares, permitted
-from modelyard.server.mlflow.errors import UNKNOWN, Refused, answer
+from modelyard.server.mlflow.errors import DENIED, UNKNOWN, Refused, answer
 from modelyard.server.mlflow.fields import Field, decoded, values_of
 from modelyard.yard import Yard
 
@@ -59,8 +59,11 @@ class Call:
         return self.caller.subject
 
     def also(self, kind: str, name: str) -> None:
-        """Refuse unless the caller has the route's permission for one more thing."""
-        permitted(self.request, self.needs, (kind, name))
+        """Refuse, and tell of it, unless the caller has the route's permission for one more thing."""
+        try:
+            permitted(self.request, self.needs, (kind, name))
+        except Forbidden as error:
+            raise Refused(str(error), DENIED) from error
 
     def visible(self, page: Page[T]) -> Page[T]:
         """The page without what belongs to projects that the caller may not see."""

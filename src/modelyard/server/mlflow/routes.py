@@ -10,6 +10,8 @@ from starlette.routing import Route as StarletteRoute
 from modelyard.server.mlflow import (
     artifacts,
     experiments,
+    histories,
+    inputs,
     logged_models,
     metrics,
     models,
@@ -22,6 +24,8 @@ from modelyard.server.mlflow import (
 TABLE = (
     *experiments.ROUTES,
     *metrics.ROUTES,
+    *inputs.ROUTES,
+    *histories.ROUTES,
     *runs.ROUTES,
     *versions.ROUTES,
     *models.ROUTES,

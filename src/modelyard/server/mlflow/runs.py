@@ -34,7 +34,7 @@ def create(call: Call) -> dict[str, Any]:
     made = call.yard.tracking.create_run(
         known.experiment_id, name=name, tags=tags, start_time=call.get("start_time"), user=call.who
     )
-    return {"run": views.run(made, new=True)}
+    return {"run": views.new_run(made)}
 
 
 def get(call: Call) -> dict[str, Any]:

@@ -242,7 +242,6 @@ def _place_in_run(call: Call, of: Source, run: Run, inner: str) -> None:
     for made in run.model_outputs:
         model = _logged_model(call, made.model_id)
         if model is not None and model.name == inner:
-            of.model_id = of.model_id or ""
             _place_of_model(of, model)
             return
 

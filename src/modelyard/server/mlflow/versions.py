@@ -44,15 +44,13 @@ def create(call: Call) -> dict[str, Any]:
         replace(
             sources.admitted(call, source),
             name=name,
-            tags=tuple(tag_texts(tags)),
+            tags=tuple(tag_texts(tags | ({sources.ADMISSION: "quarantined"} if source.quarantined else {}))),
             description=call.text("description"),
             metadata={
                 views.OURS: sources.noted(source) | ({"run_link": link} if (link := call.text("run_link")) else {})
             },
         )
     )
-    if source.quarantined:
-        made = call.yard.registry.set_tag(name, made.version, sources.ADMISSION, call.who, value="quarantined")
     if source.model_id:
         _tell_logged_model(call, source.model_id, made)
     return {"model_version": views.version(made)}

@@ -85,8 +85,16 @@ def run_info(found: Run) -> View:
     }
 
 
-def run(found: Run, *, new: bool = False) -> View:
-    """A run with all that it logged; a new one has no outputs, not even none."""
+def run(found: Run) -> View:
+    """A run with all that it logged."""
+    outputs: View = {}
+    if found.model_outputs:
+        outputs["model_outputs"] = [{"model_id": one.model_id, "step": one.step} for one in found.model_outputs]
+    return new_run(found) | {"outputs": outputs}
+
+
+def new_run(found: Run) -> View:
+    """A run as it is answered when it is made: without outputs, not even none."""
     data: View = {}
     if found.latest_metrics:
         data["metrics"] = [metric(one) for one in found.latest_metrics]
@@ -99,11 +107,7 @@ def run(found: Run, *, new: bool = False) -> View:
         inputs["dataset_inputs"] = [dataset_input(one) for one in found.datasets]
     if found.model_inputs:
         inputs["model_inputs"] = [{"model_id": one} for one in found.model_inputs]
-    outputs: View = {}
-    if found.model_outputs:
-        outputs["model_outputs"] = [{"model_id": one.model_id, "step": one.step} for one in found.model_outputs]
-    told = {"info": run_info(found), "data": data, "inputs": inputs}
-    return told if new else told | {"outputs": outputs}
+    return {"info": run_info(found), "data": data, "inputs": inputs}
 
 
 def dataset_input(used: DatasetInput) -> View:
@@ -173,8 +177,14 @@ def tags(given: Iterable[str]) -> list[View]:
     return [{"key": key, "value": text or ""} for key, text in map(split_tag, given)]
 
 
-def version(found: ModelVersion, *, aliases: bool = True) -> View:
+def version(found: ModelVersion) -> View:
     """A version of a model."""
+    told = version_of_model(found)
+    return told | {"aliases": list(found.aliases)} if found.aliases else told
+
+
+def version_of_model(found: ModelVersion) -> View:
+    """A version as it is told with its model, whose aliases are told there."""
     more: Mapping[str, Any] = found.metadata.get(OURS) or {}
     findings = more.get("findings")
     told: View = {
@@ -196,8 +206,6 @@ def version(found: ModelVersion, *, aliases: bool = True) -> View:
         told["model_id"] = more["model_id"]
     if found.tags:
         told["tags"] = tags(found.tags)
-    if aliases and found.aliases:
-        told["aliases"] = list(found.aliases)
     return told
 
 
@@ -215,7 +223,7 @@ def registered_model(found: RegisteredModel, numbers: Mapping[str, int], latest:
         "last_updated_timestamp": millis(found.updated_at),
         "description": found.description,
     }
-    versions = [version(one, aliases=False) for one in latest]
+    versions = [version_of_model(one) for one in latest]
     if versions:
         told["latest_versions"] = versions
     if found.tags:
