@@ -20,8 +20,11 @@ ADDRESS = Rate(per_second=1_000, burst=4_000)  # calls of one address
 # Where a body is a file, whatever it calls itself: it is neither read whole nor looked into.
 FILES = (
     ("POST", "/api/v1/uploads"),
-    ("PUT", "/api/2.0/mlflow-artifacts/"),
-    ("PUT", "/ajax-api/2.0/mlflow-artifacts/"),
+    *(
+        ("PUT", f"/{prefix}/2.0/mlflow-artifacts/{what}/")
+        for prefix in ("api", "ajax-api")
+        for what in ("artifacts", "mpu/part")
+    ),
 )
 HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
@@ -102,8 +105,8 @@ def _checked(scope: Scope, hosts: frozenset[str]) -> dict[bytes, bytes]:
 
 
 def _is_file(scope: Scope) -> bool:
-    """A file of a run, which may be JSON of any size and depth: it is stored as it is sent, and parsed by nobody here."""
-    return bool(scope["method"] == "PUT" and "/mlflow-artifacts/artifacts/" in scope["path"])
+    """A file, which may be JSON of any size and depth: it is stored as it is sent, and parsed by nobody here."""
+    return any(scope["method"] == method and scope["path"].startswith(path) for method, path in FILES)
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> Receive:
