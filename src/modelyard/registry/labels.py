@@ -27,8 +27,10 @@ class Labels(Area):
 
     @operation("PUT", "/models/{name}/aliases/{alias}", needs="registry.write")
     def set_alias(self, name: str, alias: str, version: str, user: str = "system") -> ModelVersion:
-        """The version, with the alias moved to it. `champion` is kept for versions in production: Forbidden for others,
-        unless the model's policy leaves production open.
+        """The version, with the alias moved to it.
+
+        `champion` is kept for versions in production: Forbidden for others, unless the model's policy leaves production
+        open.
 
         >>> from modelyard.registry import ModelRegistry
         >>> registry = ModelRegistry(folder)

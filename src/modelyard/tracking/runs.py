@@ -168,8 +168,9 @@ class Runs(Experiments):
 
     @operation("GET", "/runs/{run_id}/digest", needs="tracking.read")
     def digest_run(self, run_id: str) -> str:
-        """The SHA-256 over a run's record as it is now: the one in the log's last event of an ended run, unless it was changed
-        behind the log's back.
+        """The SHA-256 over a run's record as it is now.
+
+        It is the one in the log's last event of an ended run, unless the record was changed behind the log's back.
 
         >>> from modelyard.tracking import ExperimentTracker
         >>> tracker = ExperimentTracker(folder)

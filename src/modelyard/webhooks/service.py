@@ -65,10 +65,9 @@ class Webhooks(Area):
         status: WebhookStatus = WebhookStatus.ACTIVE,
         created_by: str = "system",
     ) -> Webhook:
-        """The new webhook: from now on its URL is sent the events it names, ours (`stage_changed`) or MLflow's
-        (`model_version.created`).
+        """The new webhook: from now on its URL is sent the events it names.
 
-        `secret` signs the messages: env:NAME or file:PATH, looked up at each use, or the secret itself, which is stored
+        An event is one of ours (`stage_changed`) or of MLflow's (`model_version.created`). `secret` signs the messages: env:NAME or file:PATH, looked up at each use, or the secret itself, which is stored
         encrypted and never shown. Invalid if the URL is not https, or leads to an address that is not public and not
         in the setting `webhook_hosts`.
 
