@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from hypothesis import strategies as st
 from lives import Life
 
 from modelyard import Yard
+from modelyard.ab_testing import portable as ab_testing
+from modelyard.core.events import EventType
 from modelyard.core.instants import FixedClock
+from modelyard.deployment import portable as deployment
 from modelyard.portable.folder import MANIFEST
+from modelyard.registry import portable as registry
 
 OWN = ("index", "integrated_at", "position")  # what an event has of the log that it stands in
 
@@ -156,3 +162,35 @@ def test_the_manifest_is_what_sha256sum_computes(lived: Yard, tmp_path: Path) ->
         MANIFEST,
     }
     assert manifest["files"]["models/!fraud/v2.0.0/package/notes/READ me.json"]
+
+
+def test_a_document_has_every_column_of_its_table(migrated: Path) -> None:
+    """A column that somebody adds to a table belongs into the documents too, or it would be lost on the way."""
+    tables = [deployment.DEPLOYMENTS, deployment.HISTORY, deployment.SHADOWS, registry.POLICY, registry.BREAK]
+    tables += [ab_testing.TESTS, *(table for table, _ in ab_testing.PARTS.values())]
+    with closing(sqlite3.connect(migrated / "modelyard.db")) as raw:
+        for table in tables:
+            columns = {row[1] for row in raw.execute(f"PRAGMA table_info({table.name})")}
+            elsewhere = {"position", "deployment_id" if table is deployment.HISTORY else "", "test_id"} - {""}
+            assert columns - set(table.columns) <= elsewhere, table.name
+            assert set(table.columns) <= columns, table.name
+
+
+def test_what_has_expired_stays_gone_and_its_leaf_still_counts(
+    new_yard: Callable[[str], Yard], tmp_path: Path, migrated: Path
+) -> None:
+    clock = FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    shutil.copytree(migrated, tmp_path / "old")
+    old = Yard(tmp_path / "old", clock=clock)
+    for number in range(3):
+        old.audit.log_event(EventType.DATA_ACCESSED, "dataset", f"d{number}", user="ana", details={"why": "training"})
+    old.audit.set_retention({"data_accessed": 400}, user="ana")
+    old.audit.integrate()
+    clock.advance(500 * 86_400)
+    assert old.audit.expire_events(user="ana").events == 3
+    old.export(tmp_path / "out")
+    assert b"training" not in b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*.jsonl"))
+    other = new_yard("other")
+    other.import_(tmp_path / "out")
+    assert other.audit.verify().ok
+    assert [event.actor for event in other.audit.query_events(EventType.DATA_ACCESSED)] == ["expired"] * 3
