@@ -11,8 +11,8 @@ import pytest
 
 from modelyard.audit import AuditLogger, EventType, store
 from modelyard.audit.keys import KeyFolder
-from modelyard.audit.merkle import append, leaf_hash
 from modelyard.audit.leaves import leaf_bytes
+from modelyard.audit.merkle import append, leaf_hash
 from modelyard.core.errors import Damaged, Unavailable
 from modelyard.core.instants import FixedClock
 

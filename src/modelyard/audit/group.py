@@ -102,6 +102,7 @@ class GroupCommit(Generic[Part, Answer]):
             callers, lasted, ended = self._last
             if len(self._queue) >= callers or time.monotonic() - ended > lasted:
                 return
+            self._gathered.acquire(blocking=False)  # a leader who was interrupted may have left it open
             self._wanted = min(callers, MOST)
         if not self._gathered.acquire(timeout=min(lasted, LONGEST_WAIT)):
             with self._lock:
@@ -121,6 +122,7 @@ class GroupCommit(Generic[Part, Answer]):
             if seat in self._queue:
                 self._queue.remove(seat)
                 if seat.leads:
+                    self._wanted = 0
                     self._led = bool(self._queue)
                     self._call()
 

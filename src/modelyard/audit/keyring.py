@@ -103,7 +103,7 @@ class Keyring:
 
     def checkpoint(self, note: str) -> Checkpoint:
         """The checkpoint in a signed note, signed by the key whose turn it is at its size; else Damaged."""
-        lines = note.split("\n", 2)
+        lines = note.split("\n", 2) if isinstance(note, str) else []
         size = int(lines[1]) if len(lines) > 1 and lines[1].isascii() and lines[1].isdecimal() else 0
         return checkpoint(note, self.at(size))
 

@@ -111,7 +111,7 @@ def signature_line(key: PublicKey, signature: bytes) -> str:
 
 def signatures(note: str) -> list[tuple[str, bytes, bytes]]:
     """(key name, key hint, signature) of each signature line of a note; Damaged where there is none."""
-    _, gap, lines = note.rpartition("\n\n")
+    _, gap, lines = note.rpartition("\n\n") if isinstance(note, str) else ("", "", "")
     if not gap or not lines.endswith("\n") or len(note) > 1_000_000:
         raise Damaged("This is no signed note: a blank line and signature lines must follow the text.")
     found = []
@@ -129,8 +129,9 @@ def opened(note: str, key: PublicKey) -> str:
 
     Signatures of other keys (witnesses) are passed over, as the format demands.
     """
+    lines = signatures(note)
     text, good = note.rpartition("\n\n")[0] + "\n", False
-    for name, hint, signature in signatures(note):
+    for name, hint, signature in lines:
         if name == key.name and hint == key.hint:
             _check(key, signature, text)
             good = True

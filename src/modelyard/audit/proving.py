@@ -111,7 +111,7 @@ class Proving(Log):
         """
         notes = [] if checkpoint_path is None else [_text_of(checkpoint_path, "checkpoint")]
         notes += [] if against is None else copies_at(against)
-        with suppress(Damaged):  # the walk says what is damaged, and where
+        with suppress(Damaged, Unavailable):  # the walk says what is damaged, and where; without the key it reads only
             self.catch_up()
         with self.store.reading() as rows:
             keys = self._trusted(rows, public_key_path)

@@ -62,7 +62,7 @@ class SubjectKey:
         """What was said; Damaged if it is not what the event committed to."""
         try:
             text = AESGCM(self._derived("seal")).decrypt(body[:_NONCE], body[_NONCE:], event_id.encode())
-        except (InvalidTag, ValueError) as error:
+        except (InvalidTag, ValueError, TypeError) as error:
             raise Damaged(f"The sealed part of event {event_id} was changed. See: modelyard audit verify") from error
         if not hmac.compare_digest(self._commitment(event_id, text), part["commitment"]):
             raise Damaged(f"The sealed part of event {event_id} is not what it committed to: modelyard audit verify")

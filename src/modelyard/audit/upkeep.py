@@ -61,11 +61,17 @@ class Upkeep:
         """Which of the events between two positions have expired, and by which event."""
         return tables.expired(self._rows, first, last) if self._any_expired else {}
 
-    def see(self, events: Sequence[EventRow], leaves: Iterable[tuple[int, int, int]], gone: Mapping[int, str]) -> None:
-        """Take in events in order; `leaves` are (index, position, integrated_at) of each."""
-        if not events or not (gone or self._any_payloads or _any_sealed(events)):
+    def see(
+        self,
+        places: tuple[int, int],
+        events: Sequence[EventRow],
+        leaves: Iterable[tuple[int, int, int]],
+        gone: Mapping[int, str],
+    ) -> None:
+        """Take in the events from one position to another, in order; `leaves` are (index, position, integrated_at) of each."""
+        if not (gone or self._any_payloads or _any_sealed(events)):
             return
-        bodies = {at: (key_id, body) for at, key_id, body in tables.payloads(self._rows, events[0][0], events[-1][0])}
+        bodies = {at: (key_id, body) for at, key_id, body in tables.payloads(self._rows, *places)}
         self._payloads_seen += len(bodies)
         for event, (index, position, integrated_at) in zip(events, leaves, strict=True):
             if position in gone:

@@ -7,7 +7,7 @@ piece of bytes. Where the two differ, and for the leaves behind the last such su
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,11 @@ class Walk:
         self.checkpoints = 0
         self.first_bad: int | None = None
         self.problems: list[str] = []
-        self._seen_times: list[Any] = []
+        self._seen_times: list[Any] = []  # of the events of the run of leaves under way, which begins at _run
+        self._run = 0
+        self._named = -1  # the highest leaf that was called bad
+        self._ends_at: set[int] = set()  # sizes at which a checkpoint must stand, and does
+        self._stands_at: set[int] = set()
         self._pending: list[Checkpoint] = sorted(outside, key=lambda head: head.size)
 
     def result(self, rows: Connection, folder: Path) -> Verification:
@@ -143,6 +147,7 @@ class Walk:
             self.problems.append(words)
             return
         index = max(index, 0)
+        self._named = max(self._named, index)
         self.first_bad = index if self.first_bad is None else min(self.first_bad, index)
         self.suspect = index if self.suspect is None else self.suspect
         if len(self.problems) < MOST_PROBLEMS:
@@ -152,8 +157,11 @@ class Walk:
 
     def _chunks(self) -> Iterator[Chunk]:
         """The leaves in chunks that end at multiples of 2^height; ends early where the runs of leaves do not follow."""
-        size, chunk, position, expected = 1 << self.height, Chunk(0), 0, 0
+        size, chunk, position, expected, before = 1 << self.height, Chunk(0), 0, 0, None
         for run in self._runs():
+            if before not in (None, run[3]) or (expected and run[1] == position + 1):
+                self._ends_at.add(expected)  # runs that were integrated together are apart by a gap, and by no time
+            before = run[3]
             words = _fault(run, expected, position)
             if words is not None:
                 if chunk.count:
@@ -222,6 +230,8 @@ class Walk:
             return False
         start, stop = number(0, chunk.index), number(0, chunk.index + chunk.count)
         piece, below = self._piece(start, stop), 2 * chunk.count - 1
+        if not piece:
+            return False
         try:
             hashes = leaf_hashes([(s.index, s.count, s.integrated_at) for s in chunk.spans], events)
         except Damaged:
@@ -236,20 +246,21 @@ class Walk:
             return False
         self._above(chunk, tree[-1][0], piece[(below - 1) * HASH_BYTES :])
         self._heads(chunk, tree)
-        self.upkeep.see(events, chunk.leaves(), gone)
-        self._times(chunk, events)
+        self.upkeep.see((chunk.first, chunk.last), events, chunk.leaves(), gone)
+        self._times(chunk, {event[0]: event for event in events})
         return True
 
-    def _times(self, chunk: Chunk, events: Sequence[EventRow]) -> None:
+    def _times(self, chunk: Chunk, events: Mapping[int, EventRow]) -> None:
         """A run tells the earliest and the latest time of its events: what a search by time relies on."""
-        at = 0
         for span in chunk.spans:
-            self._seen_times += [event[7] for event in events[at : at + span.count]]
-            at += span.count
+            if not self._seen_times:
+                self._run = span.index
+            here = range(span.position, span.position + span.count)
+            self._seen_times += [events[at][7] if at in events else None for at in here]
             if span.times is not None:
-                if span.times != (min(self._seen_times), max(self._seen_times)):
-                    self._bad(span.index, "the times told for its run of leaves are not those of its events")
-                self._seen_times = []
+                seen, self._seen_times = self._seen_times, []
+                if self._named < self._run and None not in seen and not _ends_of(seen, span.times):
+                    self._bad(self._run, "the times told for its run of leaves are not those of its events")
 
     def _above(self, chunk: Chunk, top: bytes, stored: bytes) -> None:
         """Go on with the trees above a subtree that is as it was stored."""
@@ -284,9 +295,10 @@ class Walk:
             self._leaf(index, (position, integrated_at), events.get(position), stored, position in gone)
             self._signed_up_to(self.size, lambda _: self._roots())
         present = [events[position] for _, position, _ in chunk.leaves() if position in events]
-        self.upkeep.see(present, (leaf for leaf in chunk.leaves() if leaf[1] in events), gone)
-        if self.first_bad is None:
-            self._times(chunk, present)
+        self.upkeep.see(
+            (chunk.first, chunk.last), present, (leaf for leaf in chunk.leaves() if leaf[1] in events), gone
+        )
+        self._times(chunk, events)
 
     def _leaf(
         self, index: int, place: tuple[int, int], event: EventRow | None, stored: dict[int, bytes], gone: bool
@@ -339,6 +351,7 @@ class Walk:
         """Hold a stored checkpoint against the tree rebuilt up to it: a root that fits all leaves before it also shows
         that it continues the checkpoint before it."""
         self.checkpoints += 1
+        self._stands_at.add(note["size"])
         if self.keys is None:
             self._bad(self.sound, "there is no public key to check the checkpoints with")
             return
@@ -373,6 +386,8 @@ class Walk:
             self._bad(self.size, f"a checkpoint signs {note['size']} leaves, but only {self.size} are there")
         for outside in self._pending:
             self._bad(self.size, f"the log was cut: the outside checkpoint signs {outside.size} leaves")
+        if self.first_bad is None and self._ends_at - self._stands_at:
+            self._bad(min(self._ends_at - self._stands_at) - 1, "the checkpoint that was signed behind it is gone")
         if self.size and self.first_bad is None and self.sound != self.size:
             self._bad(self.sound, "no checkpoint signs this leaf and those after it")
         if self.first_bad is None and not self._no_more_hashes():
@@ -385,6 +400,11 @@ class Walk:
         if last is None:
             return count == 0
         return last[0] * store.IN_BLOCK + len(last[1]) / HASH_BYTES == count
+
+
+def _ends_of(seen: Sequence[Any], times: tuple[Any, Any]) -> bool:
+    """Whether these are the earliest and the latest of the times; a time that is no number is named by its leaf."""
+    return any(type(time) is not int for time in seen) or times == (min(seen), max(seen))
 
 
 def _fault(run: tuple[Any, ...], expected: int, position: int) -> str | None:
