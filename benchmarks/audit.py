@@ -1,12 +1,13 @@
 """The audit log: appending by many callers, integrating, verifying, proving, and asking, at a million events.
 
-Run: python benchmarks/audit.py [--events 1000000] [--only append,processes,integrate,verify,prove,query,kill] [--kills 200]
+Run: python benchmarks/audit.py [--events 1000000] [--only append,processes,verify,prove,query] [--kills 200]
 Appending is compared with the disk's own fdatasync rate, counted right before; the rest is in CPU seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import random
@@ -224,6 +225,22 @@ def query(logger: AuditLogger, events: int) -> None:
         print(f"query by {name}: {seconds / 20 * 1e3:.2f} ms for {len(found[0])} events")
 
 
+def kill(folder: Path, kills: int) -> None:
+    """8 writers, killed with SIGKILL at random moments and started anew; see tests/audit/writers.py."""
+    file = Path(__file__).parents[1] / "tests" / "audit" / "writers.py"
+    spec = importlib.util.spec_from_file_location("audit_writers", file)
+    assert spec is not None
+    assert spec.loader is not None
+    writers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writers)
+    with places(folder) as stores:
+        for seed, (name, open_store) in enumerate(stores.items()):
+            store = open_store()
+            place = store.database.url if name == "PostgreSQL" else str(store.folder)
+            found = writers.kill_often(place, str(store.folder) if name == "PostgreSQL" else "", folder, kills, seed)
+            print(f"kill -9, {name}, {kills} times: {found}")
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser()
@@ -239,6 +256,8 @@ def main() -> None:
             append(folder)
         if "processes" in wanted:
             processes(folder)
+        if options.kills:
+            kill(folder, options.kills)
         if wanted & {"verify", "prove", "query"}:
             million(folder, options.events, wanted)
 
