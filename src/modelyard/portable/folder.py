@@ -29,6 +29,7 @@ class Writing:
 
     root: Path
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _growing: dict[str, BinaryIO] = field(default_factory=dict)  # at most one file, which lines are being added to
 
     def document(self, path: str, value: Any) -> None:
         """Write a value as indented JSON with sorted keys."""
@@ -41,12 +42,17 @@ class Writing:
 
     def line(self, path: str, line: bytes) -> None:
         """Append a line; call `measured` when the file is whole."""
-        place = self.root / path
-        if path not in self.files:
-            place = self._new(path)
-            self.files[path] = {}
-        with place.open("ab") as file:
-            file.write(line + b"\n")
+        if path not in self._growing:
+            self.release()
+            self.files.setdefault(path, {})
+            self._growing[path] = self._new(path).open("ab")
+        self._growing[path].write(line + b"\n")
+
+    def release(self) -> None:
+        """Close what lines are being added to."""
+        for file in self._growing.values():
+            file.close()
+        self._growing.clear()
 
     def copy(self, path: str, source: BinaryIO, digest: str) -> None:
         """Copy a stream; Damaged unless it has the digest."""
@@ -60,6 +66,8 @@ class Writing:
 
     def measured(self, path: str) -> None:
         """Note a written file's digest and size, once it is on the disk."""
+        if path in self._growing:
+            self.release()
         with (self.root / path).open("rb") as file:
             self.files[path] = {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": file.tell()}
             os.fsync(file.fileno())
@@ -78,7 +86,11 @@ def writing(folder: Path) -> Iterator[Writing]:
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
         part.mkdir(parents=True)
-        yield Writing(part)
+        made = Writing(part)
+        try:
+            yield made
+        finally:
+            made.release()
         part.rename(folder)  # onto an empty folder, or where there is none
         _sync(folder.parent)
     except OSError as error:

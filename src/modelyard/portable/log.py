@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from modelyard.audit import portable as audit
 from modelyard.audit.notes import Checkpoint
@@ -36,10 +38,11 @@ class Log:
         """The events in order, some at a time."""
         for start in range(0, len(self.places), CHUNK):
             some = []
-            for _, path, offset in self.places[start : start + CHUNK]:
+            for path, of_path in groupby(self.places[start : start + CHUNK], key=itemgetter(1)):
                 with (self.folder.root / path).open("rb") as file:
-                    file.seek(offset)
-                    some.append(audit.told(file.readline().rstrip(b"\n"), self.leaf_hashes))
+                    for _, _, offset in of_path:
+                        file.seek(offset)
+                        some.append(audit.told(file.readline().rstrip(b"\n"), self.leaf_hashes))
             yield some
 
 
