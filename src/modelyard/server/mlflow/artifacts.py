@@ -255,17 +255,18 @@ def _download(yard: Yard, path: str) -> Response:
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
         "X-Content-Type-Options": "nosniff",
     }
-    if stored.is_place(path):
-        return StreamingResponse(stored.opened(yard, path), headers=headers, media_type="application/octet-stream")
-    files = yard.tracking.files
+    size, pieces = stored.opened(yard, path) if stored.is_place(path) else _opened(yard.tracking.files, path)
+    if size <= SMALL:  # whole and verified before the first byte is answered
+        return Response(b"".join(pieces), headers=headers, media_type="application/octet-stream")
+    headers["Content-Length"] = str(size)
+    return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
+
+
+def _opened(files: ArtifactFiles, path: str) -> tuple[int, Iterator[bytes]]:
     entry = files.entry(path)
     if entry.is_dir:
         raise Refused(f"Artifact path refers to a directory, not a file: '{path}'")
-    if entry.size is not None and entry.size <= SMALL:
-        with files.open(path) as stream:
-            return Response(stream.read(), headers=headers, media_type="application/octet-stream")
-    headers["Content-Length"] = str(entry.size)
-    return StreamingResponse(_pieces(files.open(path)), headers=headers, media_type="application/octet-stream")
+    return entry.size or 0, _pieces(files.open(path))
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:

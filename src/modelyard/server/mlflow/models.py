@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from modelyard.core.errors import Conflict, NotFound
-from modelyard.core.filters import Condition, Field, Group
-from modelyard.core.models import ModelVersion, RegisteredModel
+from modelyard.core.models import RegisteredModel
 from modelyard.server.mlflow import checks, filters, versions, views
 from modelyard.server.mlflow.calls import NOTHING, Call, instead, route
 from modelyard.server.mlflow.errors import INVALID, TAKEN, Refused
@@ -148,26 +148,16 @@ def found(call: Call, name: str) -> RegisteredModel:
 
 def told(call: Call, models: Sequence[RegisteredModel]) -> list[dict[str, Any]]:
     """Models with their newest versions and the numbers that their aliases stand for."""
-    newest = call.yard.registry.newest_in_stages([model.name for model in models])
-    numbers = _alias_numbers(call, [model.name for model in models if model.aliases])
-    return [views.registered_model(model, numbers.get(model.name, {}), newest[model.name]) for model in models]
-
-
-def _alias_numbers(call: Call, names: list[str]) -> dict[str, dict[str, int]]:
-    if not names:
-        return {}
-    with_alias = Group(
-        joined="and",
-        parts=(
-            Condition(field=Field(kind="", key="name"), comparator="IN", value=tuple(names)),
-            Condition(field=Field(kind="", key="alias"), comparator="IS NOT NULL"),
-        ),
-    )
-    page: Sequence[ModelVersion] = call.yard.registry.find_versions(with_alias, limit=10_000).items
-    numbers: dict[str, dict[str, int]] = {}
-    for version in page:
-        numbers.setdefault(version.name, {}).update(dict.fromkeys(version.aliases, version.number))
-    return numbers
+    registry = call.yard.registry
+    newest = registry.newest_in_stages([model.name for model in models])
+    found = []
+    for model in models:  # one indexed question for each alias: a question for all of them would look at every version
+        numbers = {}
+        for alias in model.aliases:
+            with suppress(NotFound):  # removed since the model was read
+                numbers[alias] = registry.get_by_alias(model.name, alias).number
+        found.append(views.registered_model(model, numbers, newest[model.name]))
+    return found
 
 
 ROUTES = (

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from modelyard.core.errors import NotFound
-from modelyard.core.models import ModelStage, ModelVersion
+from modelyard.core.models import ModelStage, ModelVersion, References
 from modelyard.server.mlflow import views
 from modelyard.server.mlflow.calls import Call
 from modelyard.server.mlflow.errors import Refused
@@ -23,6 +25,7 @@ HOSTS = frozenset(
 )  # would have the server call a host of the caller's
 OURS = "mlflow-artifacts"
 UNKNOWN_FRAMEWORK = "files"
+MOST_ENTRIES = 1_000  # metrics and parameters that a version keeps of its run's
 _FLAVOUR = re.compile(r"^  ([a-z][a-z0-9_]*):", re.MULTILINE)
 _BESIDE = frozenset({"python_function"})
 
@@ -40,6 +43,7 @@ class Source:
     size: int = 0
     framework: str = UNKNOWN_FRAMEWORK
     quarantined: tuple[str, ...] = ()
+    known: ModelVersion | None = None  # the version that it is a copy of
 
 
 def check_seen(call: Call, source: str) -> None:
@@ -75,7 +79,7 @@ def admitted(call: Call, source: Source) -> ModelVersion:
     if source.path and not source.digest:
         _admit(call, source)
     now = call.yard.store.clock.now()
-    return ModelVersion(
+    draft = ModelVersion(
         name="",
         version="next",
         framework=source.framework,
@@ -88,6 +92,37 @@ def admitted(call: Call, source: Source) -> ModelVersion:
         run_id=source.run_id,
         source=source.source,
     )
+    return replace(draft, **_copied(source.known) if source.known is not None else _measured(call, source))
+
+
+def _copied(known: ModelVersion) -> dict[str, Any]:
+    """What a copy has of its original."""
+    names = ("metrics", "parameters", "trained_by", "training_data", "references", "signature", "environment")
+    return {name: getattr(known, name) for name in names} | {"parent": f"{known.name}:{known.version}"}
+
+
+def _measured(call: Call, source: Source) -> dict[str, Any]:
+    """What the run and the logged model say: policies ask for metrics, and who trained a model cannot approve it."""
+    run = _run(call, source.run_id) if source.run_id else None
+    model = _logged_model(call, source.model_id) if source.model_id else None
+    if run is None:
+        return {}
+    metrics = dict(run.metrics)
+    for one in sorted(model.metrics if model is not None else (), key=lambda one: (one.step, one.timestamp)):
+        metrics[one.key] = one.value
+    finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+    parameters = dict(run.params) | (dict(model.params) if model is not None else {})
+    digests = [f"{one.dataset.name}@{one.dataset.digest}" for one in run.datasets]
+    return {
+        "metrics": dict(islice(finite.items(), MOST_ENTRIES)),
+        "parameters": dict(islice(parameters.items(), MOST_ENTRIES)),
+        "trained_by": run.user_id,
+        "training_data": ", ".join(digests)[:MOST_ENTRIES],
+        "references": References(
+            repository=run.tags.get("mlflow.source.git.repoURL", ""),
+            commit=run.tags.get("mlflow.source.git.commit", ""),
+        ),
+    }
 
 
 def noted(source: Source) -> dict[str, Any]:
@@ -158,6 +193,7 @@ def _of_version(call: Call, source: str, name: str, version: str) -> Source:
         size=known.size,
         framework=known.framework,
         quarantined=tuple(more.get("findings", ())),
+        known=known,
     )
 
 

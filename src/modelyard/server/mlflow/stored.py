@@ -55,13 +55,13 @@ def listed(yard: Yard, path: str) -> list[views.View]:
     return sorted(told, key=lambda one: str(one["path"]))
 
 
-def opened(yard: Yard, path: str) -> Iterator[bytes]:
-    """The bytes of a file in pieces; Damaged before the last one if they are not those that were admitted."""
+def opened(yard: Yard, path: str) -> tuple[int, Iterator[bytes]]:
+    """A file's size, and its bytes in pieces; Damaged before the last one if they are not those that were admitted."""
     artifact, inner = _artifact(yard, path)
     digest = artifact.members.get(inner)
     if digest is None:
         raise NotFound(f"There is no file {path!r:.300}.")
-    return _verified(yard, digest, path)
+    return _size(yard, digest), _verified(yard, digest, path)
 
 
 def check_released(yard: Yard, version: ModelVersion) -> None:

@@ -228,8 +228,8 @@ def registered_model(found: RegisteredModel, numbers: Mapping[str, int], latest:
         told["latest_versions"] = versions
     if found.tags:
         told["tags"] = tags(found.tags)
-    if found.aliases:
-        told["aliases"] = [{"alias": alias, "version": str(numbers[alias])} for alias in found.aliases]
+    if numbers:
+        told["aliases"] = [{"alias": alias, "version": str(number)} for alias, number in numbers.items()]
     return told
 
 
