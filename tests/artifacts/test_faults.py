@@ -20,6 +20,7 @@ import pytest
 from modelyard.artifacts import ArtifactStore
 from modelyard.artifacts.rules import blob_key
 
+pytestmark = pytest.mark.slow
 TRACED = shutil.which("strace")
 
 # Waits for a folder's name on its standard input, forks, and lets the child admit `source` there once it is told to go.

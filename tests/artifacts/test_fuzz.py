@@ -45,6 +45,7 @@ def test_changed_and_joined_seeds_are_judged(data: st.DataObject) -> None:
     fuzzing.one(one[:1] + bytes(changed[1:]))
 
 
+@pytest.mark.slow
 def test_the_fuzzer_itself_finds_nothing_in_a_short_run(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris is missing: pip install atheris")
     run = subprocess.run(

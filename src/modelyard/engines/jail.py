@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib
 import json
 import os
 import platform
@@ -73,8 +74,10 @@ def _prctl(option: int, first: Any, second: Any = 0) -> None:
     _call("prctl", option, *words)
 
 
-def leave(root: Path, shown: list[str], model: str) -> None:
-    """Move into namespaces of our own, in which only the shown paths and the model can be seen, read-only."""
+def leave(root: Path, shown: list[str], model: str) -> str:
+    """Move into namespaces of our own, in which only the shown paths and the model can be seen, read-only.
+
+    Returns where the model is then."""
     kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID
     user, group = os.geteuid(), os.getegid()
     if user == 0:
@@ -90,13 +93,15 @@ def leave(root: Path, shown: list[str], model: str) -> None:
         _show(device, root, device, MS_NOSUID)
     for path in shown:
         _show(path, root, path, MS_NOSUID | MS_NODEV)
-    _show(model, root, "/model", MS_NOSUID | MS_NODEV)
+    place = f"/model/{os.path.basename(model)}"
+    _show(model, root, place, MS_NOSUID | MS_NODEV)
     _mount(None, str(root), None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, b"size=1m,mode=755")
     os.chdir(root)
     pivot_root = REFUSED[platform.machine()]["pivot_root"]  # the C library has no function of that name
     _call("syscall", ctypes.c_long(pivot_root), b".", b".")
     _call("umount2", b".", MNT_DETACH)
     os.chdir("/")
+    return place
 
 
 def _own_users(kinds: int, user: int, group: int) -> None:
@@ -180,11 +185,11 @@ def refuse() -> None:
 def held(hidden: list[str]) -> list[str]:
     """What is certain now, tried rather than believed."""
     found = []
-    if _fails(lambda: socket.socket()) and _fails(lambda: socket.socket(socket.AF_UNIX)):
+    if _fails(socket.socket) and _fails(lambda: socket.socket(socket.AF_UNIX)):
         found.append("network")
     if not any(os.path.exists(path) for path in hidden) and _fails(lambda: open("/x", "wb")):  # noqa: SIM115
         found.append("files")
-    if _fails(_child) and _fails(lambda: os.execv("/bin/true", ["true"])):
+    if _fails(_child) and _fails(lambda: os.execv("/bin/true", ["true"])):  # noqa: S606 - which must fail
         found.append("processes")
     limits = (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_FSIZE)
     if all(resource.getrlimit(kind)[1] != resource.RLIM_INFINITY for kind in limits):
@@ -211,9 +216,8 @@ def isolate(order: dict[str, Any]) -> list[str]:
     """Give up everything that can be given up here; returns what is certain, and why the rest is not."""
     why = []
     try:
-        leave(Path(order["root"]), order["shown"], order["model"])
+        order["model"] = leave(Path(order["root"]), order["shown"], order["model"])
         _apart()
-        order["model"] = "/model"
     except OSError as error:
         why.append(str(error))
     steps: tuple[Callable[[], None], ...] = (partial(bound, order["limits"]), drop, refuse)
@@ -260,9 +264,8 @@ def main() -> None:
     answer({"isolation": certain})
     if not json.loads(source.readline() or b"null"):
         return
-    from modelyard.engines import opening
-
-    model = _told(answer, lambda: opening.opened(order["model"], order))
+    opening = _told(answer, lambda: importlib.import_module("modelyard.engines.opening"))
+    model = _told(answer, lambda: opening.opened(order["model"], order)) if opening else None
     if model is None:
         return
     answer({"opened": True})

@@ -25,18 +25,15 @@ def opened(path: str, order: Mapping[str, Any]) -> Any:
     if kind == "skops":
         return plugins.load("opener", "skops")(path)
     signature = signature_of(order["signature"]) if order.get("signature") else None
-    return load_model(_named(Path(path), str(order["name"])), signature)
-
-
-def _named(path: Path, name: str) -> Path:
-    return path / name if path.is_dir() and (path / name).exists() else path
+    return load_model(Path(path), signature)
 
 
 def answered(model: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Predictions, and probabilities where the model has them, as plain JSON values."""
     table = plugins.load("tables", "pandas").frame(asked["columns"]) if "columns" in asked else np.array(asked["rows"])
     answer = {"predictions": _plain(model.predict(table))}
-    if hasattr(model, "predict_proba"):
+    task = getattr(getattr(model, "signature", None), "task", "")
+    if hasattr(model, "predict_proba") and task != "regression":
         answer["probabilities"] = _plain(model.predict_proba(table))
     return answer
 

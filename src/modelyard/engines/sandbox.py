@@ -7,12 +7,12 @@ import os
 import selectors
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,6 @@ class Sandbox:
             "root": self._place.name,
             "shown": _shown(),
             "model": str(path),
-            "name": path.name,
             "hidden": [str(hidden), "/etc/passwd", "/proc/self"],
             "limits": asdict(self.limits),
             "format": kind,
@@ -199,10 +198,13 @@ def _columns(table: Any) -> dict[str, Any]:
     return {str(name): np.asarray(table[name]).tolist() for name in table.keys()}  # noqa: SIM118 - a frame's keys
 
 
+@cache
 def _shown() -> list[str]:
     """What the interpreter and its packages need, nothing within another: what the caller's own path holds is not shown."""
+    ask = [sys.executable, "-I", "-c", "import json, sys; print(json.dumps(sys.path))"]
+    isolated = json.loads(subprocess.run(ask, capture_output=True, check=True, env={}, cwd="/").stdout)
     own = str(Path(__file__).resolve().parent.parent)
-    known = [*SYSTEM, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), own]
+    known = [*SYSTEM, sys.prefix, sys.base_prefix, *isolated, own]
     found = sorted({os.path.realpath(path) for path in known if os.path.exists(path)} - {"/"})
     links = [path for path in SYSTEM if os.path.islink(path)]
     return links + [path for path in found if not any(path.startswith(other + "/") for other in found)]

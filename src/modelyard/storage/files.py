@@ -115,8 +115,11 @@ class FileBlobs:
         _sync(folder.parent)
 
 
-class _OfTheSource(Exception):  # noqa: N818 - carries another's error past the handling of our own
-    """An error that the source of the bytes raised."""
+class _OfTheSource(Exception):
+    """Carries an error of the source of the bytes past the handling of the disk's own."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
 
 
 def _fill(file: BinaryIO, source: BinaryIO) -> None:
@@ -131,7 +134,7 @@ def _read(source: BinaryIO) -> bytes:
     try:
         return source.read(CHUNK)
     except OSError as error:
-        raise _OfTheSource from error
+        raise _OfTheSource(error) from error
 
 
 def _link(source: str, target: Path) -> bool:
@@ -184,8 +187,7 @@ def _told(target: Path) -> Iterator[None]:
     try:
         yield
     except _OfTheSource as error:
-        assert error.__cause__ is not None  # it carries it
-        raise error.__cause__ from None
+        raise error.error from None
     except PermissionError as error:
         raise Unavailable(f"{target.parent} cannot be written: {error.strerror}. Check its permissions.") from error
     except OSError as error:
