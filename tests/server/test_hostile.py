@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
@@ -200,6 +201,41 @@ def test_a_body_larger_than_the_limit_is_refused_before_it_is_read(server: YardS
     size = guard.LARGEST_JSON + 1
     head = f"POST /api/v1/ab-tests HTTP/1.1\r\n{JSON}\r\nContent-Length: {size}"
     assert raw(server, head, b"\r\n").startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/vnd.x+json"])
+def test_no_kind_of_body_is_taken_from_strangers_without_a_limit(server: YardServer, kind: str) -> None:
+    size = guard.LARGEST_JSON + 1
+    head = f"POST /api/v1/ab-tests HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {size}"
+    assert raw(server, head, b"\r\n").startswith(b"HTTP/1.1 413")
+    chunked = f"POST /api/v1/ab-tests HTTP/1.1\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked"
+    piece = b"1000000\r\n" + b" " * 0x1000000 + b"\r\n"
+    answer = raw(server, chunked, b"\r\n" + piece * 3 + b"0\r\n\r\n")
+    assert not answer or answer.startswith(b"HTTP/1.1 413")
+
+
+def test_bodies_are_bounded_all_together() -> None:
+    async def ask(bodies: guard.Bodies, size: int, waits: asyncio.Event) -> Any:
+        sent = [{"type": "http.request", "body": b" " * size, "more_body": True}]
+
+        async def receive() -> Any:
+            if sent:
+                return sent.pop()
+            await waits.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        return await bodies.read({b"transfer-encoding": b"chunked"}, receive)
+
+    async def run() -> tuple[int, int]:
+        bodies, waits = guard.Bodies(), asyncio.Event()
+        tasks = [asyncio.create_task(ask(bodies, guard.LARGEST_JSON, waits)) for _ in range(9)]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        refused = len(done)
+        waits.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return refused, bodies._held
+
+    assert asyncio.run(run()) == (1, 0)
 
 
 def test_a_file_is_a_file_even_if_it_is_json(server: YardServer) -> None:

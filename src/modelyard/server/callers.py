@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PUBLIC = "public"  # what anybody may ask
 SIGNED_IN = "signed in"  # what anybody may ask who has a token
-CALLS = Rate(per_second=500, burst=2_000)  # of one token: far more than people do, fewer than one process can answer
+CALLS = Rate(per_second=1_000, burst=5_000)  # of one token: far more than people do, fewer than one process can answer
 STRANGERS = Rate(per_second=1, burst=60)  # refused calls of one address
 TOLD_EVERY_S = 60.0  # refusals of strangers become an event at most once a minute
 

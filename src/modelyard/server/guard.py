@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -11,11 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelyard.access.limits import Limiter, Rate
 
-LARGEST_JSON = 32 * 1024**2  # bytes; files go to /api/v1/uploads, which has a limit of its own
+LARGEST_JSON = 32 * 1024**2  # bytes of a body; files go to /api/v1/uploads, which has a limit of its own
+MOST_HELD = 256 * 1024**2  # bytes of all bodies that are being read
 DEEPEST = 64  # levels of lists and objects
 LONGEST_TARGET = 16 * 1024  # bytes of path and query
-BODY_S = 30.0  # a whole JSON body, or the next piece of a file
-ADDRESS = Rate(per_second=1_000, burst=4_000)  # calls of one address
+BODY_S = 30.0  # a whole body, or the next piece of a file
+ADDRESS = Rate(per_second=2_000, burst=10_000)  # calls of one address
 
 # Where a body is a file, whatever it calls itself: it is neither read whole nor looked into.
 FILES = (
@@ -49,12 +50,17 @@ class Refused(Exception):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+def _too_large() -> Refused:
+    return Refused(413, "Invalid", f"The body is larger than {LARGEST_JSON >> 20} MiB. Send a file as an upload.")
+
+
 class Guard:
     """Wraps an application. `hosts` are the names it answers to: another Host header is refused (DNS rebinding)."""
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], seconds: Callable[[], float]) -> None:
         self._app, self._hosts = app, hosts
         self._addresses = Limiter(ADDRESS, seconds)
+        self._bodies = Bodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or say why not."""
@@ -69,7 +75,7 @@ class Guard:
         try:
             headers = _checked(scope, self._hosts)
             self._check_rate(scope)
-            body = _timed(receive) if _is_file(scope) else await _body(headers, receive)
+            body = _timed(receive) if _is_file(scope) else await self._bodies.read(headers, receive)
         except Refused as error:
             await _refuse(error, guarded)
             return
@@ -109,39 +115,55 @@ def _is_file(scope: Scope) -> bool:
     return any(scope["method"] == method and scope["path"].startswith(path) for method, path in FILES)
 
 
-async def _body(headers: dict[bytes, bytes], receive: Receive) -> Receive:
-    """The request's body: JSON is read whole and checked first; anything else comes as it is sent, but not forever."""
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != b"application/json" and not kind.endswith(b"+json"):
-        return _timed(receive)
-    size = headers.get(b"content-length", b"0")
-    if not size.isdigit() or int(size[:20]) > LARGEST_JSON:
-        raise Refused(413, "Invalid", f"The body is larger than {LARGEST_JSON >> 20} MiB. Send a file as an upload.")
-    pieces: list[bytes] = []
-    total, more = 0, True
-    try:
-        async with asyncio.timeout(BODY_S):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return _replayed(message, receive)
-                piece = message.get("body", b"")
-                pieces.append(piece)
-                total += len(piece)
-                if total > LARGEST_JSON:
-                    raise Refused(
-                        413, "Invalid", f"The body is larger than {LARGEST_JSON >> 20} MiB. Send a file as an upload."
-                    )
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise Refused(
-            408, "Invalid", f"The body did not come within {BODY_S:g} s.", ((b"connection", b"close"),)
-        ) from None
-    body = b"".join(pieces)
-    deep = too_deep(body) if total < 1 << 16 else await asyncio.to_thread(too_deep, body)
-    if deep:
-        raise Refused(422, "Invalid", f"body: lists and objects are nested deeper than {DEEPEST} levels.")
-    return _replayed({"type": "http.request", "body": body, "more_body": False}, receive)
+class Bodies:
+    """Reads bodies whole, each within a size, a depth and a time, and all together within a size."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    async def read(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        """The body as one message, once it is known to be harmless."""
+        size = headers.get(b"content-length")
+        if size is None and b"transfer-encoding" not in headers:
+            return receive
+        if size is not None and (not size.isdigit() or int(size[:20]) > LARGEST_JSON):
+            raise _too_large()
+        pieces: list[bytes] = []
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for piece in self._pieces(receive):
+                    pieces.append(piece)
+            body = b"".join(pieces)
+            deep = too_deep(body) if len(body) < 1 << 16 else await asyncio.to_thread(too_deep, body)
+        except TimeoutError:
+            raise Refused(408, "Invalid", f"The body did not come within {BODY_S:g} s.") from None
+        except _Gone:
+            return _replayed({"type": "http.disconnect"}, receive)
+        finally:
+            self._held -= sum(map(len, pieces))
+        if deep:
+            raise Refused(422, "Invalid", f"body: lists and objects are nested deeper than {DEEPEST} levels.")
+        return _replayed({"type": "http.request", "body": body, "more_body": False}, receive)
+
+    async def _pieces(self, receive: Receive) -> AsyncIterator[bytes]:
+        total, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            piece = message.get("body", b"")
+            total += len(piece)
+            if total > LARGEST_JSON:
+                raise _too_large()
+            if self._held + len(piece) > MOST_HELD:
+                raise Refused(429, "TooMany", "Too much is being sent at once. Try again.", ((b"retry-after", b"1"),))
+            self._held += len(piece)
+            yield piece
+            more = message.get("more_body", False)
+
+
+class _Gone(Exception):
+    """The caller has gone before the body was whole."""
 
 
 def too_deep(body: bytes, deepest: int = DEEPEST) -> bool:

@@ -55,7 +55,7 @@ def openapi() -> dict[str, Any]:
         for route in shape.values():
             answers = route["responses"].get("200", {}).get("content", {})
             if OTHER in answers:
-                answers["application/json"] = {"schema": {}}  # whatever the file holds
+                route["responses"]["200"]["content"] = {kind: {"schema": {}} for kind in answers}  # anything
     for routes in made["paths"].values():
         for route in routes.values():
             route["responses"].pop("422", None)
@@ -91,8 +91,7 @@ def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:
 def _answers(entry: Operation) -> dict[int | str, dict[str, Any]]:
     """The answer's schema where its type has one; a file where the operation writes one."""
     if Arguments(entry).downloads:
-        file = {"schema": {"type": "string", "format": "binary"}}
-        return {200: {"description": "The file.", "content": dict.fromkeys([*MEDIA.values(), OTHER], file)}}
+        return {200: {"description": "The file.", "content": {kind: {} for kind in (*MEDIA.values(), OTHER)}}}
     hint: Any = typing.get_type_hints(entry.function).get("return")
     try:
         TypeAdapter(hint).json_schema()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from cryptography import x509
 from starlette.types import ASGIApp
 
 from modelyard.access.identity import Identities
@@ -105,7 +106,7 @@ def serve(place: str, files: str | None, listening: Listening, *, user: str, oid
         _refuse_open_doors(Identities(yard.store, issuer), listening)
         _refuse_taken_port(listening.host, listening.port)
         user = user if listening.loopback else ""
-        hosts = LOOPBACK | {listening.host, f"[{listening.host}]"}
+        hosts = LOOPBACK | {listening.host.lower(), f"[{listening.host}]"} | _certified(listening.tls_cert)
         making = meanwhile.submit(create_app, yard, local_user=user, hosts=hosts, issuer=issuer)
         with yard.serve(host=listening.host, port=listening.port + 1, workers=listening.workers) as plane:
             app = making.result()  # made while the serving processes started
@@ -170,6 +171,23 @@ def _issuer(file: str) -> Issuer:
     from modelyard.access.oidc import Issuer, trust_from  # PyJWT takes a fifth of a second
 
     return Issuer(trust_from(file))
+
+
+def _certified(certificate: Path | None) -> frozenset[str]:
+    """The names that the server's own certificate has, which are those that it is called by."""
+    if certificate is None:
+        return frozenset()
+    try:
+        names = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except x509.ExtensionNotFound:
+        return frozenset()
+    except ValueError as error:
+        raise Invalid(f"{certificate} is no certificate in PEM form: {error}") from error
+    addresses = [str(address) for address in names.value.get_values_for_type(x509.IPAddress)]
+    hosts = [*names.value.get_values_for_type(x509.DNSName), *addresses, *(f"[{one}]" for one in addresses)]
+    return frozenset(host.lower() for host in hosts)
 
 
 def _refuse_lone_certificates(listening: Listening) -> None:

@@ -321,7 +321,7 @@ CREATE TABLE experiments (
 	PRIMARY KEY (experiment_id), 
 	UNIQUE (name)
 );
-INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795327310429,1795327310429);
+INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795328746838,1795328746838);
 CREATE TABLE feature_catalogue (
 	identity TEXT NOT NULL, 
 	generation BIGINT NOT NULL, 
