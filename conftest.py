@@ -6,6 +6,10 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # speed is measured in benchmarks/
+settings.load_profile("untimed")
 
 pytest_plugins = ["modelyard.testing.fixtures"]
 MODEL_TEXT_SEED = 0

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from modelyard.core.canonical import dumps, plain
 from modelyard.core.errors import Invalid
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 FORMATS = ("table", "json", "csv")
+WIDEST = 40  # characters of a column
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(Z|\+00:00)\Z")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def show(value: Any, format: str = "", *, out: TextIO | None = None) -> None:
@@ -35,12 +42,17 @@ def rows_of(value: Any) -> list[dict[str, Any]]:
     >>> rows_of({"a": 1, "b": [1, 2]})
     [{'a': 1, 'b': '[1,2]'}]
     """
-    data = plain(value)
-    items = data if isinstance(data, list) else [data]
+    found = _items(plain(value))
+    items = found if isinstance(found, list) else [found]
     return [
         {k: _cell(v) for k, v in item.items()} if isinstance(item, Mapping) else {"value": _cell(item)}
         for item in items
     ]
+
+
+def _items(data: Any) -> Any:
+    """The items of a page; anything else as it is."""
+    return data["items"] if isinstance(data, dict) and data.keys() == {"items", "next_page_token"} else data
 
 
 def _cell(value: Any) -> Any:
@@ -56,29 +68,70 @@ def _csv(rows: list[dict[str, Any]], stream: TextIO) -> None:
 
 def _table(value: Any, stream: TextIO) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(file=stream, highlight=False)
-    rows = rows_of(value)
+    data = plain(value)
+    rows = rows_of(data)
     if not rows:
         console.print("(none)")
-        return
-    single = not isinstance(plain(value), list)
-    table = Table(show_header=not single, header_style="bold", box=None, pad_edge=False)
-    if single:
-        for name, cell in rows[0].items():
-            table.add_row(f"[bold]{name}[/]", _text(cell))
+    elif isinstance(_items(data), list):
+        _many(rows, console)
     else:
-        columns = [
-            name
-            for name in dict.fromkeys(n for row in rows for n in row)
-            if any(row.get(name) not in ("", None, "{}", "[]") for row in rows)
-        ]
-        for name in columns:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*(_text(row.get(name)) for name in columns))
+        _one(rows[0], console)
+    if isinstance(data, dict) and data.get("next_page_token"):
+        console.print(f"\nMore: --page-token {data['next_page_token']}", soft_wrap=True)
+
+
+def _one(row: Mapping[str, Any], console: Console) -> None:
+    """Each field of one thing on a line of its own, whole."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, cell in row.items():
+        table.add_row(f"[bold]{name}[/]", _text(cell))
     console.print(table)
+
+
+def _many(rows: list[dict[str, Any]], console: Console) -> None:
+    """One line a thing, with the columns that fit; those left out are named below."""
+    from rich.table import Table
+
+    cells = {
+        name: [_short(row.get(name)) for row in rows]
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if any(row.get(name) not in ("", None, "{}", "[]") for row in rows)
+    }
+    shown = _fitting(cells, console.width)
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name in shown:
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=WIDEST)
+    for line in zip(*(cells[name] for name in shown), strict=True):
+        table.add_row(*line)
+    console.print(table)
+    hidden = [name for name in cells if name not in shown]
+    if hidden:
+        console.print(f"\n[dim]Not shown: {', '.join(hidden)}. All of it: --format json[/]")
+
+
+def _fitting(cells: Mapping[str, list[str]], width: int) -> list[str]:
+    """The columns that fit into a width, in their order; words and numbers go before nested values."""
+    nested = [name for name, column in cells.items() if any(cell.startswith(("{", "\\[")) for cell in column)]
+    chosen: set[str] = set()
+    left = width
+    for name in [*(name for name in cells if name not in nested), *nested]:
+        needed = min(max(len(name), *(len(cell) for cell in cells[name])), WIDEST) + 2
+        if needed <= left or not chosen:
+            chosen.add(name)
+            left -= needed
+    return [name for name in cells if name in chosen]
+
+
+def _short(cell: Any) -> str:
+    """A cell as it stands in a column: moments to the second, digests by their beginning."""
+    text = _text(cell)
+    if _MOMENT.match(text):
+        return text[:19].replace("T", " ")
+    return text[:12] if _DIGEST.match(text) else text
 
 
 def _text(cell: Any) -> str:
