@@ -78,5 +78,10 @@ def lived(new_yard: Callable[[str], Yard], files: dict[str, Path]) -> Yard:
     yard.deployments.start("Fraud", "v1.0.0", strategy=DeploymentStrategy.DIRECT)
     yard.deployments.start("Fraud", "v2.0.0", strategy=DeploymentStrategy.SHADOW, created_by="zoe")
     yard.deployments.shadow_deploy("Fraud:v1.0.0", "Fraud:v2.0.0")
+    registry.store_scores("Fraud", "v1.0.0", "cases of May", [0.25, 0.5], "zoe")
+    policy = registry.propose_policy("churn", ModelStage.STAGING, "ana", justification="care", quorum=2)
+    registry.approve_policy(policy.policy_id, "zoe")
+    move = registry.break_glass("Fraud", "v3.0.0", ModelStage.STAGING, "rex", reason="outage", incident="INC-7")
+    registry.review_break_glass(move.break_id, "zoe", "justified")
     yard.audit.generate_compliance_report(user="zoe")
     return yard

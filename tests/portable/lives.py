@@ -54,6 +54,9 @@ class Life:
             self.steer,
             self.report,
             self.shadow,
+            self.score,
+            self.rule,
+            self.break_glass,
         )
         for _ in range(times):
             self.clock.advance(self.one_of(0, 0.5, 60, 90_000))
@@ -113,7 +116,31 @@ class Life:
         if some:
             name, version = some[0].name, some[0].version
         verb = self.one_of(registry.approve_promotion, registry.approve_promotion, registry.reject_promotion)
+        if self.one_of(True, False):
+            registry.comment_promotion(name, version, self.one_of(*PEOPLE), self.draw(TEXTS))
         verb(name, version, self.one_of(*PEOPLE), self.draw(TEXTS))
+
+    def score(self) -> None:
+        numbers = self.draw(st.lists(FLOATS, min_size=1, max_size=5))
+        self.yard.registry.store_scores(*self.where(), self.one_of("cases", "é"), numbers, "zoe")
+
+    def rule(self) -> None:
+        registry = self.yard.registry
+        scope = self.one_of("*", "Fraud", "fraud")
+        made = registry.propose_policy(
+            scope,
+            ModelStage.PRODUCTION,
+            "ana@example.com",
+            justification=self.draw(TEXTS),
+            metrics={"auc": {"min": 0.1}},
+        )
+        self.one_of(registry.approve_policy, registry.reject_policy)(made.policy_id, self.one_of(*PEOPLE))
+
+    def break_glass(self) -> None:
+        registry = self.yard.registry
+        made = registry.break_glass(*self.where(), ModelStage.PRODUCTION, "rex", reason="outage", incident="INC-7")
+        if self.one_of(True, False):
+            registry.review_break_glass(made.break_id, self.one_of(*PEOPLE), "justified", self.draw(TEXTS))
 
     def move(self) -> None:
         registry = self.yard.registry

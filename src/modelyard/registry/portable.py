@@ -6,6 +6,8 @@ The first three are values of the registry as JSON, so that a field which a valu
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -18,7 +20,8 @@ from modelyard.core.instants import micros
 from modelyard.core.models import ModelVersion, RegisteredModel
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
-from modelyard.registry import checks, store, store_models, store_policies, store_requests
+from modelyard.registry import checks, store, store_models, store_policies, store_requests, store_scores
+from modelyard.registry.comparison import Scores
 from modelyard.registry.lookup import holder
 from modelyard.registry.rules import PromotionRequest, RequestStatus
 
@@ -83,9 +86,13 @@ def model_document(rows: Connection, model: RegisteredModel) -> Document:
     }
 
 
-def version_document(model: ModelVersion) -> Document:
-    """A version, with everything that the registry knows of it."""
-    return {"version": plain(model)}
+def version_document(rows: Connection, model: ModelVersion) -> Document:
+    """A version with everything that the registry knows of it, its scores by row as little-endian doubles in base64."""
+    kept = [
+        {**plain(scores), "packed": base64.b64encode(store_scores.bytes_of(rows, model, scores)).decode()}
+        for scores in store_scores.all_of(rows, model)
+    ]
+    return {"version": plain(model), "scores": kept}
 
 
 def version_of(document: Document) -> ModelVersion:
@@ -113,7 +120,8 @@ def _models(rows: Connection) -> Iterator[Document]:
 def _versions(rows: Connection) -> Iterator[Document]:
     after: tuple[str, str] | None = None
     while some := store.versions(rows, name=None, stage=None, tag=None, after=after, limit=PAGE):
-        yield from map(version_document, some)
+        for one in some:
+            yield version_document(rows, one)
         after = (some[-1].name, some[-1].version)
 
 
@@ -143,7 +151,7 @@ def _model_here(rows: Connection, document: Document) -> Document | None:
 def _version_here(rows: Connection, document: Document) -> Document | None:
     version = version_of(document)
     known = store.version(rows, version.name, version.version)
-    return None if known is None else version_document(known)
+    return None if known is None else version_document(rows, known)
 
 
 def _requests_here(rows: Connection, document: Document) -> Document | None:
@@ -188,6 +196,9 @@ def _write_version(work: Work, document: Document) -> None:
     if version.digest:
         holds = holder(version.name, checks.canonical_version(version.version))
         work.store.artifacts.hold(work.rows, version.digest, holds)
+    for kept in document["scores"]:
+        scores = _value({key: value for key, value in kept.items() if key != "packed"}, Scores)
+        store_scores.put(work.rows, scores, _packed(kept), now=micros(scores.created_at))
     for alias in version.aliases:
         store_models.set_alias(work.rows, version.name, alias, version.version)
 
@@ -247,6 +258,13 @@ def _break_here(rows: Connection, document: Document) -> Document | None:
 
 def _write_break(work: Work, document: Document) -> None:
     BREAK.insert(work.rows, [document["move"]])
+
+
+def _packed(kept: Document) -> bytes:
+    try:
+        return base64.b64decode(kept["packed"], validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise Damaged(f"The scores of {kept.get('dataset')!r:.80} are not base64.") from error
 
 
 def _model(document: Document) -> RegisteredModel:
