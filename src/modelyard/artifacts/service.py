@@ -127,7 +127,10 @@ class ArtifactStore(Releases, Uploads, Signatures):
         if artifact.admission == "quarantined":
             reason = f"{artifact.name} ({artifact.digest[:12]}) is in quarantine: {artifact.findings[0]}."
             self._tell_violation(artifact.digest, "fetch", [reason], EventSeverity.WARNING)
-            raise Forbidden(f"{reason} Convert the model to ONNX, safetensors or skops and register that.")
+            raise Forbidden(
+                f"{reason} Convert the model to ONNX, safetensors or skops and register that, or ask for its release "
+                "into a sandbox: modelyard artifacts request-release"
+            )
         return self._copied(artifact.digest)
 
     @operation("POST", "/artifacts/{digest}/verify", needs="artifacts.read")
