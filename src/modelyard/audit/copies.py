@@ -60,10 +60,12 @@ def copy_name(size: int, root: bytes) -> str:
 
 
 def copies_at(target: str | Path) -> list[str]:
-    """Every checkpoint that was copied to a folder or an object store; NotFound where there is none."""
+    """Every checkpoint that was copied to a folder or an object store, or the one in a file; NotFound where there is none."""
     text = str(target)
     if text.startswith(("http://", "https://")):
         raise Invalid(f"{text} takes checkpoints but does not list them. Fetch them into a folder and pass that.")
+    if "://" not in text and Path(text).is_file():
+        return [Path(text).read_text("utf-8", "replace")]
     if "://" not in text and not Path(text).is_dir():
         raise NotFound(f"There is no folder {text} with checkpoints.")
     blobs = _blobs(text if "://" in text else str(Path(text).absolute()))

@@ -96,8 +96,7 @@ class Proving(Log):
         *,
         against: str | Path | None = None,
     ) -> rules.Verification:
-        """What a full check found: every event against its leaf, every hash, every checkpoint, what expired, was erased
-        or is held.
+        """What a full check found: every event, hash and checkpoint, and what expired, was erased or is held.
 
         With a checkpoint kept elsewhere, or `against` a folder or s3://bucket/prefix of copies (and the public key kept
         with them), it also finds a log that was cut or rewritten as a whole; without them it cannot, since whoever holds
