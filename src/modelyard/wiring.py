@@ -23,6 +23,7 @@ from modelyard.core.events import Event, EventType
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import Handler, Store, Work, event_from_row
+from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
 from modelyard.registry.checks import canonical_version
 
 log = logging.getLogger("modelyard.wiring")
@@ -225,8 +226,8 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
         only_known_versions,
         only_newer_routing,
     ),  # direct: at once
-    EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds),
-    EventType.REGISTERED_MODEL_UPDATED: (only_unused_names,),
+    EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds, withdraw_deleted),
+    EventType.REGISTERED_MODEL_UPDATED: (only_unused_names, follow_renaming),
     EventType.APPROVAL_GRANTED: (only_other_people, only_named_roles),
     EventType.APPROVAL_REJECTED: (only_other_people, only_named_roles),
     EventType.POLICY_APPROVED: (only_other_people,),

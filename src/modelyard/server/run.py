@@ -32,6 +32,7 @@ log = logging.getLogger("modelyard.server")
 
 LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
 TIDY_EVERY = 60.0  # seconds between two looks for what has run out of time
+COLLECT_EVERY = 6 * 3600.0  # seconds between two looks for bytes that nobody names any more
 DRAIN_S = 30  # requests under way may take this long when the server ends
 MOST_CONNECTIONS = 2_000
 
@@ -80,19 +81,32 @@ class Controller:
         with Yard(self._place, files=self._files) as yard:
             yard.audit.start_sequencer()
             deliverer = yard.webhooks.start()
-            tidied = -TIDY_EVERY
+            tidied, collected = -TIDY_EVERY, time.monotonic()
             while not self._stop.wait(LOOK_EVERY):
-                try:
+                with _told():
                     yard.dispatch()
-                    for deployment in yard.deployments.list_deployments():
-                        if deployment.status.active and deployment.traffic is not None:
+                    running = [one for one in yard.deployments.list_deployments() if one.status.active and one.traffic]
+                    for deployment in running:
+                        with _told():  # one that cannot be looked at keeps no other waiting
                             yard.step(deployment.deployment_id)
-                    if time.monotonic() >= tidied + TIDY_EVERY:
+                if time.monotonic() >= tidied + TIDY_EVERY:
+                    with _told():
                         yard.registry.expire_requests()
-                        tidied = time.monotonic()
-                except YardError as error:  # told, and tried again at the next look
-                    log.warning("controller: %s", error)
+                    tidied = time.monotonic()
+                if time.monotonic() >= collected + COLLECT_EVERY:
+                    with _told():
+                        yard.tracking.files.collect()
+                    collected = time.monotonic()
             deliverer.stop()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What fails is told, and tried again at the next look."""
+    try:
+        yield
+    except YardError as error:
+        log.warning("controller: %s", error)
 
 
 def serve(place: str, files: str | None, listening: Listening, *, user: str, oidc: str = "") -> None:
