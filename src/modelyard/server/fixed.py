@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +22,7 @@ from modelyard.server.calls import encoded
 
 UPLOAD_NEEDS = "artifacts.write"
 _TOUCH = Touch(anywhere=True)
+_ONE = threading.Lock()
 _CREDENTIALS = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
@@ -39,12 +42,18 @@ def health(request: Request) -> Any:
     return {"status": "ok", "version": __version__, "events": (row or {}).get("last") or 0}
 
 
+@cache
+def _document() -> dict[str, Any]:
+    from modelyard.server.openapi import openapi  # FastAPI is for this alone
+
+    return openapi(FIXED)
+
+
 @declares(PUBLIC)
 def document(_: Request) -> Any:
     """The OpenAPI document."""
-    from modelyard.server.openapi import openapi
-
-    return openapi()
+    with _ONE:  # for the first readers together
+        return _document()
 
 
 @declares(SIGNED_IN)
@@ -90,8 +99,12 @@ def _in_thread(function: Callable[[Request], Any]) -> Any:
         return Response(encoded(await run_in_threadpool(function, request)), media_type="application/json")
 
     endpoint.needs = function.needs  # type: ignore[attr-defined]  # functions take attributes
+    endpoint.__doc__ = function.__doc__
     return endpoint
 
+
+upload.sends = bytes  # type: ignore[attr-defined]  # what the OpenAPI document says of their bodies
+login.sends = Credentials  # type: ignore[attr-defined]
 
 FIXED = (
     Route("/api/v1/health", _in_thread(health), methods=["GET"], name="server.health"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import typing
-from functools import cache
 from typing import Any
 
 from fastapi import Body, FastAPI, Query, Request
@@ -12,12 +11,12 @@ from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from starlette.routing import Route
 
 from modelyard import __version__
 from modelyard.core.operations import Operation, operations
 from modelyard.server.callers import PUBLIC
 from modelyard.server.calls import MEDIA, OTHER, Arguments
-from modelyard.server.fixed import Credentials, document, health, login, upload, whoami
 
 _ENVELOPE = {"type": "object", "required": ["error"], "properties": {"error": {"$ref": "#/components/schemas/Error"}}}
 _ERROR = {
@@ -31,11 +30,10 @@ _REFUSED = {
 }
 
 
-@cache
-def openapi() -> dict[str, Any]:
-    """The document. The answers' schemas take as long as starting does, so it is made for the first reader."""
+def openapi(fixed: tuple[Route, ...]) -> dict[str, Any]:
+    """The document; `fixed` are the routes that are no operations. It takes as long as starting does."""
     app = FastAPI(title="modelyard", version=__version__)
-    _fixed(app)
+    _fixed(app, fixed)
     for entry in (one for one in operations() if one.remote):
         app.add_api_route(
             "/api/v1" + entry.path,
@@ -100,31 +98,30 @@ def _answers(entry: Operation) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "Done.", "model": hint}}
 
 
-def _fixed(app: FastAPI) -> None:
-    """The routes that are no operations, with the arguments that they read themselves."""
+def _fixed(app: FastAPI, routes: tuple[Route, ...]) -> None:
+    """The routes that are no operations, with what they read themselves: nothing, a file with a name, or a model."""
 
-    def sign_in(body: Credentials) -> None: ...
+    def nothing() -> None: ...
 
-    def send(name: str, unpack: bool = False) -> None: ...
+    def file(name: str, unpack: bool = False) -> None: ...
 
-    def ask() -> None: ...
+    def model_of(sent: Any) -> Any:
+        def model() -> None: ...
 
-    raw = {"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
-    for path, method, function, told, name in (
-        ("/api/v1/health", "GET", ask, health, "server.health"),
-        ("/api/v1/openapi.json", "GET", ask, document, "server.openapi"),
-        ("/api/v1/identity", "GET", ask, whoami, "server.identity"),
-        ("/api/v1/uploads", "POST", send, upload, "server.upload"),
-        ("/api/v1/login", "POST", sign_in, login, "server.login"),
-    ):
+        model.__signature__ = inspect.Signature([_keyword("body", sent, Body())])  # type: ignore[attr-defined]
+        return model
+
+    raw = {"requestBody": {"content": {OTHER: {"schema": {"type": "string", "format": "binary"}}}}}
+    for route in routes:
+        sent = getattr(route.endpoint, "sends", None)
+        public: dict[str, Any] = {"security": []} if getattr(route.endpoint, "needs", "") == PUBLIC else {}
         app.add_api_route(
-            path,
-            function,
-            methods=[method],
-            operation_id=name,
+            route.path,
+            nothing if sent is None else file if sent is bytes else model_of(sent),
+            methods=sorted((route.methods or set()) - {"HEAD"}),
+            operation_id=route.name,
             tags=["server"],
-            summary=inspect.getdoc(told),
-            status_code=201 if told is upload else 200,
-            openapi_extra=(raw if told is upload else {})
-            | ({"security": []} if getattr(told, "needs", "") == PUBLIC else {}),
+            summary=inspect.getdoc(route.endpoint),
+            status_code=201 if sent is bytes else 200,
+            openapi_extra=(raw if sent is bytes else {}) | public,
         )
