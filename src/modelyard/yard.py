@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from modelyard.registry.service import ModelRegistry
     from modelyard.serving.service import ModelServer
     from modelyard.serving.supervisor import Serving
-    from modelyard.webhooks.service import Webhooks
     from modelyard.tracking.service import ExperimentTracker
+    from modelyard.webhooks.service import Webhooks
 
 
 class Yard:

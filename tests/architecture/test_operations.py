@@ -19,7 +19,9 @@ ALL = operations()
 @pytest.mark.parametrize("entry", ALL, ids=lambda entry: entry.name)
 def test_an_operation_is_whole(entry: Operation) -> None:
     text = inspect.getdoc(entry.function) or ""
-    assert re.fullmatch(rf"({entry.area}\.(read|write)|(registry|artifacts)\.approve|registry\.break_glass)", entry.needs)
+    assert re.fullmatch(
+        rf"({entry.area}\.(read|write)|(registry|artifacts)\.approve|registry\.break_glass)", entry.needs
+    )
     assert text.splitlines()[0].endswith("."), "the first line is a sentence about the result"
     assert ">>> " in text, "an example"
     assert set(entry.in_path) <= set(inspect.signature(entry.function).parameters)

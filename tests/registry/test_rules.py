@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from modelyard.core.errors import Invalid
 from modelyard.core.models import ModelStage, ModelVersion
+from modelyard.core.people import folded
 from modelyard.core.refs import SemVer
 from modelyard.registry import checks, comparison, rules
 from modelyard.registry.checks import sort_key
@@ -121,7 +122,7 @@ def test_a_metric_that_is_no_finite_number_is_refused_by_name(bad: object) -> No
 
 
 def test_spellings_of_one_person_are_one() -> None:
-    assert len({checks.folded(name) for name in ("Ana@Example.com", " ana@example.com ", "ａｎａ@example.com")}) == 1
+    assert len({folded(name) for name in ("Ana@Example.com", " ana@example.com ", "ａｎａ@example.com")}) == 1
 
 
 def test_every_transition_is_either_a_promotion_a_demotion_or_none() -> None:

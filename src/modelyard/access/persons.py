@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from modelyard.access import store
-from modelyard.access.rules import EVERY, counted_once, folded
+from modelyard.access.rules import EVERY, counted_once
 from modelyard.access.scopes import projects
 from modelyard.core.errors import Forbidden
 from modelyard.core.events import Event
+from modelyard.core.people import folded
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.ids import checked_name
+from modelyard.core.people import folded
 
 EVERY = "*"  # as a project: the whole yard
 DEFAULT = "default"  # the project of what was never placed
@@ -94,15 +94,6 @@ def projects_of(identity: Identity, permission: str) -> frozenset[str]:
     """
     asked = {identity.project} if identity.project != EVERY else {grant.project for grant in identity.grants}
     return frozenset(project for project in asked if may(identity, permission, project))
-
-
-def folded(subject: str) -> str:
-    """The subject as people are compared: however it is capitalised.
-
-    >>> folded(" Ana@Example.com") == folded("ana@example.com")
-    True
-    """
-    return unicodedata.normalize("NFKC", subject).casefold().strip()
 
 
 def checked_role(role: str) -> str:

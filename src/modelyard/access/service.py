@@ -16,6 +16,7 @@ from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import checked_name, new_id
 from modelyard.core.instants import micros
 from modelyard.core.operations import operation
+from modelyard.core.people import folded
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 
@@ -222,7 +223,7 @@ class AccessManager(Area):
                 raise Invalid(
                     f"{known.subject} signs in elsewhere or is a service. Passwords are for people known here."
                 )
-            work.rows.run(store.SET_PASSWORD, folded=rules.folded(subject), password=phc)
+            work.rows.run(store.SET_PASSWORD, folded=folded(subject), password=phc)
             work.emit(
                 EventType.USER_UPDATED,
                 Resource("user", known.subject),
@@ -269,7 +270,7 @@ class AccessManager(Area):
         with self.store.work(subject) as work:
             known = self._known(work, subject)
             before = micros(work.now - timedelta(days=30))
-            work.rows.run(store.FORGET_TOKENS, folded=rules.folded(subject), before=before)
+            work.rows.run(store.FORGET_TOKENS, folded=folded(subject), before=before)
             token = self._issued(work, known, digest, scopes=("*.*",), project=EVERY, lasts=timedelta(hours=hours))
             details = {"subject": known.subject, "login": True}
             work.emit(EventType.TOKEN_CREATED, Resource("token", token.token_id), details)
@@ -319,7 +320,7 @@ class AccessManager(Area):
         """The subject, made now unless it is known. A service keeps its owner, and a person never becomes a service."""
         known = store.subject(work.rows, subject)
         if known is not None:
-            if owner and rules.folded(owner) != rules.folded(known.owner if known.kind == "service" else ""):
+            if owner and folded(owner) != folded(known.owner if known.kind == "service" else ""):
                 whose = f"a service of {known.owner}" if known.kind == "service" else "a person"
                 raise Conflict(f"{known.subject} is {whose} already. Choose another name for the service.")
             return known
@@ -345,7 +346,7 @@ class AccessManager(Area):
 
     def _change(self, work: Work, subject: str, what: str, disabled_at: int | None) -> Subject:
         known = self._known(work, subject)
-        work.rows.run(store.SET_DISABLED, folded=rules.folded(subject), at=disabled_at)
+        work.rows.run(store.SET_DISABLED, folded=folded(subject), at=disabled_at)
         resource = Resource("user", known.subject)
         work.emit(EventType.USER_UPDATED, resource, {"what": what}, severity=EventSeverity.WARNING)
         return self._known(work, subject)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelyard.access.rules import Grant, folded
+from modelyard.access.rules import Grant
 from modelyard.access.values import Granted, Placed, Subject, Token
 from modelyard.core.canonical import dumps
 from modelyard.core.instants import Instant, from_micros, micros
+from modelyard.core.people import folded
 from modelyard.core.ports import Connection, Row
 
 INSERT_SUBJECT = """

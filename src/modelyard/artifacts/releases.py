@@ -14,6 +14,7 @@ from modelyard.core.errors import Conflict, Forbidden, NotFound
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import new_id
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person
 from modelyard.core.ports import Connection, Row
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
@@ -34,7 +35,7 @@ class Releases(Area):
         'open'
         """
         digest = rules.checked_digest(digest)
-        rules.checked_person(requested_by, "requested_by")
+        checked_person(requested_by, "requested_by")
         rules.checked_text(justification, "justification", least=10)
         with self.store.work(requested_by) as work:
             row = _quarantined(work.rows, digest)
@@ -67,7 +68,7 @@ class Releases(Area):
         >>> [artifacts.approve_release(kept.digest, person).status for person in ("cleo", "dora")]
         ['open', 'approved']
         """
-        rules.checked_person(approver, "approver")
+        checked_person(approver, "approver")
         rules.checked_text(comment, "comment")
         with self.store.work(approver) as work:
             release, uploader, why = self._decidable(work, digest, approver, "approve_release")
@@ -95,7 +96,7 @@ class Releases(Area):
         >>> artifacts.reject_release(kept.digest, "cleo", "Nobody knows where it is from").status
         'rejected'
         """
-        rules.checked_person(approver, "approver")
+        checked_person(approver, "approver")
         rules.checked_text(reason, "reason", least=1)
         with self.store.work(approver) as work:
             release, _, why = self._decidable(work, digest, approver, "reject_release")
@@ -119,7 +120,7 @@ class Releases(Area):
         >>> artifacts.revoke_release(kept.digest, "ben").status
         'withdrawn'
         """
-        rules.checked_person(user, "user")
+        checked_person(user, "user")
         rules.checked_text(reason, "reason")
         with self.store.work(user) as work:
             done = replace(_standing(work.rows, rules.checked_digest(digest)), status="withdrawn", reason=reason)

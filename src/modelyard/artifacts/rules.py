@@ -11,6 +11,7 @@ from typing import Literal
 from modelyard.core.canonical import digest
 from modelyard.core.errors import Invalid
 from modelyard.core.instants import Instant
+from modelyard.core.people import folded
 
 FILES_LIMIT = 10_000
 PATH_LIMIT = 1024
@@ -84,18 +85,6 @@ def same(one: str, other: str) -> bool:
     True
     """
     return folded(one) == folded(other)
-
-
-def folded(person: str) -> str:
-    """A name as it is compared."""
-    return unicodedata.normalize("NFKC", person).casefold().strip()
-
-
-def checked_person(person: str, what: str) -> str:
-    """The name itself; Invalid for one that is empty, too long or not printable."""
-    if not isinstance(person, str) or not person.strip() or len(person) > 200 or not person.isprintable():
-        raise Invalid(f"{what} is {person!r:.80}. Pass the name or address of a person.")
-    return person
 
 
 def checked_text(text: str, what: str, *, least: int = 0) -> str:

@@ -15,6 +15,7 @@ from modelyard.core.instants import Instant, micros
 from modelyard.core.models import PACKAGE_MANIFEST, Artifact
 from modelyard.core.operations import operation
 from modelyard.core.packages import manifest_of
+from modelyard.core.people import checked_person
 from modelyard.core.refs import Resource
 
 
@@ -192,7 +193,7 @@ class Signatures(Area):
             return stream.read(bom.TEXT_LIMIT).decode("utf-8", "replace")
 
     def _keep(self, artifact: Artifact, bundle: str, key_id: str, method: str, user: str) -> Signature:
-        rules.checked_person(user, "user")
+        checked_person(user, "user")
         with self.store.work(user) as work:
             found = Signature(digest=artifact.digest, key_id=key_id, method=method, signed_by=user, signed_at=work.now)
             store_signatures.put(work.rows, found, bundle, micros(work.now))

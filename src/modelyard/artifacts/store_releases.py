@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from modelyard.artifacts.rules import Release, folded
+from modelyard.artifacts.rules import Release
 from modelyard.core.instants import Instant, from_micros, micros
+from modelyard.core.people import folded
 from modelyard.core.ports import Connection, Row
 
 

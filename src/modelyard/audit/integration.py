@@ -42,11 +42,13 @@ def take_in(rows: Connection, keys: KeyFolder, state: Standing, waiting: Sequenc
     """Append a leaf for each event and sign; returns the new checkpoint."""
     start, size, frontier = number(0, state.size), state.size, state.frontier
     known = [state.tail]
-    for leaf in leaf_hashes([(size, len(waiting), now)], waiting):
+    runs = list(_runs(size, waiting, now))
+    spans = [(run["leaf_index"], run["position"], run["count"], now) for run in runs]
+    for leaf in leaf_hashes(spans, [event[1:] for event in waiting]):
         known += append(frontier, size, leaf)
         size += 1
     store.write_blocks(rows, start, b"".join(known))
-    store.add_runs(rows, list(_runs(state.size, waiting, now)))
+    store.add_runs(rows, runs)
     head = Checkpoint(origin=state.key.name, size=size, root=fold(frontier))
     store.add_checkpoint(rows, size, _signed(head, state.key, keys, now))
     return head

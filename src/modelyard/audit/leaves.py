@@ -23,6 +23,7 @@ COLUMNS = (
     "details",
 )
 EventRow = tuple[Any, ...]  # the values of COLUMNS, in order
+Body = tuple[Any, ...]  # the same without the position
 _MOST_REMEMBERED = 10_000
 
 
@@ -51,26 +52,27 @@ def leaf_bytes(index: int, integrated_at: int, event: EventRow) -> bytes:
     ).encode("utf-8", "surrogatepass")
 
 
-def leaf_hashes(spans: Iterable[tuple[int, int, int]], events: Sequence[EventRow]) -> list[bytes]:
-    """The leaf hashes of events in order. `spans` are (first index, count, integrated_at); counts sum to the events.
+def leaf_hashes(spans: Iterable[tuple[int, int, int, int]], bodies: Sequence[Body]) -> list[bytes]:
+    """The leaf hashes of events in order. `spans` are (first index, first position, count, integrated_at) of events at
+    consecutive positions; their counts sum to the events.
 
     Damaged for a text that no modelyard wrote; a number that none wrote makes another leaf.
     """
     sha, quote, quoted, at = hashlib.sha256, encode_basestring, Quoted(), 0
     hashes: list[bytes] = []
-    for first, count, integrated_at in spans:
+    for first, position, count, integrated_at in spans:
+        ahead = position - first
         try:
             hashes += [  # the zero byte is RFC 6962's prefix of a leaf; `leaf_bytes` spells the same
                 sha(
                     (
                         f'\0{{"actor":{quoted[actor]},"details":{"" + details},"event_id":{quote(event_id)},'
                         f'"event_type":{quoted[event_type]},"index":{index},"integrated_at":{integrated_at},'
-                        f'"occurred_at":{occurred_at},"position":{position},"resource_id":{quoted[resource_id]},'
+                        f'"occurred_at":{occurred_at},"position":{index + ahead},"resource_id":{quoted[resource_id]},'
                         f'"resource_type":{quoted[resource_type]},"severity":{quoted[severity]},"v":{LEAF_VERSION}}}'
                     ).encode()
                 ).digest()
                 for index, (
-                    position,
                     event_id,
                     event_type,
                     severity,
@@ -79,7 +81,7 @@ def leaf_hashes(spans: Iterable[tuple[int, int, int]], events: Sequence[EventRow
                     resource_id,
                     occurred_at,
                     details,
-                ) in enumerate(events[at : at + count], first)
+                ) in enumerate(bodies[at : at + count], first)
             ]
         except (TypeError, UnicodeEncodeError) as error:
             raise Damaged(f"An event of the leaves from {first} on holds a text that no modelyard wrote.") from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelyard.audit.leaves import COLUMNS, EventRow
+from modelyard.audit.leaves import COLUMNS, Body, EventRow
 from modelyard.audit.merkle import HASH_BYTES, Subtree, number
 from modelyard.core.ports import Connection, Row
 
 LEASE = "audit.sequencer"
 IN_BLOCK = 64  # hashes in one row of audit_blocks: 2 kB, which fit a page of both databases
 _EVENT = ", ".join(COLUMNS)
+_BODY = ", ".join(COLUMNS[1:])
 _TAKEN = "(SELECT coalesce(max(position + count - 1), 0) FROM audit_leaves)"
 # The newest run has the highest index; only a changed log has two answers.
 _LAST = "coalesce((SELECT position + count - 1 FROM audit_leaves ORDER BY leaf_index DESC LIMIT 1), 0)"
@@ -176,6 +177,15 @@ def events_between(rows: Connection, first: int, last: int) -> list[EventRow]:
     """The events at the positions from first up to and including last, in order."""
     return rows.tuples(
         f"SELECT {_EVENT} FROM events WHERE position >= :first AND position <= :last ORDER BY position",
+        first=first,
+        last=last,
+    )
+
+
+def bodies_between(rows: Connection, first: int, last: int) -> list[Body]:
+    """The events at the positions from first up to and including last, in order, without their positions."""
+    return rows.tuples(
+        f"SELECT {_BODY} FROM events WHERE position >= :first AND position <= :last ORDER BY position",
         first=first,
         last=last,
     )

@@ -11,12 +11,12 @@ from modelyard.core.canonical import dumps
 from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.instants import Instant
+from modelyard.core.people import folded
 from modelyard.marketplace.values import AccessRequest, Listing, RequestState, Visibility
 
 SUMMARY_LIMIT = 500
 TEXT_LIMIT = 10_000
 CARD_LIMIT = 200_000
-PERSON_LIMIT = 256
 WORDS_LIMIT = 20_000  # folded characters that full text is searched in
 LONGEST_DAYS = 3_660.0
 STARS = (1, 5)
@@ -30,22 +30,6 @@ ALLOW = Decision(verdict=Verdict.ALLOW)
 def refuse(reason: str) -> Decision:
     """A refusal with its reason."""
     return Decision(verdict=Verdict.REFUSE, reasons=(reason,))
-
-
-def folded(person: str) -> str:
-    """One form for all spellings of a person's name.
-
-    >>> folded(" Ana@Example.com") == folded("ana@example.com")
-    True
-    """
-    return unicodedata.normalize("NFKC", person).casefold().strip()
-
-
-def checked_person(person: str, what: str) -> str:
-    """The person's name if there is one."""
-    if not isinstance(person, str) or not person.strip() or len(person) > PERSON_LIMIT or not person.isprintable():
-        raise Invalid(f"{what} is {person!r:.80}. Name a person, for example ana@example.com.")
-    return person
 
 
 def checked_text(text: str, what: str, limit: int = TEXT_LIMIT) -> str:

@@ -14,6 +14,7 @@ from modelyard.core.ids import new_id
 from modelyard.core.instants import from_micros
 from modelyard.core.operations import operation
 from modelyard.core.pages import Page
+from modelyard.core.people import checked_person, folded
 from modelyard.core.refs import Resource
 from modelyard.marketplace import rules, search, store
 from modelyard.marketplace.access import known, refused
@@ -70,7 +71,7 @@ class Marketplace(Sharing):
         >>> market.publish("fraud", "v1.0.0", "ana@example.org", **told).stage
         'development'
         """
-        rules.checked_person(user, "user")
+        checked_person(user, "user")
         found = self._area("registry").get_model(model, version)
         listing = Listing(
             listing_id=new_id("lst"),
@@ -80,7 +81,7 @@ class Marketplace(Sharing):
             project=self._area("registry").get_registered_model(found.name).project,
             summary=rules.checked_text(summary, "summary", rules.SUMMARY_LIMIT),
             licence=rules.checked_licence(licence),
-            owner=rules.checked_person(owner, "owner"),
+            owner=checked_person(owner, "owner"),
             visibility=rules.visibility_of(visibility),
             status=ListingStatus.LISTED,
             published_by=user,
@@ -135,7 +136,7 @@ class Marketplace(Sharing):
         """
         with self.store.reading() as rows:
             listing = known(rows, listing_id)
-            asked = store.requests_of(rows, listing_id, rules.folded(rules.checked_person(user, "user")))
+            asked = store.requests_of(rows, listing_id, folded(checked_person(user, "user")))
         decision = rules.may_have(listing, user, asked, self.store.clock.now())
         return replace(listing, card="") if decision.reasons else listing
 
@@ -154,7 +155,7 @@ class Marketplace(Sharing):
         rules.checked_text(reason, "reason", rules.SUMMARY_LIMIT)
         with self.store.reading() as rows:
             listing = known(rows, listing_id)
-        decision = rules.may_manage(listing, rules.checked_person(user, "user"))
+        decision = rules.may_manage(listing, checked_person(user, "user"))
         if decision.reasons:
             raise refused(self.store, user, "withdraw", listing_id, decision)
         with self.store.work(user) as work:
@@ -203,7 +204,7 @@ class Marketplace(Sharing):
         rules.checked_text(comment, "comment")
         with self.store.reading() as rows:
             listing = known(rows, listing_id)
-            asked = store.requests_of(rows, listing_id, rules.folded(rules.checked_person(user, "user")))
+            asked = store.requests_of(rows, listing_id, folded(checked_person(user, "user")))
         decision = rules.may_rate(listing, user)
         if not decision.reasons:
             decision = rules.may_have(listing, user, asked, self.store.clock.now())
@@ -212,7 +213,7 @@ class Marketplace(Sharing):
         with self.store.work(user) as work:
             known(work.rows, listing_id)
             made = Rating(listing_id=listing_id, rated_by=user, stars=stars, comment=comment, rated_at=work.now)
-            store.put_rating(work.rows, made, rules.folded(user))
+            store.put_rating(work.rows, made, folded(user))
             work.emit(EventType.LISTING_RATED, Resource("listing", listing_id), {"stars": stars, "comment": comment})
         return made
 
@@ -240,7 +241,7 @@ class Marketplace(Sharing):
         >>> market.request_access(made.listing_id, "ben@example.org", reason="benchmark").status.value
         'open'
         """
-        person = rules.folded(rules.checked_person(requested_by, "requested_by"))
+        person = folded(checked_person(requested_by, "requested_by"))
         if not rules.checked_text(reason, "reason").strip():
             raise Invalid("reason is empty. Say what the model is needed for.")
         with self.store.work(requested_by) as work:
@@ -297,8 +298,8 @@ class Marketplace(Sharing):
         with self.store.reading() as rows:
             found = store.requests(rows, listing_id=listing_id, status=wanted, limit=_checked_limit(limit))
             mine = {one: self._owns(store.listing(rows, one), user) for one in {each.listing_id for each in found}}
-        person = rules.folded(rules.checked_person(user, "user"))
-        return [one for one in found if mine[one.listing_id] or rules.folded(one.requested_by) == person]
+        person = folded(checked_person(user, "user"))
+        return [one for one in found if mine[one.listing_id] or folded(one.requested_by) == person]
 
     @staticmethod
     def _owns(listing: Listing | None, person: str) -> bool:
@@ -315,7 +316,7 @@ class Marketplace(Sharing):
                     f"There is no request {request_id!r:.80}. List them: modelyard marketplace list-requests"
                 )
             listing = known(rows, request.listing_id)
-        decision = rules.may_decide(listing, request, rules.checked_person(user, "user"))
+        decision = rules.may_decide(listing, request, checked_person(user, "user"))
         if decision.reasons:
             raise refused(self.store, user, "decide_access", request.listing_id, decision)
         with self.store.work(user) as work:

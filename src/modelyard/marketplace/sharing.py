@@ -21,6 +21,7 @@ from modelyard.core.instants import Instant
 from modelyard.core.models import ModelStage, ModelVersion, References
 from modelyard.core.operations import operation
 from modelyard.core.packages import signature_of
+from modelyard.core.people import checked_person, folded
 from modelyard.core.refs import Resource
 from modelyard.marketplace import package, rules, signing, store
 from modelyard.marketplace.access import known, refused
@@ -61,7 +62,7 @@ class Sharing(Area):
         'fraud team'
         """
         key = signing.public_key_of(public_key)
-        with self.store.work(rules.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             publisher = Publisher(
                 name=checked_name(name, "publisher"),
                 key_id=signing.key_id(key),
@@ -88,7 +89,7 @@ class Sharing(Area):
         >>> ours.list_publishers()
         []
         """
-        with self.store.work(rules.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             if not store.drop_publisher(work.rows, name):
                 names = [one.name for one in store.publishers(work.rows)]
                 raise NotFound(f"There is no publisher {name!r:.80}. {nearest(name, names)}")
@@ -124,7 +125,7 @@ class Sharing(Area):
         path = Path(output_path)
         with self.store.reading() as rows:
             listing = known(rows, listing_id)
-            asked = store.requests_of(rows, listing_id, rules.folded(rules.checked_person(user, "user")))
+            asked = store.requests_of(rows, listing_id, folded(checked_person(user, "user")))
         decision = rules.may_have(listing, user, asked, self.store.clock.now())
         if decision.reasons:
             raise refused(self.store, user, "pack", listing_id, decision)
@@ -178,7 +179,7 @@ class Sharing(Area):
         modelyard.core.errors.Damaged: x.zip is damaged: ...
         """
         source = Path(package_path)
-        rules.checked_person(user, "user")
+        checked_person(user, "user")
         if not source.is_file():
             raise NotFound(f"There is no file {source}. Name a package that `pack` wrote.")
         with self.store.reading() as rows:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modelyard.access.rules import EVERY, Grant, Identity, folded, may, refusal
+from modelyard.access.rules import EVERY, Grant, Identity, may, refusal
 from modelyard.core.errors import Forbidden
 from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.people import folded
 from modelyard.core.refs import Resource
 
 if TYPE_CHECKING:

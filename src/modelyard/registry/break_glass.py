@@ -11,6 +11,7 @@ from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import new_id
 from modelyard.core.models import ModelStage
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
@@ -50,7 +51,7 @@ class BreakGlassMoves(Area):
             digest = found(rows, name, version).digest
         if digest:  # outside the transaction: reading them may take long
             self.store.artifacts.verify(digest)
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             decision = rules.may_request(model, stage)
             if decision.verdict is Verdict.REFUSE:
@@ -91,7 +92,7 @@ class BreakGlassMoves(Area):
         if verdict not in ("justified", "unjustified"):
             raise Invalid(f"verdict is {verdict!r}. Say justified or unjustified.")
         checks.checked_text(comment, "comment")
-        with self.store.work(checks.checked_person(reviewer, "reviewer")) as work:
+        with self.store.work(checked_person(reviewer, "reviewer")) as work:
             move = _found(work.rows, break_id)
             about = Resource("model", f"{move.name}:{move.version}")  # which may be deleted meanwhile
             decision = breaking.may_review(move, reviewer)

@@ -10,7 +10,7 @@ from typing import Literal
 from modelyard.core.decisions import Decision
 from modelyard.core.instants import Instant
 from modelyard.core.models import ModelStage
-from modelyard.registry.checks import folded
+from modelyard.core.people import folded
 from modelyard.registry.rules import ALLOW, refuse
 
 REVIEW_HOURS = 24.0  # how long a review may wait before the model's glass cannot be broken again

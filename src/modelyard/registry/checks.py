@@ -13,6 +13,7 @@ from modelyard.core.canonical import dumps, plain
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.ids import checked_name
 from modelyard.core.models import ModelStage, ModelVersion, References
+from modelyard.core.people import checked_person
 from modelyard.core.refs import SemVer
 
 TEXT_LIMIT = 10_000
@@ -79,22 +80,6 @@ def checked_alias(alias: str) -> str:
 def checked_project(project: str) -> str:
     """The project's name if it is a plain one."""
     return checked_name(project, "project")
-
-
-def checked_person(person: str, what: str) -> str:
-    """The person's name if there is one."""
-    if not isinstance(person, str) or not person.strip() or len(person) > WORD_LIMIT or not person.isprintable():
-        raise Invalid(f"{what} is {person!r}. Name a person, for example ana@example.com.")
-    return person
-
-
-def folded(person: str) -> str:
-    """One form for all spellings of a person's name, so that nobody becomes another by writing it differently.
-
-    >>> folded(" Ana@Example.com") == folded("ana@example.com")
-    True
-    """
-    return unicodedata.normalize("NFKC", person).casefold().strip()
 
 
 def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

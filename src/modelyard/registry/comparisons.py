@@ -16,6 +16,7 @@ from modelyard.core.events import EventType
 from modelyard.core.instants import micros
 from modelyard.core.models import ModelVersion
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person
 from modelyard.core.ports import Connection
 from modelyard.core.refs import ModelRef
 from modelyard.registry import checks, comparison, store_scores
@@ -115,7 +116,7 @@ class Comparisons(Area):
             values = [value for _, value in sorted(zip(ids, values, strict=True))]
         checks.checked_text(dataset, "dataset")
         checks.checked_key(metric)
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             made = Scores(
                 name=name,

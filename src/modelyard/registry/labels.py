@@ -12,6 +12,7 @@ from modelyard.core.errors import Forbidden, NotFound
 from modelyard.core.events import EventType
 from modelyard.core.models import ModelStage, ModelVersion, RegisteredModel
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 from modelyard.registry import checks, moves, rules, store, store_models
@@ -39,7 +40,7 @@ class Labels(Area):
         ('challenger',)
         """
         checks.checked_alias(alias)
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             decision = _may_have(work, model, alias)
             if decision.verdict is Verdict.ALLOW:
@@ -84,7 +85,7 @@ class Labels(Area):
         >>> _ = registry.set_alias("fraud", "challenger", "v1.0.0", user="ana@example.com")
         >>> registry.delete_alias("fraud", "challenger", user="ana@example.com")
         """
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = store.by_alias(work.rows, name, alias)
             if model is None:
                 raise NotFound(no_alias(work.rows, name, alias))
@@ -102,7 +103,7 @@ class Labels(Area):
         ('team=risk',)
         """
         checks.checked_value(value, checks.checked_key(key))
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             entries.put_tag(work.rows, name, canonical_version(version), key, value)
             return _retagged(work, model, key, tag_text(key, value))
@@ -117,7 +118,7 @@ class Labels(Area):
         >>> registry.delete_tag("fraud", "v1.0.0", "risk", "ana@example.com").tags
         ()
         """
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             if not entries.remove_tag(work.rows, name, canonical_version(version), key):
                 raise NotFound(f"{name} {version} has no tag {key!r:.80}. Its tags: {_listed(model.tags)}.")
@@ -134,7 +135,7 @@ class Labels(Area):
         ('team=risk',)
         """
         checks.checked_value(value, checks.checked_key(key))
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found_model(work.rows, name)
             entries.put_tag(work.rows, name, entries.MODEL, key, value)
             return _model_retagged(work, model, key, tag_text(key, value))
@@ -149,7 +150,7 @@ class Labels(Area):
         >>> registry.delete_model_tag("fraud", "team", "ana@example.com").tags
         ()
         """
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found_model(work.rows, name)
             if not entries.remove_tag(work.rows, name, entries.MODEL, key):
                 raise NotFound(f"{name} has no tag {key!r:.80}. Its tags: {_listed(model.tags)}.")

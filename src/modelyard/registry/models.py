@@ -11,6 +11,7 @@ from modelyard.core.errors import Conflict
 from modelyard.core.events import EventType
 from modelyard.core.models import ModelStage, RegisteredModel
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person
 from modelyard.core.refs import Resource
 from modelyard.registry import checks, rules, store, store_models, store_policies
 from modelyard.registry.lookup import found_model, holder, tell_created
@@ -40,7 +41,7 @@ class RegisteredModels(Area):
         >>> ModelRegistry(folder).create_model("fraud", "ana@example.com", tags=["team=risk"]).tags
         ('team=risk',)
         """
-        checks.checked_person(created_by, "created_by")
+        checked_person(created_by, "created_by")
         with self.store.work(created_by) as work:
             model = RegisteredModel(
                 name=checks.checked_model_name(name),
@@ -93,11 +94,11 @@ class RegisteredModels(Area):
         given: dict[str, Any] = {
             "description": None if description is None else checks.checked_text(description, "description"),
             "tags": None if tags is None else checks.checked_tags(tags),
-            "owner": None if owner is None else checks.checked_person(owner, "owner"),
+            "owner": None if owner is None else checked_person(owner, "owner"),
             "project": None if project is None else checks.checked_project(project),
             "licence": None if licence is None else checks.checked_text(licence, "licence"),
         }
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             old = found_model(work.rows, name)
             new = replace(old, updated_at=work.now, **{key: value for key, value in given.items() if value is not None})
             store_models.update(work.rows, new)
@@ -124,7 +125,7 @@ class RegisteredModels(Area):
         1
         """
         checks.checked_model_name(new_name)
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found_model(work.rows, name)
             if store_models.model(work.rows, new_name) is not None:
                 raise Conflict(f"There is a model {new_name} already. Choose another name.")
@@ -154,7 +155,7 @@ class RegisteredModels(Area):
         >>> registry.search_models().items
         ()
         """
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found_model(work.rows, name)
             decision = rules.may_delete_model(model, store.some_in_stage(work.rows, name, ModelStage.PRODUCTION))
             if decision.verdict is Verdict.REFUSE:

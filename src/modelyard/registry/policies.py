@@ -12,6 +12,7 @@ from modelyard.core.ids import new_id
 from modelyard.core.instants import micros
 from modelyard.core.models import ModelStage
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person, folded
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
@@ -53,7 +54,7 @@ class Policies(Area):
         'active'
         """
         stage = checks.stage_of(target_stage)
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             made = policy.checked_policy(
                 PromotionPolicy(
                     policy_id=new_id("pol"),
@@ -97,7 +98,7 @@ class Policies(Area):
         modelyard.core.errors.Forbidden: ana@example.com proposed the policy pol_..., and cannot approve it. ...
         """
         checks.checked_text(comment, "comment")
-        with self.store.work(checks.checked_person(approver, "approver")) as work:
+        with self.store.work(checked_person(approver, "approver")) as work:
             found = _found(work.rows, policy_id)
             decision = policy.may_decide_policy(found, approver)
             if decision.verdict is Verdict.ALLOW:
@@ -123,11 +124,11 @@ class Policies(Area):
         'rejected'
         """
         checks.checked_text(reason, "reason")
-        with self.store.work(checks.checked_person(approver, "approver")) as work:
+        with self.store.work(checked_person(approver, "approver")) as work:
             found = _found(work.rows, policy_id)
             if found.status is not PolicyStatus.PROPOSED:
                 raise Conflict(f"The policy {policy_id} is {found.status.value} already.")
-            own = checks.folded(approver) == checks.folded(found.proposed_by)
+            own = folded(approver) == folded(found.proposed_by)
             status = PolicyStatus.WITHDRAWN if own else PolicyStatus.REJECTED
             made = replace(found, status=status, decided_by=approver, decided_at=work.now, reason=reason)
             store_policies.decide(work.rows, made)

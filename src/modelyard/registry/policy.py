@@ -12,7 +12,8 @@ from modelyard.core.decisions import Decision
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.instants import Instant
 from modelyard.core.models import ModelStage, ModelVersion
-from modelyard.registry.checks import checked_model_name, checked_person, folded
+from modelyard.core.people import checked_person, folded
+from modelyard.registry.checks import checked_model_name
 from modelyard.registry.comparison import higher_is_better
 from modelyard.registry.rules import ALLOW, PromotionRequest, Requirement, refuse
 

@@ -13,6 +13,7 @@ from modelyard.core.ids import new_id
 from modelyard.core.instants import Instant, micros
 from modelyard.core.models import ModelStage, ModelVersion
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person, folded
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
 from modelyard.registry import checks, moves, policy, requirements, rules, store, store_requests
@@ -50,9 +51,9 @@ class Promotions(Area):
         'open'
         """
         target = checks.stage_of(target_stage)
-        checks.checked_person(requested_by, "requested_by")
+        checked_person(requested_by, "requested_by")
         checks.checked_text(justification, "justification")
-        named = tuple(checks.checked_person(person, "a reviewer") for person in reviewers or ())
+        named = tuple(checked_person(person, "a reviewer") for person in reviewers or ())
         with self.store.work(requested_by) as work:
             model = found(work.rows, name, version)
             asks = moves.policy_for(work.rows, name, target)
@@ -97,7 +98,7 @@ class Promotions(Area):
         >>> registry.approve_promotion("fraud", "v1.0.0", "max@example.com").status.value
         'approved'
         """
-        checks.checked_person(approver, "approver")
+        checked_person(approver, "approver")
         checks.checked_text(comment, "comment")
         self._check_bytes(name, version, approver)
         with self.store.work(approver) as work:
@@ -118,7 +119,7 @@ class Promotions(Area):
         >>> registry.reject_promotion("fraud", "v1.0.0", "max@example.com", reason="No fairness test").reason
         'No fairness test'
         """
-        checks.checked_person(approver, "approver")
+        checked_person(approver, "approver")
         checks.checked_text(reason, "reason")
         with self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
@@ -143,7 +144,7 @@ class Promotions(Area):
         >>> registry.withdraw_promotion("fraud", "v1.0.0", "ana@example.com").status.value
         'withdrawn'
         """
-        checks.checked_person(requested_by, "requested_by")
+        checked_person(requested_by, "requested_by")
         checks.checked_text(reason, "reason")
         with self.store.work(requested_by) as work:
             request, model = _open(work.rows, name, version)
@@ -166,7 +167,7 @@ class Promotions(Area):
         'On which data?'
         """
         checks.checked_text(comment, "comment")
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             request, model = _open(work.rows, name, version)
             said = Comment(author=user, text=comment, at=work.now)
             event = work.emit(EventType.PROMOTION_COMMENTED, resource(model), moves.told(request, comment=comment))
@@ -203,7 +204,7 @@ class Promotions(Area):
         >>> ModelRegistry(folder).expire_requests()
         []
         """
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             return [moves.expire(work, one) for one in store_requests.overdue(work.rows, micros(work.now))]
 
     @operation("POST", "/models/{name}/versions/{version}/stage", needs="registry.write")
@@ -221,7 +222,7 @@ class Promotions(Area):
         'staging'
         """
         stage = checks.stage_of(target_stage)
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             asks = moves.policy_for(work.rows, name, stage)
             decision = rules.may_demote(model, stage)
@@ -318,7 +319,7 @@ def _refused(work: Work, request: PromotionRequest, model: ModelVersion, approve
 
 
 def _approved(work: Work, request: PromotionRequest, model: ModelVersion, approval: Approval) -> PromotionRequest:
-    if not store_requests.add_approval(work.rows, request.request_id, checks.folded(approval.approver), approval):
+    if not store_requests.add_approval(work.rows, request.request_id, folded(approval.approver), approval):
         raise Conflict(f"{approval.approver} approved {request.name} {request.version} already.")
     given = (*request.approvals, approval)
     told = _deciding(request, model, approval.approver, comment=approval.comment, approvals=len(given))

@@ -10,7 +10,7 @@ from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Invalid
 from modelyard.core.instants import Instant
 from modelyard.core.models import ModelStage, ModelVersion, RegisteredModel
-from modelyard.registry.checks import folded
+from modelyard.core.people import folded
 
 CHAMPION = "champion"  # the version that serves; it may only be one in production
 

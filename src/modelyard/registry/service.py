@@ -15,6 +15,7 @@ from modelyard.core.models import (
     ModelVersion,
 )
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person
 from modelyard.core.refs import ModelRef
 from modelyard.core.work import event_from_row
 from modelyard.registry import checks, moves, rules, store, store_models
@@ -177,7 +178,7 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
         >>> registry.update("fraud", "v1.0.0", "ana@example.com", metrics={"auc": 0.9}).metrics
         {'auc': 0.9}
         """
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             old = found(work.rows, name, version)
             new = replace(
                 old,
@@ -242,7 +243,7 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
         >>> [event.event_type.value for event in registry.history("fraud", "v1.0.0")]
         ['model_registered', 'model_deleted']
         """
-        with self.store.work(checks.checked_person(user, "user")) as work:
+        with self.store.work(checked_person(user, "user")) as work:
             model = found(work.rows, name, version)
             decision = rules.may_delete(model)
             if decision.verdict is Verdict.REFUSE:

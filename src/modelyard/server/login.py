@@ -5,11 +5,11 @@ from __future__ import annotations
 from modelyard.access import store
 from modelyard.access.limits import Backoff, Limiter, Rate
 from modelyard.access.passwords import matches
-from modelyard.access.rules import folded
 from modelyard.access.service import AccessManager
 from modelyard.access.values import NewToken
 from modelyard.core.errors import Forbidden
 from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.people import folded
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store
 from modelyard.server.callers import TooMany

@@ -188,7 +188,9 @@ class DatabaseContract:
         data = bytes(range(256)) * 10
         with database.write() as rows:
             rows.run("INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", block=0, hashes=data)
-            rows.many("INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", [{"block": 1, "hashes": b""}])
+            rows.many(
+                "INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", [{"block": 1, "hashes": b""}]
+            )
         found = only(database, "SELECT hashes FROM audit_blocks WHERE block = 0")
         assert found == {"hashes": data}
         assert type(found["hashes"]) is bytes

@@ -145,7 +145,8 @@ class Query:
             values = [_read(str(text), key) for text, key in zip(position, self.keys, strict=True)]
         except ValueError as error:
             raise Invalid("The page token is damaged. Pass the next_page_token of the last answer.") from error
-        beyond, equal = [], []  # flat, since SQLite's parser takes parentheses some thirty deep
+        beyond: list[str] = []  # flat, since SQLite's parser takes parentheses some thirty deep
+        equal: list[str] = []
         for key, value in zip(self.keys, values, strict=True):
             place, sign = self.bound.bind(value), "<" if key.descending else ">"
             beyond.append(" AND ".join((*equal, f"{key.sql} {sign} {place}")))

@@ -67,9 +67,10 @@ class Webhooks(Area):
     ) -> Webhook:
         """The new webhook: from now on its URL is sent the events it names.
 
-        An event is one of ours (`stage_changed`) or of MLflow's (`model_version.created`). `secret` signs the messages: env:NAME or file:PATH, looked up at each use, or the secret itself, which is stored
-        encrypted and never shown. Invalid if the URL is not https, or leads to an address that is not public and not
-        in the setting `webhook_hosts`.
+        An event is one of ours (`stage_changed`) or of MLflow's (`model_version.created`). `secret` signs the messages:
+        env:NAME or file:PATH, looked up at each use, or the secret itself, which is stored encrypted and never shown.
+        Invalid if the URL is not https, or leads to an address that is not public and not in the setting
+        `webhook_hosts`.
 
         >>> from modelyard.webhooks import Webhooks
         >>> webhooks = Webhooks(folder, hosts="127.0.0.1")
