@@ -28,7 +28,7 @@ PROJECT = "project"
 NAMES: Mapping[str, str] = {
     "registry.name": "model",
     "registry.project": PROJECT,
-    "registry.models": "model",
+    "registry.refs": "model",
     "model": "model",
     "model_id": "model",
     "model_name": "model",
@@ -91,10 +91,10 @@ def _pair(entry: Operation, scope: str) -> tuple[str, str]:
 
 
 def _shown(entry: Operation, hint: Any) -> tuple[str, str] | None:
-    """The field of a list's or a page's items that names a thing with a project."""
+    """The field of a list's or a page's items that names a thing with a project. Changes are never half allowed."""
     arguments = typing.get_args(hint)
     item = arguments[0] if arguments else None
-    if entry.scope or not dataclasses.is_dataclass(item):
+    if entry.scope or not entry.needs.endswith(".read") or not dataclasses.is_dataclass(item):
         return None
     fields = (field.name for field in dataclasses.fields(item))
     return next(((kind, name) for name in fields if (kind := kind_of(entry.area, name)) is not None), None)

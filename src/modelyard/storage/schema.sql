@@ -321,7 +321,7 @@ CREATE TABLE experiments (
 	PRIMARY KEY (experiment_id), 
 	UNIQUE (name)
 );
-INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795328746838,1795328746838);
+INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795329475085,1795329475085);
 CREATE TABLE feature_catalogue (
 	identity TEXT NOT NULL, 
 	generation BIGINT NOT NULL, 
