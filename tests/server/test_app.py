@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from modelyard import Yard
+from modelyard.core.events import EventType
 from modelyard.core.operations import operations
 from modelyard.server.app import create_app
 
@@ -99,6 +100,8 @@ def test_approval_over_http_needs_another_person(client: TestClient, yard: Yard,
     assert client.post(f"{VERSION}/promotion", json=asked, headers=ana).status_code == 200
     path = f"{VERSION}/promotion/approve"
     assert client.post(path, json={"comment": "mine"}, headers=ana).status_code == 403
+    refusals = yard.audit.query_events(EventType.SECURITY_VIOLATION)
+    assert [event.resource_id for event in refusals] == ["fraud:v1.0.0"], "a refusal is written once, where it happened"
     assert client.post(path, json={"comment": "fine"}, headers=ben).status_code == 200
     assert yard.registry.get_model("fraud", "v1.0.0").stage.value == "production"
 

@@ -82,7 +82,7 @@ class Releases(Area):
                     store_releases.decide(work.rows, done, work.now)
                     _tell(work, EventType.ARTIFACT_RELEASED, done, {"approvers": approvers}, EventSeverity.WARNING)
                 return done
-        raise Forbidden(why)
+        raise Forbidden(why, told=True)
 
     @operation("POST", "/artifacts/{digest}/release/reject", needs="artifacts.approve")
     def reject_release(self, digest: str, approver: str, reason: str) -> Release:
@@ -106,7 +106,7 @@ class Releases(Area):
                 told = {"approver": approver, "reason": reason}
                 _tell(work, EventType.APPROVAL_REJECTED, done, told, EventSeverity.WARNING)
                 return done
-        raise Forbidden(why)
+        raise Forbidden(why, told=True)
 
     @operation("POST", "/artifacts/{digest}/release/revoke", needs="artifacts.write")
     def revoke_release(self, digest: str, user: str, reason: str = "") -> Release:
@@ -158,7 +158,7 @@ class Releases(Area):
             with self.store.work(user) as work:
                 told = {"action": "load_in_sandbox", "reasons": [why]}
                 work.emit(EventType.SECURITY_VIOLATION, _resource(digest), told, severity=EventSeverity.WARNING)
-            raise Forbidden(f"{why} Ask for one: modelyard artifacts request-release {digest[:12]}...")
+            raise Forbidden(f"{why} Ask for one: modelyard artifacts request-release {digest[:12]}...", told=True)
         path = self._copied(digest)
         sandbox = plugins.load("sandbox", "process")(
             path, format=row["format"], hidden=self.store.folder, signature=signature, **settings

@@ -129,7 +129,8 @@ class ArtifactStore(Releases, Uploads, Signatures):
             self._tell_violation(artifact.digest, "fetch", [reason], EventSeverity.WARNING)
             raise Forbidden(
                 f"{reason} Convert the model to ONNX, safetensors or skops and register that, or ask for its release "
-                "into a sandbox: modelyard artifacts request-release"
+                "into a sandbox: modelyard artifacts request-release",
+                told=True,
             )
         return self._copied(artifact.digest)
 

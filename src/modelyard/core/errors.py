@@ -25,9 +25,13 @@ class NotFound(YardError, LookupError):
 
 
 class Forbidden(YardError, PermissionError):
-    """The acting person may not do this."""
+    """The acting person may not do this. `told`: the refusal stands in the log already."""
 
     status = 403
+
+    def __init__(self, message: str = "", *, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class Invalid(YardError, ValueError):

@@ -76,7 +76,7 @@ class BreakGlassMoves(Area):
                 )
                 return _broken(work, made)
             tell_refusal(work, model, "break_glass", decision)
-        raise Forbidden(decision.reasons[0])
+        raise Forbidden(decision.reasons[0], told=True)
 
     @operation("POST", "/break-glass/{break_id}/review", needs="registry.approve")
     def review_break_glass(self, break_id: str, reviewer: str, verdict: ReviewVerdict, comment: str = "") -> BreakGlass:
@@ -112,7 +112,7 @@ class BreakGlassMoves(Area):
                 return made
             told = {"action": "review_break_glass", "reasons": decision.reasons, "break_id": break_id}
             work.emit(EventType.SECURITY_VIOLATION, about, told, severity=EventSeverity.WARNING)
-        raise Forbidden(decision.reasons[0])
+        raise Forbidden(decision.reasons[0], told=True)
 
     @operation("GET", "/break-glass", needs="registry.read")
     def list_break_glass(

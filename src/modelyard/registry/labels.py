@@ -46,7 +46,7 @@ class Labels(Area):
             if decision.verdict is Verdict.ALLOW:
                 return moves.point_alias(work, model, alias)
             tell_refusal(work, model, "set_alias", decision)
-        raise Forbidden(decision.reasons[0])
+        raise Forbidden(decision.reasons[0], told=True)
 
     def set_alias_within(
         self, work: Work, name: str, alias: str, version: str, *, completed: int | None = None

@@ -111,7 +111,7 @@ class Policies(Area):
                 _void_requests(work, made)
                 return made
             _refuse(work, found, "approve_policy", decision.reasons[0])
-        raise Forbidden(decision.reasons[0])
+        raise Forbidden(decision.reasons[0], told=True)
 
     @operation("POST", "/policies/{policy_id}/reject", needs="registry.approve")
     def reject_policy(self, policy_id: str, approver: str, reason: str = "") -> PromotionPolicy:

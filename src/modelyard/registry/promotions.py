@@ -131,7 +131,7 @@ class Promotions(Area):
                 work.emit(EventType.APPROVAL_REJECTED, resource(model), told, severity=EventSeverity.WARNING)
                 return moves.close(work, request, RequestStatus.REJECTED, reason)
             tell_refusal(work, model, "reject_promotion", decision)
-        raise Forbidden(decision.reasons[0])
+        raise Forbidden(decision.reasons[0], told=True)
 
     @operation("POST", "/models/{name}/versions/{version}/promotion/withdraw", needs="registry.write")
     def withdraw_promotion(self, name: str, version: str, requested_by: str, reason: str = "") -> PromotionRequest:
@@ -153,7 +153,7 @@ class Promotions(Area):
                 work.emit(EventType.APPROVAL_WITHDRAWN, resource(model), moves.told(request, reason=reason))
                 return moves.close(work, request, RequestStatus.WITHDRAWN, reason)
             tell_refusal(work, model, "withdraw_promotion", decision)
-        raise Forbidden(decision.reasons[0])
+        raise Forbidden(decision.reasons[0], told=True)
 
     @operation("POST", "/models/{name}/versions/{version}/promotion/comments", needs="registry.write")
     def comment_promotion(self, name: str, version: str, user: str, comment: str) -> PromotionRequest:
@@ -232,7 +232,7 @@ class Promotions(Area):
                 moves.void_open(work, model, f"The version moved to {stage.value}.")
                 return moves.moved(work, model, stage, policy_id=asks.policy_id, user=user)
             tell_refusal(work, model, "transition", decision)
-        raise Forbidden(decision.reasons[0])
+        raise Forbidden(decision.reasons[0], told=True)
 
     @operation("GET", "/promotions", needs="registry.read")
     def list_requests(
@@ -266,7 +266,7 @@ class Promotions(Area):
             with self.store.work(approver) as work:
                 tell_refusal(work, model, "approve_promotion", rules.refuse(reason))
                 moves.close(work, request, RequestStatus.VOID, reason)
-            raise Forbidden(reason) from error
+            raise Forbidden(reason, told=True) from error
 
 
 def _expiry(work: Work, asks: PromotionPolicy) -> Instant | None:
@@ -303,12 +303,12 @@ def _refused(work: Work, request: PromotionRequest, model: ModelVersion, approve
     may = rules.may_decide(request, model, approver)
     if may.verdict is Verdict.REFUSE:
         tell_refusal(work, model, "approve_promotion", may)
-        return Forbidden(may.reasons[0])
+        return Forbidden(may.reasons[0], told=True)
     stands = rules.still_stands(request, model, store.evidence(model), asks.policy_id)
     if stands.verdict is Verdict.REFUSE:
         tell_refusal(work, model, "approve_promotion", stands)
         moves.close(work, request, RequestStatus.VOID, stands.reasons[0])
-        return Forbidden(stands.reasons[0])
+        return Forbidden(stands.reasons[0], told=True)
     seen = requirements.evaluated(work.rows, asks, model)
     store_requests.set_requirements(work.rows, replace(request, requirements=seen))
     enough = policy.may_enter(asks, model, seen)

@@ -159,7 +159,8 @@ def endpoint_of(entry: Operation) -> Callable[[Request], Any]:
         try:
             found = _called(request, arguments, values, caller)
         except Forbidden as error:
-            callers.tell_refused(request, caller, entry.needs, str(error))
+            if not error.told:
+                callers.tell_refused(request, caller, entry.needs, str(error))
             raise
         if isinstance(found, Response):
             return found

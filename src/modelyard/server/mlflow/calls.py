@@ -138,7 +138,8 @@ def _endpoint(of: Route) -> Callable[[Request], Any]:
         try:
             found = of.handle(call)
         except Forbidden as error:
-            callers.tell_refused(request, caller, of.needs, str(error))
+            if not error.told:
+                callers.tell_refused(request, caller, of.needs, str(error))
             raise
         return found if isinstance(found, Response) else Response(encoded(found), media_type=_JSON)
 
