@@ -69,7 +69,7 @@ def test_a_leaf_is_the_canonical_json_of_its_event(
     whole = {**row, "details": details, "index": 2, "integrated_at": at, "v": 1}
     event = tuple({**row, "details": dumps(details)}[name] for name in COLUMNS)
     assert leaf_bytes(2, at, event) == canonical(whole)
-    assert leaf_hashes([(2, 1, at)], [event]) == [leaf_hash(canonical(whole))]
+    assert leaf_hashes([(2, 3, 1, at)], [event[1:]]) == [leaf_hash(canonical(whole))]
 
 
 def test_events_of_every_area_are_in_the_log(folder: Path, clock: FixedClock) -> None:

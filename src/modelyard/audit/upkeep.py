@@ -61,6 +61,10 @@ class Upkeep:
         """Which of the events between two positions have expired, and by which event."""
         return tables.expired(self._rows, first, last) if self._any_expired else {}
 
+    def asks(self, events: Sequence[Sequence[Any]], gone: Mapping[int, str]) -> bool:
+        """Whether `see` must take in these events, of which the details come last."""
+        return bool(gone) or self._any_payloads or _any_sealed(events)
+
     def see(
         self,
         places: tuple[int, int],
@@ -69,8 +73,6 @@ class Upkeep:
         gone: Mapping[int, str],
     ) -> None:
         """Take in the events from one position to another, in order; `leaves` are (index, position, integrated_at) of each."""
-        if not (gone or self._any_payloads or _any_sealed(events)):
-            return
         bodies = {at: (key_id, body) for at, key_id, body in tables.payloads(self._rows, *places)}
         self._payloads_seen += len(bodies)
         for event, (index, position, integrated_at) in zip(events, leaves, strict=True):
@@ -152,8 +154,8 @@ class Upkeep:
                 yield None, f"the {what} {name} is not what the log's events say: it was changed, added or removed"
 
 
-def _any_sealed(events: Sequence[EventRow]) -> bool:
-    return any([event[8].startswith(SEALED) for event in events if type(event[8]) is str])  # noqa: C419 - a list is faster
+def _any_sealed(events: Sequence[Sequence[Any]]) -> bool:
+    return any([event[-1].startswith(SEALED) for event in events if type(event[-1]) is str])  # noqa: C419 - a list is faster
 
 
 def _told(rows: Connection, event_type: EventType) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,14 +7,14 @@ piece of bytes. Where the two differ, and for the leaves behind the last such su
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modelyard.audit import store
 from modelyard.audit.keyring import Keyring
-from modelyard.audit.leaves import EventRow, leaf_bytes, leaf_hashes
+from modelyard.audit.leaves import Body, EventRow, leaf_bytes, leaf_hashes
 from modelyard.audit.merkle import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -68,9 +68,16 @@ class Chunk:
         """The position of the last event."""
         return self.spans[-1].position + self.spans[-1].count - 1
 
-    def positions(self) -> list[int]:
-        """The position that each leaf's event stands at."""
-        return [at for span in self.spans for at in range(span.position, span.position + span.count)]
+    def stretches(self) -> list[tuple[int, int]]:
+        """(first, last) of the positions that follow each other without a gap."""
+        found: list[tuple[int, int]] = []
+        for span in self.spans:
+            last = span.position + span.count - 1
+            if found and found[-1][1] + 1 == span.position:
+                found[-1] = found[-1][0], last
+            else:
+                found.append((span.position, last))
+        return found
 
     def leaves(self) -> Iterator[tuple[int, int, int]]:
         """(index, position, integrated_at) of each leaf."""
@@ -225,38 +232,53 @@ class Walk:
         """Check a complete subtree as a whole; False, with nothing done, where something is not as it should be."""
         if chunk.count != 1 << self.height:
             return False
-        events = store.events_between(self.rows, chunk.first, chunk.last)
-        if [event[0] for event in events] != chunk.positions():
+        bodies = self._bodies(chunk)
+        if bodies is None:
             return False
         start, stop = number(0, chunk.index), number(0, chunk.index + chunk.count)
         piece, below = self._piece(start, stop), 2 * chunk.count - 1
         if not piece:
             return False
         try:
-            hashes = leaf_hashes([(s.index, s.count, s.integrated_at) for s in chunk.spans], events)
+            hashes = leaf_hashes([(s.index, s.position, s.count, s.integrated_at) for s in chunk.spans], bodies)
         except Damaged:
             return False
         gone = self.upkeep.expired(chunk.first, chunk.last)
-        for n, event in enumerate(events) if gone else ():
-            if event[0] in gone:
-                at = (number(0, chunk.index + n) - start) * HASH_BYTES
-                hashes[n] = piece[at : at + HASH_BYTES]
+        for index, position, _ in chunk.leaves() if gone else ():
+            if position in gone:
+                at = (number(0, index) - start) * HASH_BYTES
+                hashes[index - chunk.index] = piece[at : at + HASH_BYTES]
         tree = levels(hashes)
         if in_order(tree) != piece[: below * HASH_BYTES]:
             return False
         self._above(chunk, tree[-1][0], piece[(below - 1) * HASH_BYTES :])
         self._heads(chunk, tree)
-        self.upkeep.see((chunk.first, chunk.last), events, chunk.leaves(), gone)
-        self._times(chunk, {event[0]: event for event in events})
+        self._times(chunk, [body[6] for body in bodies])
+        if self.upkeep.asks(bodies, gone):
+            leaves = list(chunk.leaves())
+            events = [(leaf[1], *body) for leaf, body in zip(leaves, bodies, strict=True)]
+            self.upkeep.see((chunk.first, chunk.last), events, leaves, gone)
         return True
 
-    def _times(self, chunk: Chunk, events: Mapping[int, EventRow]) -> None:
-        """A run tells the earliest and the latest time of its events: what a search by time relies on."""
+    def _bodies(self, chunk: Chunk) -> list[Body] | None:
+        """The events of a chunk; None unless one stands at each position."""
+        bodies: list[Body] = []
+        for first, last in chunk.stretches():
+            found = store.bodies_between(self.rows, first, last)
+            if len(found) != last - first + 1:
+                return None
+            bodies += found
+        return bodies
+
+    def _times(self, chunk: Chunk, times: Sequence[Any]) -> None:
+        """A run tells the earliest and the latest time of its events: what a search by time relies on. None stands for
+        an event that is gone."""
+        at = 0
         for span in chunk.spans:
             if not self._seen_times:
                 self._run = span.index
-            here = range(span.position, span.position + span.count)
-            self._seen_times += [events[at][7] if at in events else None for at in here]
+            self._seen_times += times[at : at + span.count]
+            at += span.count
             if span.times is not None:
                 seen, self._seen_times = self._seen_times, []
                 if self._named < self._run and None not in seen and not _ends_of(seen, span.times):
@@ -294,11 +316,11 @@ class Walk:
         for index, position, integrated_at in chunk.leaves():
             self._leaf(index, (position, integrated_at), events.get(position), stored, position in gone)
             self._signed_up_to(self.size, lambda _: self._roots())
-        present = [events[position] for _, position, _ in chunk.leaves() if position in events]
-        self.upkeep.see(
-            (chunk.first, chunk.last), present, (leaf for leaf in chunk.leaves() if leaf[1] in events), gone
-        )
-        self._times(chunk, events)
+        self._times(chunk, [events[at][7] if at in events else None for _, at, _ in chunk.leaves()])
+        leaves = [leaf for leaf in chunk.leaves() if leaf[1] in events]
+        present = [events[position] for _, position, _ in leaves]
+        if self.upkeep.asks(present, gone):
+            self.upkeep.see((chunk.first, chunk.last), present, leaves, gone)
 
     def _leaf(
         self, index: int, place: tuple[int, int], event: EventRow | None, stored: dict[int, bytes], gone: bool
