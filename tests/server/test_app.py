@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,26 @@ def test_health_tells_how_many_events_there_are(client: TestClient, yard: Yard) 
     before = client.get("/api/v1/health").json()["events"]
     yard.audit.log_model_deployment("fraud", "v1.0.0", "bob")
     assert client.get("/api/v1/health").json()["events"] == before + 1
+
+
+def test_a_file_comes_in_by_parts_that_may_be_sent_again(client: TestClient, yard: Yard, small_model: Path) -> None:
+    content = small_model.read_bytes()
+    told = {"name": "model.txt", "size": len(content), "digest": hashlib.sha256(content).hexdigest()}
+    path = f"/api/v1/artifacts/uploads/{client.post('/api/v1/artifacts/uploads', json=told).json()['upload_id']}"
+    half = len(content) // 2
+    assert client.put(f"{path}/0", content=content[:half]).json()["received"] == half
+    assert client.put(f"{path}/0", content=content[:half]).json()["received"] == half
+    assert client.put(f"{path}/{half + 1}", content=content[half + 1 :]).status_code == 409
+    assert client.put(f"{path}/{half}", content=content[half:]).json()["received"] == len(content)
+    assert client.post(f"{path}/finish").json()["digest"] == told["digest"]
+    assert yard.artifacts.get(told["digest"]).format == "lightgbm"
+
+
+def test_a_part_may_hold_any_bytes_and_only_so_many(client: TestClient) -> None:
+    brackets = b"[" * 200_000
+    told = {"name": "x.txt", "size": 64 << 20, "digest": hashlib.sha256(brackets).hexdigest()}
+    path = f"/api/v1/artifacts/uploads/{client.post('/api/v1/artifacts/uploads', json=told).json()['upload_id']}"
+    assert client.put(f"{path}/0", content=brackets).json()["received"] == len(brackets)
+    assert client.put(f"{path}/{len(brackets)}", content=bytes(33 << 20)).status_code == 422
+    assert client.put(f"{path}/-1", content=b"x").status_code == 404
+    assert client.put("/api/v1/artifacts/uploads/upl_unknown/0", content=b"x").status_code == 404

@@ -23,6 +23,9 @@ def serve(
         int | None, Parameter(help="Port of the control plane; predictions are answered on the next one.")
     ] = None,
     workers: Annotated[int | None, Parameter(help="Serving processes.")] = None,
+    predict_host: Annotated[
+        str, Parameter(help="Address that predictions are answered on, to anybody who reaches it, without a token.")
+    ] = "127.0.0.1",
     tls_cert: Annotated[Path | None, Parameter(help="Certificate file, needed to listen beyond this machine.")] = None,
     tls_key: Annotated[Path | None, Parameter(help="Its private key.")] = None,
     client_ca: Annotated[
@@ -40,6 +43,7 @@ def serve(
             host=found["host"],
             port=int(found["port"]),
             workers=int(found["workers"]),
+            predict_host=predict_host,
             tls_cert=tls_cert,
             tls_key=tls_key,
             client_ca=client_ca,

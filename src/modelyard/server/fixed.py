@@ -21,6 +21,7 @@ from modelyard.server.callers import PUBLIC, SIGNED_IN, address, declares
 from modelyard.server.calls import encoded
 
 UPLOAD_NEEDS = "artifacts.write"
+LARGEST_PART = 32 << 20  # bytes, which are held in memory
 _TOUCH = Touch(anywhere=True)
 _ONE = threading.Lock()
 _CREDENTIALS = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -83,6 +84,21 @@ async def upload(request: Request) -> Response:
     return Response(encoded({"upload": made}), 201, media_type="application/json")
 
 
+@declares(UPLOAD_NEEDS)
+async def upload_part(request: Request) -> Response:
+    """Send the bytes of an upload in parts, from a place on (the raw body); the answer says how many have come in."""
+    callers = request.app.state.callers
+    await run_in_threadpool(callers.permitted_to, request, UPLOAD_NEEDS, _TOUCH, {})
+    upload_id, offset = request.path_params["upload_id"], request.path_params["offset"]
+    data = b""
+    async for piece in request.stream():
+        data += piece
+        if len(data) > LARGEST_PART:
+            raise Invalid(f"The part has more than {LARGEST_PART:,} bytes. Send smaller ones.")
+    found = await run_in_threadpool(request.app.state.yard.artifacts.append, upload_id, offset, data)
+    return Response(encoded(found), media_type="application/json")
+
+
 @declares(PUBLIC)
 async def login(request: Request) -> Response:
     """A token for a name and a password."""
@@ -103,7 +119,17 @@ def _in_thread(function: Callable[[Request], Any]) -> Any:
     return endpoint
 
 
-upload.sends = bytes  # type: ignore[attr-defined]  # what the OpenAPI document says of their bodies
+def _file(name: str, unpack: bool = False) -> None:
+    """What the query says of a file in the body."""
+
+
+def _part(upload_id: str, offset: int) -> None:
+    """What the path says of some bytes of a file in the body."""
+
+
+# what the OpenAPI document says of their bodies: bytes that these arguments stand beside, or a model
+upload.sends = _file  # type: ignore[attr-defined]
+upload_part.sends = _part  # type: ignore[attr-defined]
 login.sends = Credentials  # type: ignore[attr-defined]
 
 FIXED = (
@@ -111,5 +137,8 @@ FIXED = (
     Route("/api/v1/openapi.json", _in_thread(document), methods=["GET"], name="server.openapi"),
     Route("/api/v1/identity", _in_thread(whoami), methods=["GET"], name="server.identity"),
     Route("/api/v1/uploads", upload, methods=["POST"], name="server.upload"),
+    Route(
+        "/api/v1/artifacts/uploads/{upload_id}/{offset:int}", upload_part, methods=["PUT"], name="server.upload_part"
+    ),
     Route("/api/v1/login", login, methods=["POST"], name="server.login"),
 )

@@ -21,6 +21,7 @@ ADDRESS = Rate(per_second=2_000, burst=10_000)  # calls of one address
 # Where a body is a file, whatever it calls itself: it is neither read whole nor looked into.
 FILES = (
     ("POST", "/api/v1/uploads"),
+    ("PUT", "/api/v1/artifacts/uploads/"),
     *(
         ("PUT", f"/{prefix}/2.0/mlflow-artifacts/{what}/")
         for prefix in ("api", "ajax-api")

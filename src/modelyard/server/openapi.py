@@ -99,11 +99,9 @@ def _answers(entry: Operation) -> dict[int | str, dict[str, Any]]:
 
 
 def _fixed(app: FastAPI, routes: tuple[Route, ...]) -> None:
-    """The routes that are no operations, with what they read themselves: nothing, a file with a name, or a model."""
+    """The routes that are no operations, with what they read themselves: nothing, bytes with arguments, or a model."""
 
     def nothing() -> None: ...
-
-    def file(name: str, unpack: bool = False) -> None: ...
 
     def model_of(sent: Any) -> Any:
         def model() -> None: ...
@@ -117,11 +115,11 @@ def _fixed(app: FastAPI, routes: tuple[Route, ...]) -> None:
         public: dict[str, Any] = {"security": []} if getattr(route.endpoint, "needs", "") == PUBLIC else {}
         app.add_api_route(
             route.path,
-            nothing if sent is None else file if sent is bytes else model_of(sent),
+            nothing if sent is None else sent if inspect.isfunction(sent) else model_of(sent),
             methods=sorted((route.methods or set()) - {"HEAD"}),
             operation_id=route.name,
             tags=["server"],
             summary=inspect.getdoc(route.endpoint),
-            status_code=201 if sent is bytes else 200,
-            openapi_extra=(raw if sent is bytes else {}) | public,
+            status_code=201 if route.name == "server.upload" else 200,
+            openapi_extra=(raw if inspect.isfunction(sent) else {}) | public,
         )

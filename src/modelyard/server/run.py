@@ -44,6 +44,7 @@ class Listening:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 2
+    predict_host: str = "127.0.0.1"  # predictions need no token, so opening them to others is a choice of its own
     tls_cert: Path | None = None
     tls_key: Path | None = None
     client_ca: Path | None = None  # only callers with a certificate of this authority are let in
@@ -122,7 +123,7 @@ def serve(place: str, files: str | None, listening: Listening, *, user: str, oid
         user = user if listening.loopback else ""
         hosts = LOOPBACK | {listening.host.lower(), f"[{listening.host}]"} | _certified(listening.tls_cert)
         making = meanwhile.submit(create_app, yard, local_user=user, hosts=hosts, issuer=issuer)
-        with yard.serve(host=listening.host, port=listening.port + 1, workers=listening.workers) as plane:
+        with yard.serve(host=listening.predict_host, port=listening.port + 1, workers=listening.workers) as plane:
             app = making.result()  # made while the serving processes started
             controller = Controller(place, files)
             controller.start()
