@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.audit import AuditLogger, EventType
-from modelyard.audit.group import GroupCommit
+from modelyard.audit.group import GroupCommit, _Seat
 from modelyard.core.errors import Invalid, Unavailable, YardError
 from modelyard.core.events import Event
 from modelyard.core.refs import Resource
@@ -34,7 +34,9 @@ class Gate:
         return [part * 10 for part in parts]
 
 
-def submit_all(group: GroupCommit[int, int], count: int, gate: Gate) -> tuple[dict[int, int], dict[int, BaseException]]:
+def submit_all(
+    group: GroupCommit[int, int], count: int, gate: Gate, expected: int | None = None
+) -> tuple[dict[int, int], dict[int, BaseException]]:
     """The answers and errors of callers of whom the first holds the transaction up until all others wait."""
     answers: dict[int, int] = {}
     errors: dict[int, BaseException] = {}
@@ -50,7 +52,7 @@ def submit_all(group: GroupCommit[int, int], count: int, gate: Gate) -> tuple[di
     assert gate.entered.wait(20)
     for thread in threads[1:]:
         thread.start()
-    while len(group._queue) < count - 1:
+    while len(group._queue) < (count - 1 if expected is None else expected):
         os.sched_yield()
     gate.open.set()
     for thread in threads:
@@ -93,6 +95,39 @@ def test_a_group_goes_on_after_a_failure() -> None:
         group.submit(1)
     gate.error = None
     assert group.submit(2) == 20
+
+
+class Interrupting:
+    """A caller's lock that raises instead of waiting, as an interrupt does."""
+
+    def __init__(self, lock: threading.Lock, taken: bool) -> None:
+        self.lock, self.taken = lock, taken
+
+    def acquire(self) -> bool:
+        if self.taken:
+            self.lock.acquire()
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["while it waits", "as it is called"])
+def test_a_caller_who_is_interrupted_holds_nobody_up(taken: bool) -> None:
+    gate = Gate()
+    group = GroupCommit(gate)
+    make = _Seat.__init__
+
+    def interrupted(seat: _Seat[int, int], part: int) -> None:
+        make(seat, part)
+        if part == 5:
+            seat.called = Interrupting(seat.called, taken)  # type: ignore[assignment]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Seat, "__init__", interrupted)
+        answers, errors = submit_all(group, 12, gate, expected=11 if taken else 10)
+    assert {number: type(error) for number, error in errors.items()} == {5: KeyboardInterrupt}
+    assert answers == {number: number * 10 for number in range(12) if number != 5}
 
 
 def test_a_forked_child_does_not_wait_for_its_parents_leader() -> None:
