@@ -335,3 +335,35 @@ def test_both_databases_have_the_same_tables(folder: Path, request: pytest.Fixtu
     with PostgresDatabase(request.getfixturevalue("postgres_url")).read() as rows:
         found = rows.all("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
     assert {row["table_name"] for row in found} == {name for name in names if not name.startswith("sqlite_")}
+
+
+def test_scrubbing_leaves_nothing_of_what_was_deleted_in_any_file(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path)
+    with database.write() as rows:
+        rows.many(
+            "INSERT INTO event_cursors (reader, position) VALUES (:reader, 0)",
+            ({"reader": f"{'secret' if n % 2 else 'open'}-{n}-{'x' * 50}"} for n in range(2_000)),
+        )
+    with database.write() as rows:
+        rows.run("DELETE FROM event_cursors WHERE reader LIKE 'secret%'")
+    database.scrub()
+    left = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"secret-" not in left
+    assert left.count(b"open-") >= 1_000
+
+
+def test_scrubbing_says_so_while_another_reads_an_older_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **{**kwargs, "timeout": 0.05}))
+    database = SqliteDatabase(tmp_path)
+    with database.write() as rows:
+        rows.run("INSERT INTO event_cursors (reader, position) VALUES ('a', 0)")
+    with closing(connect(tmp_path / "modelyard.db", isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM event_cursors").fetchall()
+        with pytest.raises(Unavailable, match="being read"):
+            database.scrub()
+        other.execute("ROLLBACK")
+    database.scrub()
+    with database.read(), pytest.raises(YardError, match="open in this thread"):
+        database.scrub()

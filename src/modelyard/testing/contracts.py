@@ -21,7 +21,7 @@ import pytest
 
 from modelyard.core.errors import Conflict, Invalid, NotFound, YardError
 from modelyard.core.ports import Blobs, Clock, Connection, Database, OnlineStore
-from modelyard.core.work import INSERT_EVENT
+from modelyard.core.work import INSERT_EVENT, insert_events
 
 CURSOR = "INSERT INTO event_cursors (reader, position) VALUES (:reader, :position)"
 COUNT = "SELECT count(*) AS n FROM event_cursors"
@@ -167,6 +167,37 @@ class DatabaseContract:
                 assert row is not None
                 positions.append(row["position"])
         assert positions == sorted(set(positions))
+
+    def test_events_of_one_statement_get_positions_in_their_order(self, database: Database) -> None:
+        with pytest.raises(ZeroDivisionError), database.write() as rows:  # noqa: PT012 - PostgreSQL keeps a gap of this
+            insert_events(rows, [event(number) for number in range(1_000, 1_003)])
+            raise ZeroDivisionError
+        with database.write() as rows:
+            positions = insert_events(rows, [event(number) for number in range(150)])
+            positions += insert_events(rows, [event(150)])
+        with database.read() as rows:
+            found = rows.tuples("SELECT position, event_id FROM events ORDER BY position")
+        assert found == [(position, f"evt_{number}") for number, position in enumerate(positions)]
+
+    def test_tuples_are_the_values_of_the_rows_in_order(self, database: Database) -> None:
+        with database.write() as rows:
+            rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(3)])
+            found = rows.tuples(
+                "SELECT position, reader FROM event_cursors WHERE position > :least ORDER BY 1", least=0
+            )
+            assert found == [(1, "1"), (2, "2")]
+            assert rows.tuples("SELECT reader FROM event_cursors WHERE position = 9") == []
+
+    def test_scrubbing_keeps_what_was_not_deleted(self, database: Database) -> None:
+        with database.write() as rows:
+            rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(100)])
+        with database.write() as rows:
+            rows.run("DELETE FROM event_cursors WHERE position >= 3")
+        database.scrub()
+        assert cursors(database) == 3
+        with database.write() as rows:
+            rows.run(CURSOR, reader="new", position=1)
+        assert cursors(database) == 4
 
     @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
     def test_texts_come_back_as_they_were(self, database: Database, text: str) -> None:
