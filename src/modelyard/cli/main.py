@@ -36,6 +36,7 @@ OWN = {  # command -> "module:function"
     "serve": "modelyard.cli.serve:serve",
     "doctor": "modelyard.cli.doctor:doctor",
     "config": "modelyard.cli.config:app",
+    "compare": "modelyard.cli.compare:compare",
     "export": "modelyard.cli.portable:export",
     "import": "modelyard.cli.portable:importing",
 }
@@ -45,6 +46,7 @@ OWN_HELP = {
     "serve": "Start the control plane and the serving processes of a yard.",
     "doctor": "Check this machine and this yard, with a fix for each fault.",
     "config": "Show the settings and where each came from.",
+    "compare": "Put versions of models side by side, with intervals and a chart.",
     "export": "Write a yard as a folder of plain files.",
     "import": "Bring a yard, or another system's registry, into this yard.",
 }

@@ -1,9 +1,10 @@
-"""A comparison of model versions as one chart."""
+"""A comparison of model versions as one chart, and as a page with its figures."""
 
 from __future__ import annotations
 
 from modelyard.registry import VersionComparison
 from modelyard.ui.charts import Interval, intervals
+from modelyard.ui.pages import drawn, render
 
 
 def comparison(found: VersionComparison) -> str:
@@ -38,3 +39,19 @@ def comparison(found: VersionComparison) -> str:
         if version != first
     ]
     return intervals(relative, label=f"Metrics beside {first}, relative", percent=True)
+
+
+def page(found: VersionComparison) -> str:
+    """The page: the winner and the rule, the chart, every metric, and the parameters that differ."""
+    first = found.versions[0]
+    lead = f"{found.winner} wins: it is {found.winner_rule}." if found.winner else f"No version is {found.winner_rule}."
+    return render(
+        "comparison.html",
+        title=f"{first} and {', '.join(found.versions[1:])}",
+        lead=lead,
+        chart_title=f"Scores beside {first}, with 95 % intervals"
+        if found.scores
+        else f"Metrics beside {first}, relative",
+        chart=drawn(comparison(found)),
+        found=found,
+    )
