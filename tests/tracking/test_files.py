@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modelyard.artifacts import ArtifactStore
 from modelyard.core.errors import Conflict, Damaged, Invalid, NotFound
 from modelyard.core.instants import EPOCH, FixedClock
 from modelyard.core.work import Store
@@ -32,7 +33,7 @@ def put(files, path, content):
 
 
 def blobs(files):
-    return [key.rpartition("/")[2] for key in files.store.blobs.keys("runs/")]
+    return [key.rpartition("/")[2] for key in files.store.blobs.keys("sha256/")]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_file_comes_back_whole_however_it_is_read(files, size):
 def test_damaged_bytes_are_never_given_whole(files):
     content = os.urandom(2 * CHUNK)
     entry = put(files, "a/b", content)
-    path = files.store.blobs.path(f"runs/sha256/{entry.digest[:2]}/{entry.digest}")
+    path = files.store.blobs.path(f"sha256/{entry.digest[:2]}/{entry.digest}")
     path.chmod(0o644)
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(Damaged, match="a/b is damaged"), files.open("a/b") as stream:  # noqa: PT012
@@ -106,7 +107,7 @@ def test_equal_files_are_stored_once_and_collected_a_day_after_the_last_is_gone(
 
 def test_bytes_of_a_killed_writer_are_collected_a_day_after_they_were_first_seen(files, clock):
     digest = hashlib.sha256(b"lost").hexdigest()
-    files.store.blobs.put(f"runs/sha256/{digest[:2]}/{digest}", io.BytesIO(b"lost"))
+    files.store.blobs.put(f"sha256/{digest[:2]}/{digest}", io.BytesIO(b"lost"))
     assert files.collect() == 0
     clock.advance(DAY + 1)
     assert files.collect() == 1
@@ -251,3 +252,30 @@ def test_files_that_lie_elsewhere_are_not_ours(tmp_path):
     run = tracker.create_run(tracker.create_experiment("a", artifact_location="s3://bucket").experiment_id)
     with pytest.raises(Conflict, match="s3://bucket"):
         tracker.list_artifacts(run.run_id)
+
+
+def test_bytes_that_are_a_models_too_are_stored_once_and_outlive_the_runs_file(files, clock, small_model):
+    artifacts = ArtifactStore(files.store)
+    put(files, "a/model.txt", small_model.read_bytes())
+    assert len(blobs(files)) == 1
+    admitted = artifacts.add(small_model)
+    assert len(blobs(files)) == 1
+    files.delete("a/model.txt")
+    clock.advance(2 * DAY)
+    assert files.collect() == 0
+    assert artifacts.fetch(admitted.digest).read_bytes() == small_model.read_bytes()
+
+
+def test_a_runs_file_outlives_the_model_with_its_bytes(files, clock, small_model):
+    artifacts = ArtifactStore(files.store)
+    artifacts.add(small_model)
+    put(files, "a/model.txt", small_model.read_bytes())
+    clock.advance(400 * DAY)
+    for _ in range(2):
+        assert artifacts.collect().blobs == ()
+        clock.advance(400 * DAY)
+    assert files.open("a/model.txt").read() == small_model.read_bytes()
+    files.delete("a/model.txt")
+    clock.advance(2 * DAY)
+    assert files.collect() == 1
+    assert blobs(files) == []

@@ -109,12 +109,14 @@ def drop_unheld(rows: Connection, before: int) -> list[str]:
 
 
 def is_used(rows: Connection, blob: str) -> bool:
-    """True if an artifact is, or has, these bytes."""
-    as_file = rows.one("SELECT 1 AS found FROM artifacts WHERE digest = :blob AND kind = 'file'", blob=blob)
-    if as_file is not None:
-        return True
-    sql = "SELECT 1 AS found FROM artifact_members WHERE member_digest = :blob LIMIT 1"
-    return rows.one(sql, blob=blob) is not None
+    """True if an artifact is, or has, these bytes, or a run's files need them: both keep equal bytes once."""
+    found = rows.one(
+        "SELECT 1 AS found WHERE EXISTS (SELECT 1 FROM artifacts WHERE digest = :blob AND kind = 'file')"
+        " OR EXISTS (SELECT 1 FROM artifact_members WHERE member_digest = :blob)"
+        " OR EXISTS (SELECT 1 FROM run_blobs WHERE digest = :blob)",
+        blob=blob,
+    )
+    return found is not None
 
 
 def saw_loose(rows: Connection, blob: str, now: int) -> int:

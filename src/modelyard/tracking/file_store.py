@@ -62,8 +62,19 @@ def touch_blob(rows: Connection, digest: str, size: int, now: int) -> None:
 
 
 def is_known(rows: Connection, digest: str) -> bool:
-    """Whether bytes are noted."""
-    return rows.one("SELECT 1 AS one FROM run_blobs WHERE digest = :digest", digest=digest) is not None
+    """Whether bytes are noted, or are an artifact's."""
+    noted = rows.one("SELECT 1 AS one FROM run_blobs WHERE digest = :digest", digest=digest)
+    return noted is not None or is_admitted(rows, digest)
+
+
+def is_admitted(rows: Connection, digest: str) -> bool:
+    """Whether an artifact is, or has, these bytes."""
+    found = rows.one(
+        "SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM artifacts WHERE digest = :digest AND kind = 'file') "
+        "OR EXISTS (SELECT 1 FROM artifact_members WHERE member_digest = :digest)",
+        digest=digest,
+    )
+    return found is not None
 
 
 def loose_blobs(rows: Connection, before: int) -> list[str]:

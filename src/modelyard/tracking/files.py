@@ -24,6 +24,7 @@ from modelyard.core.ports import Blobs, Connection
 from modelyard.core.work import Store
 from modelyard.tracking import file_store
 
+BYTES = "sha256"  # where the artifact store keeps bytes too: registering a run's file stores nothing a second time
 CHUNK = 1 << 20
 IN_MEMORY = 1 << 20  # bytes of a stream that wait for their digest in memory; more wait in a file
 LONGEST_PATH, LONGEST_NAME = 4_096, 255  # bytes, as file systems have them
@@ -247,15 +248,17 @@ class ArtifactFiles:
             before = micros(work.now - GRACE)
             for upload_id in file_store.old_uploads(work.rows, before):
                 file_store.drop_upload(work.rows, upload_id)
-            for key in self.store.blobs.keys("runs/sha256/"):
+            for key in self.store.blobs.keys(f"{BYTES}/"):
                 digest = key.rpartition("/")[2]
                 if not file_store.is_known(work.rows, digest):  # a writer was killed: it has a day from now
                     file_store.touch_blob(work.rows, digest, 0, micros(work.now))
             loose = file_store.loose_blobs(work.rows, before)
-            for digest in loose:
+            gone = [digest for digest in loose if not file_store.is_admitted(work.rows, digest)]
+            for digest in gone:
                 self.store.blobs.delete(_key(digest))
+            for digest in loose:
                 file_store.drop_blob(work.rows, digest)
-        return len(loose)
+        return len(gone)
 
     def _keep(self, spool: BinaryIO, stored: _Stored) -> None:
         """Store bytes. Where they were there already, a collection may be removing them: claim them and look again."""
@@ -274,7 +277,7 @@ class ArtifactFiles:
 
 
 def _key(digest: str) -> str:
-    return f"runs/sha256/{digest[:2]}/{digest}"
+    return f"{BYTES}/{digest[:2]}/{digest}"
 
 
 def _put_file(rows: Connection, path: str, stored: _Stored) -> None:
