@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from modelyard.audit import export, rules, store, tables
 from modelyard.audit.log import event_of
-from modelyard.audit.subjects import MARK, sealed_part
+from modelyard.audit.rules import MARK
+from modelyard.audit.subjects import sealed_part
 from modelyard.audit.writing import Writing
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid

@@ -13,6 +13,7 @@ from modelyard.core.errors import Invalid
 from modelyard.core.events import Event
 from modelyard.core.instants import Instant, as_utc, micros
 
+MARK = "$sealed"  # in the details of an event about a person, before what stands for what was said
 LONGEST_TEXT = 512  # characters of an actor, a kind or an identifier: fits every index of both databases
 LONGEST_DETAILS = 65_536  # bytes: an event says what happened; bytes belong into an artifact
 
@@ -89,8 +90,8 @@ def details_text(details: Mapping[str, Any]) -> str:
     """
     if not isinstance(details, Mapping):
         raise Invalid(f"details are {type(details).__name__}, not a mapping of names to values.")
-    if any([str(name)[:1] == "$" for name in details]):  # noqa: C419 - a list is faster
-        raise Invalid("Names in details must not start with a dollar sign: those are the log's own.")
+    if MARK in details:
+        raise Invalid(f"details must not hold {MARK!r}: that is how the log marks what it sealed. Rename it.")
     try:
         written = dumps({**details, "reported": True})
     except UnicodeDecodeError as error:

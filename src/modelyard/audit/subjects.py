@@ -23,11 +23,11 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from modelyard.audit.rules import MARK
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Damaged, Unavailable
 
-SEALED = '{"$sealed":'  # how the details of an event about a person begin
-MARK = "$sealed"
+SEALED = f'{{"{MARK}":'  # how the details of an event about a person begin
 _NONCE = 12  # bytes
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS subject_keys (

@@ -11,7 +11,8 @@ from typing import Any
 from modelyard.audit import rules, tables
 from modelyard.audit.group import GroupCommit
 from modelyard.audit.log import Log
-from modelyard.audit.subjects import MARK, SubjectKeys
+from modelyard.audit.rules import MARK
+from modelyard.audit.subjects import SubjectKeys
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid
 from modelyard.core.events import Event, EventSeverity, EventType
