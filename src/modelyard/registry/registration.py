@@ -127,6 +127,13 @@ class Registration(Area):
         """
         return self._register(checks.checked_draft(draft))
 
+    def register_numbered(self, draft: ModelVersion) -> ModelVersion:
+        """`register_version` under the draft's own number, for the versions of another registry: gaps between them stay.
+
+        Conflict unless the model is there and its numbers so far are smaller.
+        """
+        return self._register(checks.checked_draft(draft), number=draft.number)
+
     def _completed(self, model: ModelVersion, artifact: Artifact) -> ModelVersion:
         """The version with its artifact, and with what its package says of it."""
         model = replace(model, digest=artifact.digest, size=artifact.size)
@@ -144,8 +151,10 @@ class Registration(Area):
     def _manifest(self, artifact: Artifact) -> PackageManifest:
         return manifest_of((self.store.artifacts.fetch(artifact.digest) / PACKAGE_MANIFEST).read_bytes())
 
-    def _register(self, model: ModelVersion) -> ModelVersion:
+    def _register(self, model: ModelVersion, *, number: int | None = None) -> ModelVersion:
         with self.store.work(model.created_by) as work:
+            if number is not None and not store_models.skip_to(work.rows, model.name, number):
+                raise Conflict(f"{model.name} has given the number {number} already, or there is no such model.")
             model = replace(_numbered(work, model), parent=_parent(work, model))
             if not store.add_version(work.rows, model):
                 _check_free(work.rows, model)

@@ -55,6 +55,18 @@ def next_number(rows: Connection, name: str, *, now: int) -> int | None:
     return None if row is None else int(row["last_number"])
 
 
+def skip_to(rows: Connection, name: str, number: int) -> bool:
+    """Make a number the model's next one; False if that is not greater than all so far, or there is no such model."""
+    sql = "UPDATE registered_models SET last_number = :before WHERE name = :name AND last_number <= :before"
+    return rows.run(sql, before=number - 1, name=name) == 1
+
+
+def last_number(rows: Connection, name: str) -> int:
+    """The greatest number that the model has given, 0 where there is no such model."""
+    row = rows.one("SELECT last_number FROM registered_models WHERE name = :name", name=name)
+    return 0 if row is None else int(row["last_number"])
+
+
 def model(rows: Connection, name: str) -> RegisteredModel | None:
     """One model, or None."""
     row = rows.one("SELECT * FROM registered_models WHERE name = :name", name=name)

@@ -1,49 +1,24 @@
-"""What a version is made of: its source checked as MLflow does, its files found, and admitted by what they hold."""
+"""What a version is made of: its source checked as MLflow does, and its files found."""
 
 from __future__ import annotations
 
-import math
 import posixpath
 import re
-import tempfile
-from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from modelyard.core.errors import NotFound
-from modelyard.core.models import ModelStage, ModelVersion, References
+from modelyard.core.models import ModelVersion
+from modelyard.portable.mlflow import admitting
+from modelyard.portable.mlflow.admitting import Source
 from modelyard.server.mlflow import views
 from modelyard.server.mlflow.calls import Call
 from modelyard.server.mlflow.errors import Refused
 from modelyard.tracking import LoggedModel, Run
 
-ADMISSION = "modelyard.admission"
 HOSTS = frozenset(
     {"http", "https", "ftp", "sftp", "hdfs", "viewfs", "ssh"}
 )  # would have the server call a host of the caller's
 OURS = "mlflow-artifacts"
-UNKNOWN_FRAMEWORK = "files"
-MOST_ENTRIES = 1_000  # metrics and parameters that a version keeps of its run's
-_FLAVOUR = re.compile(r"^  ([a-z][a-z0-9_]*):", re.MULTILINE)
-_BESIDE = frozenset({"python_function"})
-
-
-@dataclass(slots=True)
-class Source:
-    """Where a version comes from. `path` is where its files lie below the artifact root, "" where they lie elsewhere."""
-
-    source: str
-    run_id: str = ""
-    model_id: str = ""
-    path: str = ""
-    location: str = ""  # where clients find files that are not here
-    digest: str = ""  # of bytes that are admitted already
-    size: int = 0
-    framework: str = UNKNOWN_FRAMEWORK
-    quarantined: tuple[str, ...] = ()
-    known: ModelVersion | None = None  # the version that it is a copy of
 
 
 def check_seen(call: Call, source: str) -> None:
@@ -74,102 +49,6 @@ def resolved(call: Call, source: str) -> Source:
     return of
 
 
-def admitted(call: Call, source: Source) -> ModelVersion:
-    """The draft of a version with the source's files admitted, in quarantine where they may run code when loaded."""
-    if source.path and not source.digest:
-        _admit(call, source)
-    now = call.yard.store.clock.now()
-    draft = ModelVersion(
-        name="",
-        version="next",
-        framework=source.framework,
-        stage=ModelStage.DEVELOPMENT,
-        digest=source.digest,
-        size=source.size,
-        created_by=call.who,
-        created_at=now,
-        updated_at=now,
-        run_id=source.run_id,
-        source=source.source,
-    )
-    return replace(draft, **_copied(source.known) if source.known is not None else _measured(call, source))
-
-
-def _copied(known: ModelVersion) -> dict[str, Any]:
-    """What a copy has of its original."""
-    names = ("metrics", "parameters", "trained_by", "training_data", "references", "signature", "environment")
-    return {name: getattr(known, name) for name in names} | {"parent": f"{known.name}:{known.version}"}
-
-
-def _measured(call: Call, source: Source) -> dict[str, Any]:
-    """What the run and the logged model say: policies ask for metrics, and who trained a model cannot approve it."""
-    run = _run(call, source.run_id) if source.run_id else None
-    model = _logged_model(call, source.model_id) if source.model_id else None
-    if run is None:
-        return {}
-    metrics = dict(run.metrics)
-    for one in sorted(model.metrics if model is not None else (), key=lambda one: (one.step, one.timestamp)):
-        metrics[one.key] = one.value
-    finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
-    parameters = dict(run.params) | (dict(model.params) if model is not None else {})
-    digests = [f"{one.dataset.name}@{one.dataset.digest}" for one in run.datasets]
-    return {
-        "metrics": dict(islice(finite.items(), MOST_ENTRIES)),
-        "parameters": dict(islice(parameters.items(), MOST_ENTRIES)),
-        "trained_by": run.user_id,
-        "training_data": ", ".join(digests)[:MOST_ENTRIES],
-        "references": References(
-            repository=run.tags.get("mlflow.source.git.repoURL", ""),
-            commit=run.tags.get("mlflow.source.git.commit", ""),
-        ),
-    }
-
-
-def noted(source: Source) -> dict[str, Any]:
-    """What is kept of the source for MLflow's clients."""
-    told: dict[str, Any] = {}
-    if source.model_id:
-        told["model_id"] = source.model_id
-    if source.location:
-        told["location"] = source.location
-    if source.quarantined:
-        told["findings"] = list(source.quarantined)[:50]
-    return told
-
-
-def _admit(call: Call, source: Source) -> None:
-    """Copy the files out and hand them to the artifact store. Where nothing lies there (yet), there is nothing to admit."""
-    files = call.yard.tracking.files
-    with tempfile.TemporaryDirectory(prefix="modelyard-mlflow-") as folder:
-        target = Path(folder) / "model"
-        target.mkdir()
-        try:
-            files.copy_to(source.path, target)
-        except NotFound:
-            return
-        described = target / "MLmodel"
-        if described.is_file():
-            source.framework = flavour(described.read_bytes()[:100_000].decode("utf-8", "replace"))
-        artifact = call.yard.artifacts.quarantine(target, user=call.who)
-    source.digest, source.size = artifact.digest, artifact.size
-    if artifact.admission == "quarantined":
-        source.quarantined = artifact.findings
-
-
-def flavour(described: str) -> str:
-    r"""The framework that an MLmodel file names first, read as lines: YAML's own readers can be made to work for hours.
-
-    >>> flavour("artifact_path: m\nflavors:\n  python_function:\n    env: x\n  sklearn:\n    code: null\nmodel_id: m-1\n")
-    'sklearn'
-    """
-    _, found, rest = described.partition("\nflavors:\n")
-    if not found:
-        return UNKNOWN_FRAMEWORK
-    block = re.split(r"^\S", rest, maxsplit=1, flags=re.MULTILINE)[0]
-    named = _FLAVOUR.findall(block)
-    return next((name for name in named if name not in _BESIDE), "python_function" if named else UNKNOWN_FRAMEWORK)
-
-
 def _of_version(call: Call, source: str, name: str, version: str) -> Source:
     """A version of a registered model as the source of another: its bytes are admitted already."""
     if urlsplit(source).netloc:
@@ -177,7 +56,7 @@ def _of_version(call: Call, source: str, name: str, version: str) -> Source:
             f"Invalid model version source: '{source}'. Registered model sources must use the active model registry."
         )
     known = _version(call, name, version)
-    more = known.metadata.get(views.OURS) or {}
+    more = known.metadata.get(admitting.OURS) or {}
     asked = (("run_id", known.run_id), ("model_id", more.get("model_id", "")))
     if any(field in call.values and call.text(field) != value for field, value in asked):
         raise Refused(
@@ -236,13 +115,13 @@ def _check_run_source(call: Call, of: Source) -> None:
         run_id, _, inner = urlsplit(of.source).path.strip("/").partition("/")
         if urlsplit(of.source).netloc or not of.run_id or run_id != of.run_id:
             raise _not_of(of.source, "run_id")
-        run = _run(call, of.run_id)
+        run = admitting.run_of(call.yard, of.run_id)
         if run is not None:
             _place_in_run(call, of, run, unquote(inner))
     elif scheme == "models":
         raise _not_of(of.source, "model_id")
     elif scheme == OURS:
-        run = _run(call, of.run_id) if of.run_id else None
+        run = admitting.run_of(call.yard, of.run_id) if of.run_id else None
         if run is None or not _within(of.source, run.artifact_uri):
             raise _not_of(of.source, "run_id")
         of.path = _inner(of.source)
@@ -251,7 +130,7 @@ def _check_run_source(call: Call, of: Source) -> None:
 def _check_model_source(call: Call, of: Source) -> None:
     _check_place(of.source, "model_id", "run")
     scheme = urlsplit(of.source).scheme
-    model = _logged_model(call, of.model_id)
+    model = admitting.logged_model_of(call.yard, of.model_id)
     if scheme == "runs":
         raise _not_of(of.source, "model_id")
     if scheme == "models":
@@ -276,7 +155,7 @@ def _place_in_run(call: Call, of: Source, run: Run, inner: str) -> None:
     if call.yard.tracking.files.list(path):
         return
     for made in run.model_outputs:
-        model = _logged_model(call, made.model_id)
+        model = admitting.logged_model_of(call.yard, made.model_id)
         if model is not None and model.name == inner:
             _place_of_model(of, model)
             return
@@ -327,22 +206,6 @@ def _within(source: str, root: str) -> bool:
 
 def _inner(uri: str) -> str:
     return re.sub(rf"^{OURS}:/*", "", uri).strip("/")
-
-
-def _run(call: Call, run_id: str) -> Run | None:
-    try:
-        found: Run = call.yard.tracking.get_run(run_id)
-    except NotFound:
-        return None
-    return found
-
-
-def _logged_model(call: Call, model_id: str) -> LoggedModel | None:
-    try:
-        found: LoggedModel = call.yard.tracking.get_logged_model(model_id)
-    except NotFound:
-        return None
-    return found
 
 
 def _not_of(source: str, field: str) -> Refused:

@@ -10,6 +10,7 @@ from typing import Any
 
 from modelyard.core.errors import Conflict, Forbidden, NotFound
 from modelyard.core.models import ModelStage, ModelVersion
+from modelyard.portable.mlflow import admitting
 from modelyard.server.mlflow import checks, filters, sources, stored, views
 from modelyard.server.mlflow.calls import NOTHING, Call, instead, route
 from modelyard.server.mlflow.errors import DENIED, Refused
@@ -42,12 +43,13 @@ def create(call: Call) -> dict[str, Any]:
         call.yard.registry.get_registered_model(name)
     made = call.yard.registry.register_version(
         replace(
-            sources.admitted(call, source),
+            admitting.drafted(call.yard, source, call.who),
             name=name,
-            tags=tuple(tag_texts(tags | ({sources.ADMISSION: "quarantined"} if source.quarantined else {}))),
+            tags=tuple(tag_texts(tags | ({admitting.ADMISSION: "quarantined"} if source.quarantined else {}))),
             description=call.text("description"),
             metadata={
-                views.OURS: sources.noted(source) | ({"run_link": link} if (link := call.text("run_link")) else {})
+                admitting.OURS: admitting.noted(source)
+                | ({"run_link": link} if (link := call.text("run_link")) else {})
             },
         )
     )
@@ -132,7 +134,7 @@ def download_uri(call: Call) -> dict[str, Any]:
     """Where a client finds the version's files: for bytes that were admitted here, those very bytes."""
     known = found(call, call["name"], call["version"])
     if not known.digest:
-        return {"artifact_uri": (known.metadata.get(views.OURS) or {}).get("location") or known.source}
+        return {"artifact_uri": (known.metadata.get(admitting.OURS) or {}).get("location") or known.source}
     stored.check_released(call.yard, known)
     return {"artifact_uri": f"mlflow-artifacts:/{stored.place_of(known)}"}
 

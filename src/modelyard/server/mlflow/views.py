@@ -8,6 +8,7 @@ from typing import Any
 
 from modelyard.core.instants import Instant, micros
 from modelyard.core.models import ModelStage, ModelVersion, RegisteredModel
+from modelyard.portable.mlflow.admitting import OURS
 from modelyard.registry.checks import split_tag
 from modelyard.tracking import Dataset, DatasetInput, Experiment, FileEntry, LoggedModel, Metric, ModelMetric, Run
 from modelyard.webhooks import Webhook
@@ -19,7 +20,6 @@ STAGES: Mapping[ModelStage, str] = {
     ModelStage.PRODUCTION: "Production",
     ModelStage.ARCHIVED: "Archived",
 }
-OURS = "mlflow"  # the entry of a version's metadata that has what only MLflow's clients ask for
 
 
 def entries(values: Mapping[str, str]) -> list[View]:
