@@ -141,6 +141,22 @@ def only_free_of_holds(work: Work, event: Event) -> None:
         raise Conflict(f"A legal hold lies on {event.resource_id}. See them: modelyard audit list-holds")
 
 
+def keep_artifact(work: Work, event: Event) -> None:
+    """An artifact under legal hold is kept by the store, whoever else needs it or not."""
+    if event.resource_type == "artifact":
+        work.store.artifacts.hold(work.rows, event.resource_id, _hold(event))
+
+
+def release_artifact(work: Work, event: Event) -> None:
+    """What a lifted hold kept is kept by others from now on, or by nobody."""
+    if event.resource_type == "artifact":
+        work.store.artifacts.release(work.rows, event.resource_id, _hold(event))
+
+
+def _hold(event: Event) -> str:
+    return f"legal hold {event.details['hold_id']}"
+
+
 def provide(areas: Areas, event: Event) -> None:
     """The serving processes know the registered versions that a deployment routes to."""
     serving, registry = areas("serving"), areas("registry")
@@ -227,6 +243,9 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
         only_newer_routing,
     ),  # direct: at once
     EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds, withdraw_deleted),
+    EventType.REGISTERED_MODEL_DELETED: (only_free_of_holds,),
+    EventType.HOLD_PLACED: (keep_artifact,),
+    EventType.HOLD_LIFTED: (release_artifact,),
     EventType.REGISTERED_MODEL_UPDATED: (only_unused_names, follow_renaming),
     EventType.APPROVAL_GRANTED: (only_other_people, only_named_roles),
     EventType.APPROVAL_REJECTED: (only_other_people, only_named_roles),

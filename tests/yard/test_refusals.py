@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,16 @@ def test_a_legal_hold_keeps_a_version_and_its_whole_model(yard: Yard, registered
         assert yard.registry.get_model("fraud", "v1.0.0").version == "v1.0.0"
         yard.audit.lift_hold(hold.hold_id, user="counsel@example.com", reason="settled")
     yard.registry.delete("fraud", "v1.0.0", ANA)
+
+
+def test_an_artifact_on_hold_is_not_collected(yard: Yard, small_model: Path) -> None:
+    digest = yard.artifacts.add(small_model).digest
+    hold = yard.audit.legal_hold("artifact", digest, user="counsel@example.com", reason="case 7")
+    assert yard.artifacts.collect(grace_hours=0).artifacts == ()
+    yard.audit.lift_hold(hold.hold_id, user="counsel@example.com", reason="settled")
+    assert yard.artifacts.collect(grace_hours=0).artifacts == (digest,)
+    with pytest.raises(NotFound):
+        yard.audit.legal_hold("artifact", digest, user="counsel@example.com", reason="too late")
 
 
 @pytest.mark.parametrize(("asks", "approves"), [(ANA, ROBOT), (ROBOT, ANA)])

@@ -97,6 +97,8 @@ class Controller:
                 if time.monotonic() >= collected + COLLECT_EVERY:
                     with _told():
                         yard.tracking.files.collect()
+                    with _told():
+                        yard.audit.expire_events(user="modelyard")
                     collected = time.monotonic()
             deliverer.stop()
 
