@@ -36,6 +36,7 @@ from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
 from modelyard.engines.answers import as_float32, likeliest
 from modelyard.engines.contributions import contributions
+from modelyard.engines.sklearn_bounds import refuse_out_of_bounds
 
 Estimator = Any
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -110,6 +111,12 @@ TRUSTED = (
     "xgboost.sklearn.XGBClassifier",
     "xgboost.sklearn.XGBRegressor",
 )
+
+
+# what a forged or damaged file makes skops and the libraries raise
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 class _Columnwise(base.TransformerMixin, base.BaseEstimator):  # type: ignore[misc]
@@ -469,9 +476,11 @@ def _read(path: Path) -> Estimator:
         _refuse_unknown(unknown, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # another scikit-learn version than the one that wrote the file
-            return skops_io.load(path, trusted=list(TRUSTED))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
-        if isinstance(error, (Invalid, NotFound)):
+            model = skops_io.load(path, trusted=list(TRUSTED))
+            refuse_out_of_bounds(model, path.name)
+            return model
+    except (*_UNREADABLE, zipfile.BadZipFile) as error:
+        if isinstance(error, (Damaged, Invalid, NotFound)):
             raise
         if isinstance(error, ModuleNotFoundError):
             raise plugins.missing(error, f"the model {path.name}") from error
