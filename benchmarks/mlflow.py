@@ -75,8 +75,8 @@ class Server:
         return found
 
     def cpu(self) -> float:
-        """CPU seconds so far."""
-        return sum(int(one[11]) + int(one[12]) for one in self.processes()) / TICK
+        """CPU seconds so far, those of children that have ended included."""
+        return sum(int(ticks) for one in self.processes() for ticks in one[11:15]) / TICK
 
     def resident_mb(self) -> list[float]:
         """Megabytes of each process, the largest first."""
