@@ -325,7 +325,7 @@ def _event(at: Instant, event: str, actor: str, resource: str) -> dict[str, str]
 _OFFLINE = """
 import sys
 from pathlib import Path
-from modelyard.audit.notes import check_proof
+from modelyard.audit import check_proof
 found = check_proof(Path(sys.argv[1]).read_text(), Path(sys.argv[2]).read_text())
 print(f"leaf {found.index} of {found.size}: {found.record['event_type']} by {found.record['actor']}")
 """

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from modelyard.core.errors import Damaged
 from modelyard.portable.mlflow.values import FoundFile
+from modelyard.tracking import Run
 
 OURS = "mlflow-artifacts"
 
@@ -26,6 +27,10 @@ class LocalFiles:
         """The files at a location, which MLflow's layout has at `inner`; None if it lies elsewhere."""
         place = self._place(location, inner)
         return None if place is None else self._below(place)
+
+    def whole(self, run: Run) -> Run:
+        """The run itself: nothing was left out of it."""
+        return run
 
     @contextmanager
     def open(self, location: str, inner: str, path: str) -> Iterator[BinaryIO]:
@@ -49,14 +54,12 @@ class LocalFiles:
 
     def _place(self, location: str, inner: str) -> Path | None:
         parts = urlsplit(location)
-        if parts.scheme == OURS:
-            if self._proxied is None:
-                return None
-            found = (self._proxied / unquote(parts.path).strip("/")).resolve()
-            return found if found.is_relative_to(self._proxied) else None
+        if parts.scheme == OURS and self._proxied is not None:
+            proxied = (self._proxied / unquote(parts.path).strip("/")).resolve()
+            return proxied if proxied.is_relative_to(self._proxied) else None
         if parts.scheme not in ("", "file"):
             return None
-        told = Path(unquote(parts.path) if parts.scheme else location)
+        told = Path((unquote(parts.path) if parts.scheme else location) or f"/{inner}")
         named = self._within(told)
         if named is not None and named.is_dir():
             return named

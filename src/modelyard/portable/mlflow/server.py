@@ -63,6 +63,10 @@ class Server:
         for one in self._pages("POST", "/runs/search", "runs", asked):
             yield answers.run(one)
 
+    def whole(self, run: Run) -> Run:
+        """The run with the logged models that it used, which MLflow leaves out when it lists runs."""
+        return answers.run(self._ask("GET", "/runs/get", {"run_id": run.run_id})["run"])
+
     def history(self, run: Run, key: str) -> Iterator[list[Point]]:
         """Every value of a metric, a page at a time."""
         asked: dict[str, Any] = {"run_id": run.run_id, "metric_key": key, "max_results": VALUES}

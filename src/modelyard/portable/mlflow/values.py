@@ -57,6 +57,9 @@ class Origin(Protocol):
     def runs(self, experiment_id: str) -> Iterator[Run]:
         """The runs of an experiment, deleted ones too, with the latest value of each metric."""
 
+    def whole(self, run: Run) -> Run:
+        """The run with what lists of runs leave out."""
+
     def history(self, run: Run, key: str) -> Iterator[list[Point]]:
         """Every value of a metric, some at a time."""
 
