@@ -121,6 +121,7 @@ def _mapped(bringing: Bringing, function: Callable[[Any], Any], values: Iterable
 
 def _read(bringing: Bringing, run: Run, here: Experiment) -> _Read | None:
     """A run with every value of its metrics; None, and a reason, for one that cannot be kept here."""
+    run = bringing.origin.whole(run)
     place = _place(
         run.artifact_uri, below(f"{bringing.yard.tracking.artifact_root}/{here.experiment_id}", run.run_id, "artifacts")
     )
