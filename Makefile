@@ -22,7 +22,7 @@ check:
 	.venv/bin/lint-imports
 
 test: check
-	.venv/bin/pytest -n 2 --dist loadgroup $(ARGS)
+	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 lock:
 	@PYTHON="$(PYTHON)" scripts/setup.sh

@@ -20,8 +20,6 @@ import pytest
 
 from modelyard import Yard
 
-pytestmark = pytest.mark.xdist_group("demo")  # one process tells the story once, and alone
-
 # Installed as sitecustomize in every Python process of the demo: notes each address that is not loopback.
 WATCH = """
 import os, sys

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
+pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "mlflow.md"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from modelyard import Yard
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
+pytestmark = pytest.mark.slow
 
 REGISTERED = """
 import json, mlflow

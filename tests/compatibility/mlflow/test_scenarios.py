@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
+pytestmark = pytest.mark.slow
 
 # What is meant to differ: (scenario, label) -> (why, a part of our answer).
 DIFFERENCES: dict[tuple[str, str], tuple[str, Any]] = {
