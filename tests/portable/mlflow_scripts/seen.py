@@ -17,7 +17,7 @@ client = MlflowClient()
 
 
 def value(number: float) -> float | str:
-    return "NaN" if math.isnan(number) else number.hex()
+    return "NaN" if math.isnan(number) else (number + 0.0).hex()  # SQLite keeps no sign of zero
 
 
 def entity(run: object) -> dict[str, object]:

@@ -61,8 +61,8 @@ class Database(LocalFiles):
     def history(self, run: Run, key: str) -> Iterator[list[Point]]:
         """Every value of a metric, some at a time."""
         cursor = self._rows.execute(
-            "SELECT key, CASE WHEN is_nan THEN NULL ELSE value END, timestamp, step FROM metrics WHERE run_uuid = ? AND key = ?",
-            (run.run_id, key),
+            "SELECT key, CASE WHEN is_nan THEN NULL ELSE value END, timestamp, step FROM metrics WHERE run_uuid = ? AND +key = ?",
+            (run.run_id, key),  # the plus has the index by run used, not the one by key, which has every run
         )
         while found := cursor.fetchmany(VALUES):
             yield [(one[0], float("nan") if one[1] is None else float(one[1]), one[2], one[3]) for one in found]
