@@ -99,7 +99,9 @@ def large() -> Iterator[tuple[str, bytes]]:
     yield "skops, a forest", skops.io.dumps(RandomForestClassifier(96, n_jobs=2, random_state=0).fit(x, y))
     settings = {"num_threads": 2, "num_leaves": 500, "min_data_in_leaf": 1, "verbose": -1, "objective": "binary"}
     yield "LightGBM text", lightgbm.train(settings, lightgbm.Dataset(x, y), 340).model_to_string().encode()
-    booster = xgboost.train({"nthread": 2, "max_depth": 12, "min_child_weight": 0, "eta": 0.02}, xgboost.DMatrix(x, y), 330)
+    booster = xgboost.train(
+        {"nthread": 2, "max_depth": 12, "min_child_weight": 0, "eta": 0.02}, xgboost.DMatrix(x, y), 330
+    )
     yield "XGBoost ubj", bytes(booster.save_raw("ubj"))
     yield "XGBoost JSON", bytes(booster.save_raw("json"))
 
