@@ -59,7 +59,7 @@ def logged(model: object) -> dict[str, object]:
         "model_id", "experiment_id", "name", "source_run_id", "status", "model_type", "creation_timestamp",
         "last_updated_timestamp", "tags", "params",
     )  # fmt: skip
-    found = {key: str(getattr(model, key)) for key in keys}
+    found = {key: str(getattr(model, key) or "") for key in keys}
     metrics = sorted(str((m.key, value(m.value), m.step, m.timestamp, m.run_id)) for m in model.metrics or [])
     return {**found, "metrics": metrics, "files": files(model.artifact_location)}
 
