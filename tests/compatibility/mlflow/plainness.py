@@ -10,6 +10,7 @@ MOMENT = 1_500_000_000_000  # whole milliseconds since 1970; smaller numbers are
 _IDS = re.compile(
     r"\bwhk_[0-9a-f]+\b|\bm-[0-9a-f]{32}\b|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b"
 )
+_COMMIT = re.compile(r"\b[0-9a-f]{40}\b")  # the client tags its runs with the checkout's, which may move meanwhile
 _MOMENTS = re.compile(r"\b1[5-9]\d{11}\b|\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 _SET = re.compile(r"\{'[^{}]*'\}")
 
@@ -67,6 +68,7 @@ class Normal:
     def _text(self, text: str) -> str:
         for known, word in self._texts.items():
             text = text.replace(known, word)
+        text = _COMMIT.sub("<commit>", text)
         text = _MOMENTS.sub("<moment>", _IDS.sub(lambda found: self._word(found[0]), text))
         text = _SET.sub(lambda found: "{" + ", ".join(sorted(found[0][1:-1].split(", "))) + "}", text)
         for identifier, word in self._ids.items():
