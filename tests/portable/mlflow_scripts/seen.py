@@ -61,6 +61,7 @@ def logged(model: object) -> dict[str, object]:
     )  # fmt: skip
     found = {key: str(getattr(model, key) or "") for key in keys}
     metrics = sorted(str((m.key, value(m.value), m.step, m.timestamp, m.run_id)) for m in model.metrics or [])
+    found |= {"tags": dict(model.tags or {}), "params": dict(model.params or {})}
     return {**found, "metrics": metrics, "files": files(model.artifact_location)}
 
 

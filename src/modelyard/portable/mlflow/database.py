@@ -43,6 +43,10 @@ class Database(LocalFiles):
         if not {"experiments", "runs", "metrics", "latest_metrics"} <= self._tables:
             raise Invalid(f"{file} is no database of MLflow's: it has no experiments and runs.")
 
+    def close(self) -> None:
+        """Close the database."""
+        self._rows.close()
+
     def experiments(self) -> Iterator[Experiment]:
         """Every experiment, deleted ones too."""
         tags = self._entries("experiment_tags", "experiment_id", "key", "value")

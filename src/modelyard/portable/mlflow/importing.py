@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,12 @@ def import_(yard: Yard, uri: str, *, user: str, artifacts: Path | None = None, t
     something else (Conflict). The same again brings nothing new; an import that was interrupted goes on.
     """
     check_may_import(yard, user)
-    origin = origin_of(uri, artifacts)
-    bringing = Bringing(yard=yard, origin=origin, user=user, tell=tell)
-    training.check(bringing)
-    registering.check(bringing)
-    training.bring(bringing)
-    registering.bring(bringing)
+    with closing(origin_of(uri, artifacts)) as origin:
+        bringing = Bringing(yard=yard, origin=origin, user=user, tell=tell)
+        training.check(bringing)
+        registering.check(bringing)
+        training.bring(bringing)
+        registering.bring(bringing)
     brought = bringing.tally.brought(origin.place)
     if brought.new:
         _tell(bringing, brought)

@@ -28,6 +28,9 @@ class LocalFiles:
         place = self._place(location, inner)
         return None if place is None else self._below(place)
 
+    def close(self) -> None:
+        """Nothing is held open between two files."""
+
     def whole(self, run: Run) -> Run:
         """The run itself: nothing was left out of it."""
         return run

@@ -51,6 +51,10 @@ class Server:
             limits=httpx.Limits(max_connections=PARALLEL * 2),
         )
 
+    def close(self) -> None:
+        """Give connections back."""
+        self._http.close()
+
     def experiments(self) -> Iterator[Experiment]:
         """Every experiment, deleted ones too."""
         asked = {"view_type": "ALL", "max_results": 1000}

@@ -98,8 +98,10 @@ def _runs(bringing: Bringing, found: Experiment, here: Experiment) -> None:
     every = bringing.origin.runs(found.experiment_id)
     while runs := list(islice(every, TOGETHER)):
         bringing.tally.there["runs"] += len(runs)
-        read = [one for one in _mapped(bringing, lambda run: _read(bringing, run, here), runs) if one is not None]
+        read: list[_Read] = []
         try:
+            every_read = _mapped(bringing, lambda run: _read(bringing, run, here), runs)
+            read.extend(one for one in every_read if one is not None)
             _write(bringing, read)
             _compare(bringing, read)
         finally:

@@ -51,6 +51,9 @@ class Origin(Protocol):
     place: str  # for people, without a password
     parallel: int  # how many questions at a time help
 
+    def close(self) -> None:
+        """Give connections back."""
+
     def experiments(self) -> Iterator[Experiment]:
         """Every experiment, deleted ones too."""
 
