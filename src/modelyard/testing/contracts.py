@@ -100,7 +100,64 @@ def _increment(rows: Connection) -> None:
     rows.run("UPDATE event_cursors SET position = :position WHERE reader = 'sum'", position=row["position"] + 1)
 
 
-class DatabaseContract:
+class ValuesContract:
+    """What a database must do with values. Subclass `DatabaseContract`, which gives the fixtures."""
+
+    @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+    def test_texts_come_back_as_they_were(self, database: Database, text: str) -> None:
+        with database.write() as rows:
+            rows.run(CURSOR, reader=text, position=1)
+            rows.many(CURSOR, [{"reader": text + "2", "position": 1}])
+        with database.read() as rows:
+            found = rows.all("SELECT reader FROM event_cursors WHERE reader IN (:a, :b)", a=text, b=text + "2")
+        assert {row["reader"] for row in found} == {text, text + "2"}
+
+    @pytest.mark.parametrize("number", NUMBERS)
+    def test_integers_come_back_as_they_were(self, database: Database, number: int) -> None:
+        with database.write() as rows:
+            rows.run(CURSOR, reader="n", position=number)
+        found = only(database, "SELECT position FROM event_cursors WHERE position = :number", number=number)
+        assert found == {"position": number}
+
+    def test_bytes_come_back_as_bytes(self, database: Database) -> None:
+        data = bytes(range(256)) * 10
+        with database.write() as rows:
+            rows.run("INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", block=0, hashes=data)
+            rows.many(
+                "INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", [{"block": 1, "hashes": b""}]
+            )
+        found = only(database, "SELECT hashes FROM audit_blocks WHERE block = 0")
+        assert found == {"hashes": data}
+        assert type(found["hashes"]) is bytes
+
+    def test_a_bool_is_stored_as_0_or_1(self, database: Database) -> None:
+        with database.write() as rows:
+            rows.run(CURSOR, reader="t", position=True)
+            rows.many(CURSOR, [{"reader": "f", "position": False}])
+        with database.read() as rows:
+            found = rows.all("SELECT position FROM event_cursors ORDER BY position")
+        assert found == [{"position": 0}, {"position": 1}]
+
+    def test_percent_signs_colons_and_quotes_in_a_statement_are_left_alone(self, database: Database) -> None:
+        sql = "SELECT ':x %s' AS \"a:b\", 7 % 4 AS rest, :x AS x -- :not a parameter %d\n"
+        assert only(database, sql, x="y") == {"a:b": ":x %s", "rest": 3, "x": "y"}
+
+    @pytest.mark.parametrize(("start", "n"), [(None, 3), (1, 2), (9, 0)])
+    def test_a_parameter_may_be_none_and_stand_alone(self, database: Database, start: int | None, n: int) -> None:
+        with database.write() as rows:
+            rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(3)])
+        sql = "SELECT count(*) AS n FROM event_cursors WHERE (:start IS NULL OR position >= :start)"
+        assert only(database, sql, start=start) == {"n": n}
+
+    def test_sums_and_means_of_integers_are_plain_numbers(self, database: Database) -> None:
+        with database.write() as rows:
+            rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(4)])
+        found = only(database, "SELECT sum(position) AS total, avg(position) AS mean FROM event_cursors")
+        assert found == {"total": 6, "mean": 1.5}
+        assert (type(found["total"]), type(found["mean"])) == (int, float)
+
+
+class DatabaseContract(ValuesContract):
     """For a `Database`. Needs the fixture `open_database`: a function that opens the same, at first empty place anew."""
 
     @pytest.fixture
@@ -198,59 +255,6 @@ class DatabaseContract:
         with database.write() as rows:
             rows.run(CURSOR, reader="new", position=1)
         assert cursors(database) == 4
-
-    @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-    def test_texts_come_back_as_they_were(self, database: Database, text: str) -> None:
-        with database.write() as rows:
-            rows.run(CURSOR, reader=text, position=1)
-            rows.many(CURSOR, [{"reader": text + "2", "position": 1}])
-        with database.read() as rows:
-            found = rows.all("SELECT reader FROM event_cursors WHERE reader IN (:a, :b)", a=text, b=text + "2")
-        assert {row["reader"] for row in found} == {text, text + "2"}
-
-    @pytest.mark.parametrize("number", NUMBERS)
-    def test_integers_come_back_as_they_were(self, database: Database, number: int) -> None:
-        with database.write() as rows:
-            rows.run(CURSOR, reader="n", position=number)
-        found = only(database, "SELECT position FROM event_cursors WHERE position = :number", number=number)
-        assert found == {"position": number}
-
-    def test_bytes_come_back_as_bytes(self, database: Database) -> None:
-        data = bytes(range(256)) * 10
-        with database.write() as rows:
-            rows.run("INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", block=0, hashes=data)
-            rows.many(
-                "INSERT INTO audit_blocks (block, hashes) VALUES (:block, :hashes)", [{"block": 1, "hashes": b""}]
-            )
-        found = only(database, "SELECT hashes FROM audit_blocks WHERE block = 0")
-        assert found == {"hashes": data}
-        assert type(found["hashes"]) is bytes
-
-    def test_a_bool_is_stored_as_0_or_1(self, database: Database) -> None:
-        with database.write() as rows:
-            rows.run(CURSOR, reader="t", position=True)
-            rows.many(CURSOR, [{"reader": "f", "position": False}])
-        with database.read() as rows:
-            found = rows.all("SELECT position FROM event_cursors ORDER BY position")
-        assert found == [{"position": 0}, {"position": 1}]
-
-    def test_percent_signs_colons_and_quotes_in_a_statement_are_left_alone(self, database: Database) -> None:
-        sql = "SELECT ':x %s' AS \"a:b\", 7 % 4 AS rest, :x AS x -- :not a parameter %d\n"
-        assert only(database, sql, x="y") == {"a:b": ":x %s", "rest": 3, "x": "y"}
-
-    @pytest.mark.parametrize(("start", "n"), [(None, 3), (1, 2), (9, 0)])
-    def test_a_parameter_may_be_none_and_stand_alone(self, database: Database, start: int | None, n: int) -> None:
-        with database.write() as rows:
-            rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(3)])
-        sql = "SELECT count(*) AS n FROM event_cursors WHERE (:start IS NULL OR position >= :start)"
-        assert only(database, sql, start=start) == {"n": n}
-
-    def test_sums_and_means_of_integers_are_plain_numbers(self, database: Database) -> None:
-        with database.write() as rows:
-            rows.many(CURSOR, [{"reader": str(i), "position": i} for i in range(4)])
-        found = only(database, "SELECT sum(position) AS total, avg(position) AS mean FROM event_cursors")
-        assert found == {"total": 6, "mean": 1.5}
-        assert (type(found["total"]), type(found["mean"])) == (int, float)
 
     def test_an_upsert_replaces_only_where_its_condition_holds(self, database: Database) -> None:
         sql = (
