@@ -1,6 +1,6 @@
 """A pickle's opcodes and their arguments, read exactly as the unpickler reads them.
 
-`pickletools.genops` decodes escapes in the names of GLOBAL, which the unpickler does not, and warns of unknown escapes.
+`pickletools.genops` decodes escapes in names and ids, which the unpickler does not, and warns of unknown escapes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ def _names(stream: BinaryIO) -> str:
     return f"{_line(stream).decode()} {_line(stream).decode()}"
 
 
+def _plain(stream: BinaryIO) -> str:
+    return _line(stream).decode("ascii")
+
+
 def _string(stream: BinaryIO) -> str:
     data = _line(stream)
     if len(data) < 2 or data[:1] != data[-1:] or data[:1] not in b"\"'":
@@ -61,4 +65,9 @@ def _known(match: re.Match[bytes]) -> bytes:
     return match[0] if len(match[0]) > 1 else b"\\\\"
 
 
-_READERS: Mapping[str, Callable[[BinaryIO], Any]] = {"GLOBAL": _names, "INST": _names, "STRING": _string}
+_READERS: Mapping[str, Callable[[BinaryIO], Any]] = {
+    "GLOBAL": _names,
+    "INST": _names,
+    "PERSID": _plain,
+    "STRING": _string,
+}
