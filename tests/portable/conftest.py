@@ -18,6 +18,8 @@ from modelyard.core.models import ModelStage
 from modelyard.core.work import Store
 from modelyard.deployment import DeploymentStrategy
 
+collect_ignore_glob = ["mlflow_scripts/*.py"]  # run by the Python of MLflow's own environment
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 
