@@ -170,7 +170,7 @@ class Releases(Area):
 
     def _copied(self, digest: str) -> Any:
         """A verified copy of the bytes, whatever their admission; the store itself gives it."""
-        raise NotImplementedError
+        raise NotImplementedError  # this part is never opened alone: ArtifactStore has the method
 
     def _decidable(self, work: Work, digest: str, person: str, action: str) -> tuple[Release, str, str]:
         """The release that stands, who brought its bytes in, and why the person may not decide on it."""
