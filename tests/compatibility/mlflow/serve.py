@@ -1,4 +1,7 @@
-"""Our server as a process: `python serve.py YARD PORT [open]`. `open` leaves staging and production open by policy."""
+"""Our server as a process: `python serve.py YARD PORT [open] [files=URL]`.
+
+`open` leaves staging and production open by policy; `files` says where bytes live when the yard is a database.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from modelyard.core.models import ModelStage
 from modelyard.server.app import create_app
 
 place, port, *modes = sys.argv[1:]
-yard = Yard(place)
+files = next((mode.removeprefix("files=") for mode in modes if mode.startswith("files=")), None)
+yard = Yard(place, files=files)
 if "open" in modes:
     for stage in (ModelStage.STAGING, ModelStage.PRODUCTION):
         proposed = yard.registry.propose_policy("*", stage, "ana@example.com", quorum=0)

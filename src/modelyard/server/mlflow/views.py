@@ -12,6 +12,7 @@ from modelyard.portable.mlflow.admitting import OURS
 from modelyard.registry.checks import split_tag
 from modelyard.tracking import Dataset, DatasetInput, Experiment, FileEntry, LoggedModel, Metric, ModelMetric, Run
 from modelyard.webhooks import Webhook
+from modelyard.webhooks.mlflow import is_mlflow
 
 View = dict[str, Any]
 STAGES: Mapping[ModelStage, str] = {
@@ -234,12 +235,12 @@ def registered_model(found: RegisteredModel, numbers: Mapping[str, int], latest:
 
 
 def webhook(found: Webhook) -> View:
-    """A webhook, never with its secret."""
+    """A webhook, never with its secret, and with those of its events that have a name in MLflow."""
     return {
         "webhook_id": found.webhook_id,
         "name": found.name,
         "url": found.url,
-        "events": [event(one) for one in found.events],
+        "events": [event(one) for one in found.events if is_mlflow(one)],
         **({"description": found.description} if found.description else {}),
         "status": found.status.value.upper(),
         "creation_timestamp": millis(found.created_at),

@@ -10,6 +10,7 @@ from modelyard.server.mlflow.calls import NOTHING, Call, instead, route
 from modelyard.server.mlflow.errors import Refused
 from modelyard.server.mlflow.fields import anything, integer, objects, text, wrong_kind
 from modelyard.webhooks import WebhookStatus
+from modelyard.webhooks.mlflow import is_mlflow
 
 READ, WRITE = "webhooks.read", "webhooks.write"
 ONE = "/webhooks/{webhook_id}"
@@ -53,13 +54,15 @@ def get(call: Call) -> dict[str, Any]:
 
 
 def update(call: Call) -> dict[str, Any]:
-    """A webhook with what is given replaced."""
+    """A webhook with what is given replaced; of its events those that MLflow knows, since its clients see no others."""
     with _found(call):
+        own = [name for name in call.yard.webhooks.get_webhook(call["webhook_id"]).events if not is_mlflow(name)]
+        events = _events(call)
         made = call.yard.webhooks.update_webhook(
             call["webhook_id"],
             name=call.text("name") or None,
             url=call.text("url") or None,
-            events=_events(call) or None,
+            events=[*events, *own] if events else None,
             secret=call.get("secret"),
             description=call.get("description"),
             status=_status(call),
