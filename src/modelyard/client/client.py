@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+import secrets
 import tempfile
 import typing
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
 import httpx
@@ -116,14 +118,18 @@ def _call(http: httpx.Client, entry: Operation, positional: tuple[Any, ...], nam
             values[name] = _upload(http, Path(value))
     path = "/api/v1" + entry.path.format(**{name: _segment(values.pop(name)) for name in entry.in_path})
     sent = {name: plain(value) for name, value in values.items() if value is not None}
+    asked = {} if output is None else _suffix(entry, output)
+    request = _request(http, entry.method, path, **_carried(entry, sent, asked))
     if output is not None:
-        answer = _send(http, entry.method, path, params=_suffix(entry, output), json=sent)
-        return _typed(_written(answer, str(output)), hints.get("return"))
+        return _typed(_downloaded(http, request, str(output)), hints.get("return"))
+    return _typed(_send(http, request).json(), hints.get("return"))
+
+
+def _carried(entry: Operation, sent: dict[str, Any], asked: dict[str, str]) -> dict[str, Any]:
+    """How the arguments travel: a read's as its query, the others' as JSON beside what is asked of the answer."""
     if entry.method == "GET":
-        answer = _send(http, "GET", path, params=sent)
-    else:
-        answer = _send(http, entry.method, path, content=dumps(sent), headers={"Content-Type": "application/json"})
-    return _typed(answer.json(), hints.get("return"))
+        return {"params": {**sent, **asked}}
+    return {"params": asked, "content": dumps(sent), "headers": {"Content-Type": "application/json"}}
 
 
 def _bound(entry: Operation, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
@@ -150,41 +156,72 @@ def _suffix(entry: Operation, output: Any) -> dict[str, str]:
     return {"suffix": Path(output).suffix.lstrip(".").lower() or "json"}
 
 
-def _written(answer: httpx.Response, output: str) -> Any:
-    """The operation's answer, once the file that came with it is written."""
+def _downloaded(http: httpx.Client, request: httpx.Request, output: str) -> Any:
+    """The operation's answer, once the file that came with it is written: whole and as it was sent, or not at all."""
+    answer = _answered(http, request, stream=True)
     try:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_bytes(answer.content)
+        part = Path(f"{output}.{secrets.token_hex(4)}.part")
+        try:
+            with part.open("xb") as file:
+                digest = _received(answer, file)
+            if answer.headers.get("ETag", digest).removeprefix("W/").strip('"') != digest:  # weak: a proxy packed it
+                raise Damaged(f"{output!r} did not come as it was sent. Nothing was written; call again.")
+            part.replace(output)
+        finally:
+            part.unlink(missing_ok=True)
+    except httpx.TransportError as error:
+        raise _unreached(http, error) from error
     except (OSError, ValueError) as error:
+        if isinstance(error, YardError):
+            raise
         raise Unavailable(f"{output!r} cannot be written: {error}. Choose a file you may write to.") from error
+    finally:
+        answer.close()
     told = unquote(answer.headers["Modelyard-Answer"])
     return json.loads(told.replace("{output_path}", json.dumps(output)[1:-1]))
 
 
-def _send(http: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+def _received(answer: httpx.Response, file: BinaryIO) -> str:
+    """The SHA-256 of what came and was written."""
+    digest = hashlib.sha256()
+    for piece in answer.iter_bytes():
+        digest.update(piece)
+        file.write(piece)
+    return digest.hexdigest()
+
+
+def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
+    return _answered(http, request, stream=False)
+
+
+def _answered(http: httpx.Client, request: httpx.Request, *, stream: bool) -> httpx.Response:
+    """The server's answer, or the error that it tells of."""
     try:
-        answer = http.request(method, path, **options)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise Unavailable(
-            f"{http.base_url} cannot be reached: {error}. Is the server running? modelyard serve"
-        ) from error
-    if answer.is_success:
-        return answer
+        answer = http.send(request, stream=stream)
+        if answer.is_success:
+            return answer
+        answer.read()
+    except httpx.TransportError as error:
+        raise _unreached(http, error) from error
     try:
         told = answer.json()["error"]
+        code, message = str(told["code"]), str(told["message"])
     except (ValueError, KeyError, TypeError) as error:
         raise Unavailable(
             f"{http.base_url} answered {answer.status_code} without an explanation. Is it a modelyard server?"
         ) from error
-    raise ERRORS.get(told["code"], BY_STATUS.get(answer.status_code, YardError))(told["message"])
+    raise ERRORS.get(code, BY_STATUS.get(answer.status_code, YardError))(message)
+
+
+def _unreached(http: httpx.Client, error: Exception) -> Unavailable:
+    return Unavailable(f"{http.base_url} cannot be reached: {error}. Is the server running? modelyard serve")
 
 
 def _upload(http: httpx.Client, source: Path) -> str:
     if source.is_file():
         with source.open("rb") as body:
-            return str(
-                _send(http, "POST", "/api/v1/uploads", params={"name": source.name}, content=body).json()["upload"]
-            )
+            return _uploaded(http, body, name=source.name)
     if not source.is_dir():
         raise NotFound(f"There is no file or folder {source}. Check the path.")
     with tempfile.TemporaryFile() as archive:
@@ -193,8 +230,19 @@ def _upload(http: httpx.Client, source: Path) -> str:
                 if file.is_file():
                     packed.write(file, file.relative_to(source))
         archive.seek(0)
-        options = {"name": source.name + ".zip", "unpack": "true"}
-        return str(_send(http, "POST", "/api/v1/uploads", params=options, content=archive).json()["upload"])
+        return _uploaded(http, archive, name=source.name + ".zip", unpack="true")
+
+
+def _uploaded(http: httpx.Client, body: Any, **asked: str) -> str:
+    request = _request(http, "POST", "/api/v1/uploads", params=asked, content=body)
+    return str(_send(http, request).json()["upload"])
+
+
+def _request(http: httpx.Client, method: str, path: str, **carried: Any) -> httpx.Request:
+    try:
+        return http.build_request(method, path, **carried)
+    except httpx.InvalidURL as error:
+        raise Invalid(f"{error}: the names that are asked for do not fit into a URL.") from error
 
 
 def _typed(data: Any, hint: Any) -> Any:

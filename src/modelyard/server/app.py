@@ -18,6 +18,7 @@ from modelyard.core.errors import Damaged, YardError
 from modelyard.core.operations import operations
 from modelyard.server.callers import PUBLIC, SIGNED_IN, Callers, TooMany, permitted
 from modelyard.server.calls import BadUpload, encoded, endpoint_of
+from modelyard.server.downloads import Downloads
 from modelyard.server.fixed import FIXED
 from modelyard.server.guard import Guard
 from modelyard.server.login import Login
@@ -77,6 +78,7 @@ def create_app(
     app.state.yard = yard
     app.state.callers = Callers(yard.store, local_user=local_user, issuer=issuer)
     app.state.login = Login(yard.store)
+    app.state.downloads = Downloads(yard.store.folder / "cache" / "downloads")
     app.state.uploads = Uploads(yard.store.folder / "uploads")
     return App(app, Guard(app, hosts, lambda: yard.store.clock.now().timestamp()))
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import shutil
-import tempfile
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -25,15 +22,13 @@ from starlette.responses import Response
 
 from modelyard.access.rules import Identity
 from modelyard.access.scopes import touch_of
-from modelyard.core.canonical import dumps, plain
+from modelyard.core.canonical import plain
 from modelyard.core.errors import Damaged, Forbidden, Invalid, YardError
 from modelyard.core.operations import Operation
 from modelyard.server.callers import Callers
+from modelyard.server.downloads import Downloads
 from modelyard.server.uploads import Uploads
 
-ANSWER_HEADER, ANSWERED_PATH = "Modelyard-Answer", "{output_path}"
-MEDIA = {".json": "application/json", ".csv": "text/csv", ".yaml": "application/yaml", ".html": "text/html"}
-OTHER = "application/octet-stream"
 SUFFIX = "What the file's name ends with, which decides its form: json, html, csv, parquet."
 _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
 _JSON = "application/json"
@@ -196,9 +191,10 @@ def _called(request: Request, arguments: Arguments, values: dict[str, Any], call
         paths = {name: uploads.path(upload, caller.subject) for name, upload in ids.items()}
         with _told_by_name(paths.values()):
             method = getattr(request.app.state.yard.area(entry.area), entry.verb)
-            if arguments.downloads:
-                return _download(method, values | paths, f"{entry.verb}.{ending}")
-            return _awaited(method(**values | paths))
+            if not arguments.downloads:
+                return _awaited(method(**values | paths))
+            downloads: Downloads = request.app.state.downloads
+            return downloads.answered(partial(_settled, method), values | paths, f"{entry.verb}.{ending}")
     finally:
         for upload in ids.values():
             uploads.drop(upload, caller.subject)
@@ -218,20 +214,8 @@ def _told_by_name(sent: Collection[Path]) -> Iterator[None]:
         raise (BadUpload if isinstance(error, Damaged) else type(error))(told) from error
 
 
-def _download(method: Callable[..., Any], values: Mapping[str, Any], name: str) -> Response:
-    """The file that an operation writes, and its answer in a header, where ANSWERED_PATH stands for the file."""
-    folder = Path(tempfile.mkdtemp(prefix="modelyard-"))
-    try:
-        target = folder / name
-        answer = dumps(_awaited(method(**values, output_path=str(target))))
-        content = target.read_bytes()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    headers = {
-        "Content-Disposition": f'attachment; filename="{name}"',
-        ANSWER_HEADER: quote(answer.replace(str(target), ANSWERED_PATH)),
-    }
-    return Response(content, media_type=MEDIA.get(target.suffix, OTHER), headers=headers)
+def _settled(method: Callable[..., Any], **values: Any) -> Any:
+    return _awaited(method(**values))
 
 
 def _awaited(result: Any) -> Any:

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from modelyard import __version__
 from modelyard.core.operations import Operation, operations
 from modelyard.server.callers import PUBLIC
-from modelyard.server.calls import MEDIA, OTHER, Arguments
+from modelyard.server.calls import Arguments
+from modelyard.server.downloads import MEDIA, OTHER
 
 _ENVELOPE = {"type": "object", "required": ["error"], "properties": {"error": {"$ref": "#/components/schemas/Error"}}}
 _ERROR = {

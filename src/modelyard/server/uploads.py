@@ -30,7 +30,7 @@ class Uploads:
         upload = new_id("upl")
         target = self._own(caller) / upload
         target.mkdir(parents=True)
-        self._forget_old(target.parent)
+        forget_old(target.parent)
         file = target / PurePosixPath(checked_name(name, "file")).name
         size = 0
         try:
@@ -69,14 +69,15 @@ class Uploads:
         except OSError:  # a folder, or gone already
             shutil.rmtree(target, ignore_errors=True)
 
-    def _forget_old(self, folder: Path) -> None:
-        """Uploads that nobody used are kept for a day."""
-        for target in folder.iterdir():
-            try:
-                if target.stat().st_mtime < time.time() - KEPT_S:
-                    shutil.rmtree(target, ignore_errors=True)
-            except FileNotFoundError:  # used meanwhile
-                continue
-
     def _own(self, caller: str) -> Path:
         return self.folder / hashlib.sha256(caller.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def forget_old(folder: Path) -> None:
+    """Remove the subfolders that nobody has asked for within a day."""
+    for target in folder.iterdir():
+        try:
+            if target.stat().st_mtime < time.time() - KEPT_S:
+                shutil.rmtree(target, ignore_errors=True)
+        except FileNotFoundError:  # used meanwhile
+            continue

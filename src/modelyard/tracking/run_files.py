@@ -67,7 +67,7 @@ class RunFiles(Experiments):
             for one in found
         ]
 
-    @operation("POST", "/runs/{run_id}/artifacts/download", needs="tracking.read")
+    @operation("GET", "/runs/{run_id}/artifacts/download", needs="tracking.read")
     def download_artifact(self, run_id: str, path: str, output_path: str | Path) -> FileEntry:
         """One file of a run, written to `output_path`, verified.
 
