@@ -23,7 +23,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "contributor": ("*.read", "*.write"),
     "approver": ("*.read", "*.approve", "governance.write"),
     "admin": ("*.read", "*.write", "*.approve", "access.read", "access.write"),
-    "breaker": ("registry.break_glass",),  # given on top of another role, and never part of one
+    # given on top of another role, and never part of one
+    "breaker": ("registry.break_glass",),
+    "issuer": ("access.issue",),
 }
 NAMED_ONLY = frozenset({"access"})  # areas that `*` does not stand for
 
@@ -75,10 +77,10 @@ def may(identity: Identity, permission: str, project: str = EVERY) -> bool:
 
 
 def covers(pattern: str, permission: str, named_only: frozenset[str] = NAMED_ONLY) -> bool:
-    """True if the pattern stands for the permission. In a role, `*` does not stand for the area `access`.
+    """True if the pattern stands for the permission, or for all of a pattern. In a role, `*` leaves out the area `access`.
 
-    >>> covers("*.write", "registry.write"), covers("*.write", "access.write")
-    (True, False)
+    >>> covers("*.write", "registry.write"), covers("*.write", "access.write"), covers("registry.*", "*.read")
+    (True, False, False)
     """
     area, _, verb = permission.partition(".")
     its_area, _, its_verb = pattern.partition(".")

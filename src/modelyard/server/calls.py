@@ -151,6 +151,7 @@ def endpoint_of(entry: Operation) -> Callable[[Request], Any]:
             callers.identify(request)  # strangers are told that they are, and not what is wrong with their request
             raise
         caller, narrow = callers.permitted_to(request, entry.needs, touch, values)
+        callers.check_handed_out(request, caller, entry, values)
         try:
             found = _called(request, arguments, values, caller)
         except Forbidden as error:
