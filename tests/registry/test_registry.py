@@ -297,7 +297,7 @@ def test_questions_about_one_version_read_few_rows_however_many_there_are(regist
             counted += 1
             return 0
 
-        raw = registry.store.database._connection()
+        raw = registry.store.database._idle[-1]
         raw.set_progress_handler(count, 10)
         registry.get_model("fraud", "v0.0.1")
         registry.latest("fraud")

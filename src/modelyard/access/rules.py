@@ -9,7 +9,7 @@ from typing import Literal
 
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.ids import checked_name
-from modelyard.core.people import folded
+from modelyard.core.people import folded, likeness
 
 EVERY = "*"  # as a project: the whole yard
 DEFAULT = "default"  # the project of what was never placed
@@ -157,6 +157,6 @@ def counted_once(approver: str, barred: Sequence[str], owner_of: Mapping[str, st
     """
 
     def person(subject: str) -> str:
-        return folded(owner_of.get(folded(subject), subject))
+        return likeness(owner_of.get(folded(subject), subject))
 
     return person(approver) not in {person(one) for one in barred}

@@ -15,7 +15,7 @@ from modelyard.core.people import checked_person
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
-from modelyard.registry import breaking, checks, moves, requirements, rules, store_policies
+from modelyard.registry import breaking, checks, moves, requirements, rules, store, store_policies
 from modelyard.registry.breaking import BreakGlass, ReviewStatus, ReviewVerdict
 from modelyard.registry.lookup import found, resource, tell_refusal
 
@@ -95,7 +95,8 @@ class BreakGlassMoves(Area):
         with self.store.work(checked_person(reviewer, "reviewer")) as work:
             move = _found(work.rows, break_id)
             about = Resource("model", f"{move.name}:{move.version}")  # which may be deleted meanwhile
-            decision = breaking.may_review(move, reviewer)
+            model = store.version(work.rows, move.name, move.version)
+            decision = breaking.may_review(move, model, reviewer)
             if decision.verdict is Verdict.ALLOW:
                 made = replace(
                     move,
@@ -106,7 +107,8 @@ class BreakGlassMoves(Area):
                     reviewed_at=work.now,
                 )
                 store_policies.review_break(work.rows, made)
-                told = {"break_id": break_id, "verdict": verdict, "comment": comment, "barred": [move.broken_by]}
+                barred = [move.broken_by] if model is None else rules.took_part(model, move.broken_by)
+                told = {"break_id": break_id, "verdict": verdict, "comment": comment, "barred": barred}
                 severity = EventSeverity.INFO if verdict == "justified" else EventSeverity.ERROR
                 work.emit(EventType.BREAK_GLASS_REVIEWED, about, told, severity=severity)
                 return made

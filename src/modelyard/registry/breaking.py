@@ -9,9 +9,9 @@ from typing import Literal
 
 from modelyard.core.decisions import Decision
 from modelyard.core.instants import Instant
-from modelyard.core.models import ModelStage
-from modelyard.core.people import folded
-from modelyard.registry.rules import ALLOW, refuse
+from modelyard.core.models import ModelStage, ModelVersion
+from modelyard.core.people import likeness
+from modelyard.registry.rules import ALLOW, barred, refuse
 
 REVIEW_HOURS = 24.0  # how long a review may wait before the model's glass cannot be broken again
 ReviewVerdict = Literal["justified", "unjustified"]
@@ -57,10 +57,13 @@ def may_break(open_moves: list[BreakGlass], now: Instant) -> Decision:
     return ALLOW
 
 
-def may_review(move: BreakGlass, person: str) -> Decision:
-    """Whether the person may review the move: nobody reviews their own."""
+def may_review(move: BreakGlass, model: ModelVersion | None, person: str) -> Decision:
+    """Whether the person may review the move: not who made it, nor who made the version, as far as it is still there."""
     if move.status is not ReviewStatus.OPEN:
         return refuse(f"{move.break_id} was reviewed by {move.reviewer} already.")
-    if folded(person) == folded(move.broken_by):
+    if likeness(person) == likeness(move.broken_by):
         return refuse(f"{person} made the move {move.break_id}, and cannot review it. Ask another person.")
+    why = None if model is None else barred(model, move.broken_by).get(likeness(person))
+    if why is not None:
+        return refuse(f"{person} {why}, and cannot review {move.break_id}, which moved it. Ask another person.")
     return ALLOW

@@ -225,11 +225,12 @@ def checked_draft(draft: ModelVersion) -> ModelVersion:
     if draft.version != NEXT:
         canonical_version(draft.version)
     checked_person(draft.created_by, "created_by")
+    if draft.trained_by:
+        checked_person(draft.trained_by, "trained_by")
     checked_name(draft.framework, "framework")
     for name in (
         "description",
         "changelog",
-        "trained_by",
         "training_data",
         "code_version",
         "run_id",

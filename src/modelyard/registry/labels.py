@@ -158,7 +158,7 @@ class Labels(Area):
 
 
 def _may_have(work: Work, model: ModelVersion, alias: str) -> Decision:
-    if alias != rules.CHAMPION or model.stage is ModelStage.PRODUCTION:
+    if not rules.is_champion(alias) or model.stage is ModelStage.PRODUCTION:
         return rules.ALLOW
     asks = moves.policy_for(work.rows, model.name, ModelStage.PRODUCTION)
     return rules.may_be_champion(model, protected=asks.protected)

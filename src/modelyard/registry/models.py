@@ -16,6 +16,7 @@ from modelyard.core.refs import Resource
 from modelyard.registry import checks, rules, store, store_models, store_policies
 from modelyard.registry.lookup import found_model, holder, tell_created
 from modelyard.registry.moves import remove_version
+from modelyard.registry.policy import PolicyStatus
 
 
 class RegisteredModels(Area):
@@ -114,8 +115,9 @@ class RegisteredModels(Area):
     def rename_model(self, name: str, new_name: str, user: str) -> RegisteredModel:
         """The model under its new name, with its versions, tags, aliases, requests, bytes and children.
 
-        Conflict if the name is taken, or while a version is in production: what serves, watches and reports knows it by
-        its name. The history of a version goes on from that under the old name.
+        Conflict if the name is taken, if a promotion policy was approved for either name, or while a version is in
+        production: what serves, watches and reports knows it by its name. The history of a version goes on from that
+        under the old name.
 
         >>> from modelyard.registry import ModelRegistry
         >>> registry = ModelRegistry(folder)
@@ -129,8 +131,15 @@ class RegisteredModels(Area):
             model = found_model(work.rows, name)
             if store_models.model(work.rows, new_name) is not None:
                 raise Conflict(f"There is a model {new_name} already. Choose another name.")
-            if store_policies.policies(work.rows, scope=new_name, stage=None, status=None, limit=1):
-                raise Conflict(f"There are promotion policies for a model {new_name}. Choose another name.")
+            for one in (
+                name,
+                new_name,
+            ):  # or one name would be left without its rules, or come under those of the other
+                if store_policies.policies(work.rows, scope=one, stage=None, status=PolicyStatus.ACTIVE, limit=1):
+                    raise Conflict(
+                        f"A promotion policy was approved for the name {one}, so {name} cannot be renamed {new_name}. "
+                        f"See it: modelyard registry list-policies --scope {one}"
+                    )
             version = store.some_in_stage(work.rows, name, ModelStage.PRODUCTION)
             if version is not None:
                 raise Conflict(f"{name} {version} is in production. Demote or archive it before renaming {name}.")

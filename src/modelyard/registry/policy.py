@@ -12,7 +12,7 @@ from modelyard.core.decisions import Decision
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.instants import Instant
 from modelyard.core.models import ModelStage, ModelVersion
-from modelyard.core.people import checked_person, folded
+from modelyard.core.people import checked_person, likeness
 from modelyard.registry.checks import checked_model_name
 from modelyard.registry.comparison import higher_is_better
 from modelyard.registry.rules import ALLOW, PromotionRequest, Requirement, refuse
@@ -123,7 +123,7 @@ def checked_policy(policy: PromotionPolicy) -> PromotionPolicy:
         raise Invalid(f"quorum is {policy.quorum!r}. Pass 0, which opens the stage, to {MOST_QUORUM}.")
     for person in policy.reviewers:
         checked_person(person, "a reviewer")
-    able = {folded(person) for person in policy.reviewers}
+    able = {likeness(person) for person in policy.reviewers}
     if policy.reviewers and not policy.roles and len(able) < policy.quorum:
         raise Invalid(f"{len(able)} reviewers are named, and {policy.quorum} must approve. Name more or ask for fewer.")
     for role in policy.roles:
@@ -159,7 +159,7 @@ def may_decide_policy(policy: PromotionPolicy, person: str) -> Decision:
     """Whether the person may approve the policy: nobody approves their own."""
     if policy.status is not PolicyStatus.PROPOSED:
         return refuse(f"The policy {policy.policy_id} is {policy.status.value}. Propose a new one.")
-    if folded(person) == folded(policy.proposed_by):
+    if likeness(person) == likeness(policy.proposed_by):
         return refuse(f"{person} proposed the policy {policy.policy_id}, and cannot approve it. Ask another person.")
     return ALLOW
 

@@ -18,7 +18,7 @@ from modelyard.core.documents import Document, Kind, Table
 from modelyard.core.errors import Conflict, Damaged
 from modelyard.core.instants import micros
 from modelyard.core.models import ModelVersion, RegisteredModel
-from modelyard.core.people import folded
+from modelyard.core.people import likeness
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
 from modelyard.registry import checks, store, store_models, store_policies, store_requests, store_scores
@@ -208,7 +208,7 @@ def _write_requests(work: Work, document: Document) -> None:
     for request in _requests_of(document):
         store_requests.add_request(work.rows, request)
         for approval in request.approvals:
-            store_requests.add_approval(work.rows, request.request_id, folded(approval.approver), approval)
+            store_requests.add_approval(work.rows, request.request_id, likeness(approval.approver), approval)
         for number, comment in enumerate(request.comments, start=1):  # later ones stand at their events, further on
             store_requests.add_comment(work.rows, request.request_id, comment, position=number)
         if request.status is not RequestStatus.OPEN and request.decided_at is not None:

@@ -13,7 +13,7 @@ from modelyard.core.ids import new_id
 from modelyard.core.instants import Instant, micros
 from modelyard.core.models import ModelStage, ModelVersion
 from modelyard.core.operations import operation
-from modelyard.core.people import checked_person, folded
+from modelyard.core.people import checked_person, likeness
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
 from modelyard.registry import checks, moves, policy, requirements, rules, store, store_requests
@@ -67,7 +67,7 @@ class Promotions(Area):
                 evidence=store.evidence(model),
                 requested_by=requested_by,
                 justification=justification,
-                reviewers=rules.reviewers_of(named, asks.reviewers),
+                reviewers=rules.reviewers_of(named, asks.reviewers, asks.roles),
                 quorum=rules.quorum_of(quorum, asks.quorum),
                 status=RequestStatus.OPEN,
                 created_at=work.now,
@@ -319,7 +319,7 @@ def _refused(work: Work, request: PromotionRequest, model: ModelVersion, approve
 
 
 def _approved(work: Work, request: PromotionRequest, model: ModelVersion, approval: Approval) -> PromotionRequest:
-    if not store_requests.add_approval(work.rows, request.request_id, folded(approval.approver), approval):
+    if not store_requests.add_approval(work.rows, request.request_id, likeness(approval.approver), approval):
         raise Conflict(f"{approval.approver} approved {request.name} {request.version} already.")
     given = (*request.approvals, approval)
     told = _deciding(request, model, approval.approver, comment=approval.comment, approvals=len(given))
@@ -348,7 +348,7 @@ def _deciding(request: PromotionRequest, model: ModelVersion, approver: str, **m
         request,
         approver=approver,
         roles=[] if rules.is_named(request, approver) else list(request.roles),
-        barred=sorted({model.created_by, request.requested_by, *([model.trained_by] if model.trained_by else [])}),
+        barred=rules.took_part(model, request.requested_by),
         approved_by=[one.approver for one in request.approvals],
         **more,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from modelyard.core.events import EventType
@@ -25,12 +25,17 @@ from modelyard.registry.rules import CHAMPION, Requirement
 LOOKED_AT = 500  # the newest events of a rollout's kinds that are searched for a shadow of the version
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """The version that is asked about, and where the answers are."""
 
     rows: Connection
     model: ModelVersion
+
+    @cached_property
+    def since(self) -> int:
+        """The position of the event by which these bytes got this name: older events are about another version of it."""
+        return store.named_since(self.rows, self.model.name, spellings(self.model))
 
 
 Check = Callable[[Subject, str], Requirement]
@@ -41,13 +46,22 @@ def evaluated(rows: Connection, policy: PromotionPolicy, model: ModelVersion) ->
     subject = Subject(rows, model)
     found = [stored_bytes(rows, model)] if policy.protected else []
     found += metric_requirements(policy, model)
-    champion = store.by_alias(rows, model.name, CHAMPION) if policy.no_worse_than_champion else None
+    champion = _champion(rows, model) if policy.no_worse_than_champion else None
     found += champion_requirements(policy, model, champion)
     for name in policy.requires:
         found.append(CHECKS[name.partition(":")[0]](subject, name))
     if policy.min_shadow_agreement is not None:
         found.append(_shadow(subject, policy.min_shadow_agreement))
     return tuple(found)
+
+
+def _champion(rows: Connection, model: ModelVersion) -> ModelVersion | None:
+    """The champion, or the last one that is still there: to demote it first does not lower the bar."""
+    present = store.by_alias(rows, model.name, CHAMPION)
+    if present is not None:
+        return present
+    former = (store.version(rows, model.name, version) for version in store.former_champions(rows, model.name))
+    return next((one for one in former if one is not None), None)
 
 
 def stored_bytes(rows: Connection, model: ModelVersion) -> Requirement:
@@ -78,7 +92,7 @@ def _signature(subject: Subject, name: str) -> Requirement:
 
 
 def _bias(subject: Subject, name: str) -> Requirement:
-    told = _newest(subject.rows, EventType.BIAS_ASSESSED, "model", _spellings(subject.model))
+    told = _newest_about(subject, EventType.BIAS_ASSESSED)
     if told is None:
         return Requirement(name=name, met=False, reason="there is no bias assessment of it")
     details = _details(told)
@@ -89,7 +103,7 @@ def _bias(subject: Subject, name: str) -> Requirement:
 
 def _compliance(subject: Subject, name: str) -> Requirement:
     framework = name.removeprefix(COMPLIANCE)
-    told = _newest(subject.rows, EventType.COMPLIANCE_ASSESSED, "model", _spellings(subject.model), framework=framework)
+    told = _newest_about(subject, EventType.COMPLIANCE_ASSESSED, framework=framework)
     if told is None:
         return Requirement(name=name, met=False, reason=f"there is no assessment of {framework}")
     details = _details(told)
@@ -102,8 +116,10 @@ def _compliance(subject: Subject, name: str) -> Requirement:
 
 
 def _drift(subject: Subject, name: str) -> Requirement:
-    resources = [*_spellings(subject.model), subject.model.name]
-    told = _newest(subject.rows, EventType.CONFIGURATION_CHANGED, "model", resources, reference_set=True)
+    told = _newest_about(subject, EventType.CONFIGURATION_CHANGED, reference_set=True)
+    if told is None:  # a monitor may also watch all versions of the model
+        whole = [subject.model.name]
+        told = _newest(subject.rows, EventType.CONFIGURATION_CHANGED, "model", whole, reference_set=True)
     if told is None:
         return Requirement(name=name, met=False, reason="no monitor of it has a reference")
     rows = _details(told).get("rows")
@@ -133,9 +149,9 @@ def _shadow(subject: Subject, needed: float) -> Requirement:
 
 def _compared(subject: Subject) -> tuple[int, float, int] | None:
     """(position, low, n) of the newest comparison by hand."""
-    for row in _mentioning(subject.rows, (EventType.SHADOW_COMPARED,), subject.model.name):
+    for row in _mentioning(subject, (EventType.SHADOW_COMPARED,)):
         details = _details(row)
-        if details.get("shadow_model") in _spellings(subject.model) and details.get("comparisons"):
+        if details.get("shadow_model") in spellings(subject.model) and details.get("comparisons"):
             return row["position"], float(details["agreement_interval"][0]), details["comparisons"]
     return None
 
@@ -148,11 +164,10 @@ def _rolled_out(subject: Subject) -> tuple[int, float, int] | None:
         EventType.DEPLOYMENT_HELD,
         EventType.DEPLOYMENT_ROLLED_BACK,
     )
-    for row in _mentioning(subject.rows, kinds, subject.model.name):
+    for row in _mentioning(subject, kinds):
         details = _details(row)
-        if details.get("strategy") != "shadow" or f"{details['model']}:{details['version']}" not in _spellings(
-            subject.model
-        ):
+        about = f"{details.get('model')}:{details.get('version')}"
+        if details.get("strategy") != "shadow" or about not in spellings(subject.model):
             continue
         for one in details.get("measurements", ()):
             if one["name"] == "agreement" and one["low"] is not None:
@@ -160,16 +175,23 @@ def _rolled_out(subject: Subject) -> tuple[int, float, int] | None:
     return None
 
 
-def _mentioning(rows: Connection, kinds: tuple[EventType, ...], name: str) -> list[Row]:
-    """The newest events of some kinds whose details have the name."""
+def _mentioning(subject: Subject, kinds: tuple[EventType, ...]) -> list[Row]:
+    """The newest events of some kinds whose details have the model's name."""
     wanted = ", ".join(f"'{kind.value}'" for kind in kinds)
-    escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return rows.all(
-        f"SELECT position, details FROM events WHERE event_type IN ({wanted}) AND details LIKE :part ESCAPE '\\'"
-        " ORDER BY position DESC LIMIT :limit",
+    escaped = subject.model.name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return subject.rows.all(
+        f"SELECT position, details FROM events WHERE event_type IN ({wanted}) AND position > :since"
+        " AND details LIKE :part ESCAPE '\\' ORDER BY position DESC LIMIT :limit",
+        since=subject.since,
         part=f"%{escaped}%",
         limit=LOOKED_AT,
     )
+
+
+def _newest_about(subject: Subject, kind: EventType, **details: Any) -> Row | None:
+    """The newest event of a kind about the version, since it has been this one, whose details have these values."""
+    told = _newest(subject.rows, kind, "model", spellings(subject.model), **details)
+    return told if told is not None and told["position"] > subject.since else None
 
 
 def _newest(rows: Connection, kind: EventType, resource_type: str, resources: list[str], **details: Any) -> Row | None:
@@ -183,11 +205,7 @@ def _newest(rows: Connection, kind: EventType, resource_type: str, resources: li
         limit=LOOKED_AT,
         **places,
     )
-    return (
-        next((row for row in found if details.items() <= _details(row).items()), None)
-        if details
-        else next(iter(found), None)
-    )
+    return next((row for row in found if not details or details.items() <= _details(row).items()), None)
 
 
 def _details(row: Row) -> Mapping[str, Any]:
@@ -195,7 +213,7 @@ def _details(row: Row) -> Mapping[str, Any]:
     return details
 
 
-def _spellings(model: ModelVersion) -> list[str]:
+def spellings(model: ModelVersion) -> list[str]:
     """How events of other areas may write the version."""
     canonical = canonical_version(model.version)
     return [f"{model.name}:{canonical}", f"{model.name}:v{canonical}"]

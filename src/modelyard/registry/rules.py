@@ -10,7 +10,7 @@ from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Invalid
 from modelyard.core.instants import Instant
 from modelyard.core.models import ModelStage, ModelVersion, RegisteredModel
-from modelyard.core.people import folded
+from modelyard.core.people import everybody_in, folded, likeness
 
 CHAMPION = "champion"  # the version that serves; it may only be one in production
 
@@ -133,16 +133,21 @@ def may_demote(model: ModelVersion, target: ModelStage) -> Decision:
 
 
 def barred(model: ModelVersion, requested_by: str) -> dict[str, str]:
-    """Who may not approve, by folded name, and why: nobody approves their own work."""
-    found = {folded(model.trained_by): "trained it"} if model.trained_by else {}
-    found[folded(model.created_by)] = "registered it"
-    found[folded(requested_by)] = "asked for the promotion"
+    """Who may not approve, by the likeness of the name, and why: nobody approves their own work."""
+    found = dict.fromkeys(everybody_in(model.trained_by), "trained it")
+    found[likeness(model.created_by)] = "registered it"
+    found[likeness(requested_by)] = "asked for the promotion"
     return found
+
+
+def took_part(model: ModelVersion, requested_by: str) -> list[str]:
+    """The names of those who may not approve, as events tell them, so that a service can be taken for its owner."""
+    return sorted({model.created_by, requested_by, *everybody_in(model.trained_by)})
 
 
 def check_reviewers(model: ModelVersion, requested_by: str, reviewers: tuple[str, ...], quorum: int) -> None:
     """Invalid unless enough of the named reviewers may approve."""
-    able = {folded(reviewer) for reviewer in reviewers} - barred(model, requested_by).keys()
+    able = {likeness(reviewer) for reviewer in reviewers} - barred(model, requested_by).keys()
     if reviewers and len(able) < quorum:
         raise Invalid(
             f"{len(able)} of the reviewers named may approve {model.name} {model.version}, and {quorum} must. "
@@ -152,7 +157,7 @@ def check_reviewers(model: ModelVersion, requested_by: str, reviewers: tuple[str
 
 def may_decide(request: PromotionRequest, model: ModelVersion, person: str) -> Decision:
     """Whether the person may approve or reject the request."""
-    why = barred(model, request.requested_by).get(folded(person))
+    why = barred(model, request.requested_by).get(likeness(person))
     if why is not None:
         return refuse(f"{person} {why}, and cannot decide on {request.name} {request.version}. Ask another reviewer.")
     if request.reviewers and not request.roles and not is_named(request, person):
@@ -167,11 +172,18 @@ def is_named(request: PromotionRequest, person: str) -> bool:
     return folded(person) in {folded(reviewer) for reviewer in request.reviewers}
 
 
-def reviewers_of(given: tuple[str, ...], policy: tuple[str, ...]) -> tuple[str, ...]:
-    """The reviewers of a request: those of the policy, or the ones of them that the requester chose."""
+def reviewers_of(given: tuple[str, ...], policy: tuple[str, ...], roles: tuple[str, ...]) -> tuple[str, ...]:
+    """The reviewers of a request: those of the policy, or the ones of them that the requester chose.
+
+    Whoever asks may not name somebody in place of those who hold a role.
+    """
     strangers = {folded(person) for person in given} - {folded(person) for person in policy}
     if policy and strangers:
         raise Invalid(f"{', '.join(sorted(strangers))}: not among the policy's reviewers, who are {', '.join(policy)}.")
+    if strangers and roles:
+        raise Invalid(
+            f"The policy leaves the approval to whoever holds the role {' or '.join(roles)}. Name no reviewers."
+        )
     return given or policy
 
 
@@ -208,6 +220,25 @@ def still_stands(request: PromotionRequest, model: ModelVersion, evidence: str, 
     if model.stage is not request.from_stage:
         return refuse(f"{what} moved to {model.stage.value} since its promotion was asked for. Ask again.")
     return ALLOW
+
+
+def is_champion(alias: str) -> bool:
+    """Whether an alias reads as the champion's, however it is written.
+
+    >>> is_champion("Champion"), is_champion("champion-2025")
+    (True, False)
+    """
+    return likeness(alias) == CHAMPION
+
+
+def may_change_figures(model: ModelVersion, *, protected: bool) -> Decision:
+    """Whether the version's metrics may change: not while it stands where an approval that rests on them put it."""
+    if model.stage not in (ModelStage.STAGING, ModelStage.PRODUCTION) or not protected:
+        return ALLOW
+    return refuse(
+        f"The metrics of {model.name} {model.version} are what its approval for {model.stage.value} rests on, and later "
+        "versions are compared with them. Register the next version, or demote this one first."
+    )
 
 
 def may_be_champion(model: ModelVersion, *, protected: bool) -> Decision:

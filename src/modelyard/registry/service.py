@@ -17,7 +17,7 @@ from modelyard.core.models import (
 from modelyard.core.operations import operation
 from modelyard.core.people import checked_person
 from modelyard.core.refs import ModelRef
-from modelyard.core.work import event_from_row
+from modelyard.core.work import Work, event_from_row
 from modelyard.registry import checks, moves, rules, store, store_models
 from modelyard.registry import store_entries as entries
 from modelyard.registry.break_glass import BreakGlassMoves
@@ -171,7 +171,8 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
     ) -> ModelVersion:
         """The version with its description, changelog and tags replaced, and metrics and metadata added to.
 
-        New metrics void an open promotion request, which was made for the old ones.
+        New metrics void an open promotion request, which was made for the old ones. Conflict for metrics of a version
+        that was approved for the stage it is in: its approval rests on them.
 
         >>> registry = ModelRegistry(folder)
         >>> _ = registry.register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.com")
@@ -189,6 +190,8 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
                 metadata={**old.metadata, **plain(checks.checked_entries(metadata or {}, "metadata"))},
                 updated_at=work.now,
             )
+            if new.metrics != old.metrics:
+                _check_figures(work, old)
             store.update(work.rows, new)
             canonical = checks.canonical_version(old.version)
             entries.set_tags(work.rows, old.name, canonical, new.tags)
@@ -269,6 +272,13 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
     def path(self, name: str, version: str) -> Path:
         """A read-only local copy of the version's file or folder, its bytes verified now."""
         return self.store.artifacts.fetch(self.get_model(name, version).digest)
+
+
+def _check_figures(work: Work, model: ModelVersion) -> None:
+    protected = moves.policy_for(work.rows, model.name, model.stage).protected
+    decision = rules.may_change_figures(model, protected=protected)
+    if decision.verdict is Verdict.REFUSE:
+        raise Conflict(decision.reasons[0])
 
 
 def _changes(old: ModelVersion, new: ModelVersion) -> dict[str, Any]:

@@ -248,6 +248,32 @@ def events_of(rows: Connection, name: str, version: str) -> list[Row]:
     )
 
 
+def named_since(rows: Connection, name: str, spellings: Sequence[str]) -> int:
+    """The position of the last event that gave the version its name: it was registered, or its model was renamed."""
+    places = {f"r{number}": one for number, one in enumerate(spellings)}
+    row = rows.one(
+        "SELECT MAX(position) AS position FROM (SELECT MAX(position) AS position FROM events"
+        " WHERE resource_type = 'model' AND event_type = 'model_registered'"
+        f" AND resource_id IN ({', '.join(':' + place for place in places)})"
+        " UNION ALL SELECT MAX(position) FROM model_renames WHERE name = :name) AS named",
+        name=name,
+        **places,
+    )
+    return int(row["position"] or 0) if row is not None else 0
+
+
+def former_champions(rows: Connection, name: str, limit: int = 20) -> list[str]:
+    """The versions of a model that were named its champion, the last one first."""
+    escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    found = rows.all(
+        "SELECT resource_id, details FROM events WHERE event_type = 'alias_set' AND resource_type = 'model'"
+        " AND resource_id LIKE :of ESCAPE '\\' AND details LIKE '%\"champion\"%' ORDER BY position DESC LIMIT :limit",
+        of=f"{escaped}:%",
+        limit=limit,
+    )
+    return [row["resource_id"].rpartition(":")[2] for row in found if json.loads(row["details"])["alias"] == "champion"]
+
+
 def versions_of(rows: Connection, found: Sequence[Row]) -> list[ModelVersion]:
     """The values of version rows, with their tags and aliases: two further queries for each hundred versions."""
     tags: dict[tuple[str, str], list[str]] = {}

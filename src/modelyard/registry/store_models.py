@@ -101,7 +101,6 @@ def rename(rows: Connection, name: str, new_name: str, *, position: int) -> None
     values = {"name": name, "new": new_name}
     for table in NAMED:
         rows.run(f"UPDATE {table} SET name = :new WHERE name = :name", **values)
-    rows.run("UPDATE promotion_policies SET scope = :new WHERE scope = :name", **values)
     rows.run(
         "UPDATE model_versions SET parent = :new || SUBSTR(parent, :length) WHERE parent >= :first AND parent < :last",
         new=new_name,
