@@ -263,11 +263,11 @@ def test_a_yard_that_may_not_be_written_is_told(open_folder: Path, migrated: byt
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A file system of two megabytes."""
     place = tmp_path / "disk"
     place.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], check=False, capture_output=True
     )
     if done.returncode:
         pytest.skip(f"no small disk can be mounted here: {done.stderr.decode().strip()}")
@@ -320,7 +320,7 @@ def test_a_lock_held_by_a_stranger_is_told(folder: Path) -> None:
     database = SqliteDatabase(folder)
     with database.read() as rows:
         rows.one("SELECT 1")
-    database._connection().execute("PRAGMA busy_timeout=1")
+    database._idle[-1].execute("PRAGMA busy_timeout=1")
     with closing(sqlite3.connect(folder / "modelyard.db", isolation_level=None)) as stranger:
         stranger.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="not modelyard"), database.write():

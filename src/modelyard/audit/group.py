@@ -102,19 +102,27 @@ class GroupCommit(Generic[Part, Answer]):
             self._wake(seats[0].following)
 
     def _gather(self) -> None:
-        """Wait for the callers of a transaction that has just ended, no longer than it took: full groups are worth it."""
+        """Wait for the callers of a transaction that has just ended, while one comes within the time that it took.
+
+        Full groups are worth it: who writes while the others are still coming fights with them for the interpreter.
+        """
         with self._lock:
             callers, lasted, ended = self._last
-            if len(self._queue) >= callers or time.monotonic() - ended > lasted:
+            here, now = len(self._queue), time.monotonic()
+            if here >= callers or now - ended > max(lasted, LONGEST_WAIT):
                 return
             self._gathered.acquire(blocking=False)  # a leader who was interrupted may have left it open
             self._wanted = min(callers, MOST)
-        if not self._gathered.acquire(timeout=min(lasted, LONGEST_WAIT)):
+        end = now + LONGEST_WAIT
+        while not self._gathered.acquire(timeout=max(0.0, min(lasted, end - now))):
             with self._lock:
-                if self._wanted:
-                    self._wanted = 0
-                else:  # the last one came after all
+                if not self._wanted:  # the last one came after all
                     self._gathered.acquire()
+                    return
+                before, here, now = here, len(self._queue), time.monotonic()
+                if here == before or now >= end:
+                    self._wanted = 0
+                    return
 
     def _call(self) -> None:
         """Let the first in the queue lead."""

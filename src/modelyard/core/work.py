@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from itertools import chain
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ INSERT_EVENT = f"""
 INSERT INTO events ({", ".join(EVENT_COLUMNS)}) VALUES ({", ".join(f":{name}" for name in EVENT_COLUMNS)})
 RETURNING position
 """
-EVENTS_A_STATEMENT = 64
 LAST_POSITION = "SELECT coalesce(max(position), 0) FROM events"
 POSITIONS_AFTER = "SELECT min(position), max(position) FROM events WHERE position > :before"
 EACH_POSITION_AFTER = "SELECT position FROM events WHERE position > :before ORDER BY position"
@@ -176,10 +174,7 @@ class Work:
 def insert_events(rows: Connection, events: Sequence[Mapping[str, Any]]) -> list[int]:
     """Write several events at once, for nobody to hear of within the transaction; returns their positions in order."""
     before = rows.tuples(LAST_POSITION)[0][0]
-    for start in range(0, len(events), EVENTS_A_STATEMENT):
-        part = events[start : start + EVENTS_A_STATEMENT]
-        sql, names = _insert_statement(len(part))
-        rows.run(sql, **dict(zip(names, chain.from_iterable(map(_in_columns, part)), strict=True)))
+    rows.insert("events", EVENT_COLUMNS, list(map(_in_columns, events)))
     low, high = rows.tuples(POSITIONS_AFTER, before=before)[0]
     if low is not None and high - low + 1 == len(events):  # nobody else writes: one row's worth instead of all of them
         return list(range(low, high + 1))
@@ -187,14 +182,6 @@ def insert_events(rows: Connection, events: Sequence[Mapping[str, Any]]) -> list
 
 
 _in_columns = itemgetter(*EVENT_COLUMNS)
-
-
-@cache
-def _insert_statement(count: int) -> tuple[str, tuple[str, ...]]:
-    """The statement for so many events, and the names of its values in order."""
-    places = (f"({', '.join(f':{name}{n}' for name in EVENT_COLUMNS)})" for n in range(count))
-    sql = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)}) VALUES {', '.join(places)}"
-    return sql, tuple(f"{name}{n}" for n in range(count) for name in EVENT_COLUMNS)
 
 
 def event_from_row(row: Row) -> Event:

@@ -7,8 +7,10 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,18 @@ PRAGMAS = (
     "case_sensitive_like=ON",  # LIKE minds the case, as it does in PostgreSQL
     "secure_delete=ON",  # what is deleted is overwritten with zeros
 )
+IDLE = 16  # connections kept for the next transaction, each with its pages and statements
+ROWS_A_STATEMENT = 64
+STATEMENTS = 256  # kept compiled: one for each number of rows, and those of the areas
 _LEFT_BEHIND: list[sqlite3.Connection] = []  # a parent's connections after a fork
 
 
 class SqliteConnection:
-    """A transaction on one SQLite connection."""
+    """A transaction on one SQLite connection. Once it is `over`, the connection may be another's."""
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
+        self.over = False
 
     def all(self, sql: str, **values: Any) -> list[Row]:
         """Every row of the answer."""
@@ -58,7 +64,16 @@ class SqliteConnection:
         except (UnicodeEncodeError, OverflowError) as error:
             raise _unstorable(error) from error
 
-    def _execute(self, sql: str, values: Mapping[str, Any]) -> sqlite3.Cursor:
+    def insert(self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+        """Add rows, many by one statement: each statement lets other threads run, and waits for them to let it go on.
+
+        Values go by place, since SQLite looks each name up among all the others.
+        """
+        for start in range(0, len(rows), ROWS_A_STATEMENT):
+            part = rows[start : start + ROWS_A_STATEMENT]
+            self._execute(_insertion(table, columns, len(part)), list(chain.from_iterable(part)))
+
+    def _execute(self, sql: str, values: Mapping[str, Any] | Sequence[Any]) -> sqlite3.Cursor:
         try:
             return self.raw.execute(sql, values)
         except (UnicodeEncodeError, OverflowError) as error:
@@ -91,30 +106,20 @@ class SqliteDatabase:
     def write(self) -> Iterator[SqliteConnection]:
         """A transaction that no other writer shares."""
         self._refuse_nested()
-        with self._mutex, self._queue(), self._errors():
-            raw = self._connection()
-            try:
-                raw.execute("BEGIN IMMEDIATE")
-                yield SqliteConnection(raw)
-                raw.execute("COMMIT")
-            except BaseException:
-                if raw.in_transaction:
-                    raw.execute("ROLLBACK")
-                raise
+        with self._mutex, self._queue(), self._errors(), self._transaction("BEGIN IMMEDIATE") as rows:
+            yield rows
+            rows.raw.execute("COMMIT")
 
     @contextmanager
     def read(self) -> Iterator[SqliteConnection]:
         """A consistent view for reading; inside this thread's own transaction it sees that transaction's rows."""
         with self._errors():
-            raw = self._connection()
-            if raw.in_transaction:
-                yield SqliteConnection(raw)
+            current = self._current()
+            if current is not None:
+                yield current
                 return
-            raw.execute("BEGIN")
-            try:
-                yield SqliteConnection(raw)
-            finally:
-                raw.execute("ROLLBACK")
+            with self._transaction("BEGIN") as rows:
+                yield rows
 
     def scrub(self) -> None:
         """Write the file anew without what was deleted, and empty the write-ahead log.
@@ -123,8 +128,7 @@ class SqliteDatabase:
         the log's file until the next scrub.
         """
         self._refuse_nested()
-        with self._mutex, self._queue(), self._errors():
-            raw = self._connection()
+        with self._mutex, self._queue(), self._errors(), self._connection() as raw:
             raw.execute("VACUUM")
             busy, *_ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
@@ -132,12 +136,17 @@ class SqliteDatabase:
 
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
+        self._idle.clear()
         _close_all(self._open)
         self._local = threading.local()
 
+    def _current(self) -> SqliteConnection | None:
+        """This thread's open transaction."""
+        found: SqliteConnection | None = getattr(self._local, "rows", None)
+        return None if found is None or found.over else found
+
     def _refuse_nested(self) -> None:
-        current: sqlite3.Connection | None = getattr(self._local, "raw", None)
-        if current is not None and current.in_transaction:
+        if self._current() is not None:
             raise YardError(
                 "A transaction is open in this thread already. Pass its Work on instead of opening another."
             )
@@ -147,6 +156,7 @@ class SqliteDatabase:
         and not even closed (https://sqlite.org/howtocorrupt.html, 2.6), and its writers' lock must be let go."""
         _LEFT_BEHIND.extend(self._open)
         self._open.clear()
+        self._idle: list[sqlite3.Connection] = []
         while self._locked:
             os.close(self._locked.pop())
         self._local = threading.local()
@@ -162,31 +172,64 @@ class SqliteDatabase:
         with self._errors():
             found = schema.version_in(self._one_value)
             if found != schema.HEAD:
-                with self._mutex, self._queue():
-                    schema.migrate_sqlite(self._connection(), self.url)
+                with self._mutex, self._queue(), self._connection() as raw:
+                    schema.migrate_sqlite(raw, self.url)
 
     def _one_value(self, sql: str) -> Any:
         """The first value of a query, or None where its table does not exist yet."""
         try:
-            row = self._connection().execute(sql).fetchone()
+            with self._connection() as raw:
+                row = raw.execute(sql).fetchone()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return None
             raise
         return row[0] if row else None
 
-    def _connection(self) -> sqlite3.Connection:
-        raw: sqlite3.Connection | None = getattr(self._local, "raw", None)
-        if raw is None:
-            raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[SqliteConnection]:
+        """This thread's transaction, undone unless the block committed it."""
+        with self._connection() as raw:
+            rows = self._local.rows = SqliteConnection(raw)
             try:
-                for pragma in PRAGMAS:
-                    raw.execute(f"PRAGMA {pragma}")
-            except sqlite3.Error:
-                raw.close()
-                raise
-            self._open.append(raw)
-            self._local.raw = raw
+                raw.execute(begin)
+                yield rows
+            finally:
+                rows.over = True
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection for this use alone: the one used last, whose pages are still in memory, or a new one.
+
+        Threads that write by turns share it so: a connection of their own would read anew what the others wrote.
+        """
+        try:
+            raw = self._idle.pop()
+        except IndexError:
+            raw = self._connected()
+        try:
+            yield raw
+        finally:
+            if raw in self._open:  # not closed meanwhile, and not a forked child's parent's
+                if raw.in_transaction or len(self._idle) >= IDLE:
+                    self._open.remove(raw)
+                    raw.close()
+                else:
+                    self._idle.append(raw)
+
+    def _connected(self) -> sqlite3.Connection:
+        raw = sqlite3.connect(
+            self.file, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
+        )
+        try:
+            for pragma in PRAGMAS:
+                raw.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error:
+            raw.close()
+            raise
+        self._open.append(raw)
         return raw
 
     @contextmanager
@@ -219,6 +262,13 @@ class SqliteDatabase:
 def _unstorable(error: Exception) -> Invalid:
     """A text with half a surrogate pair, or an integer of more than 64 bits."""
     return Invalid(f"A value cannot be stored: {error}. Send whole characters, and integers of 64 bits.")
+
+
+@cache
+def _insertion(table: str, columns: tuple[str, ...], count: int) -> str:
+    """The statement that adds so many rows."""
+    places = ", ".join([f"({', '.join('?' * len(columns))})"] * count)
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places}"
 
 
 def _dicts(cursor: sqlite3.Cursor) -> list[Row]:
