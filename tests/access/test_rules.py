@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.access.limits import FREE, Backoff, Bucket, Limiter, Rate, take
+from modelyard.access.limits import FORGET, FREE, Bucket, Failures, Limiter, Rate, failed, pause, take
 from modelyard.access.rules import EVERY, ROLES, Grant, Identity, may, projects_of
 from modelyard.core.operations import operations
 
@@ -86,21 +86,30 @@ def test_a_clock_that_jumps_back_opens_no_door_and_closes_none_for_good() -> Non
 
 def test_the_limits_hold_few_keys() -> None:
     limiter = Limiter(Rate(per_second=1, burst=1), lambda: 0.0, most=100)
-    backoff = Backoff(lambda: 0.0, most=100)
     for number in range(1000):
         limiter.wait(str(number))
-        backoff.failed(str(number))
-    assert len(limiter._buckets) == len(backoff._failures) == 100
+    assert len(limiter._buckets) == 100
 
 
-def test_pauses_grow_with_failures_and_end_with_a_success() -> None:
-    now = [0.0]
-    backoff = Backoff(lambda: now[0], longest=60)
-    waits = []
+def test_pauses_grow_with_failures() -> None:
+    waits, failures = [], None
     for _ in range(FREE + 8):
-        backoff.failed("ann")
-        waits.append(backoff.wait("ann"))
+        failures = failed(failures, 0.0)
+        waits.append(pause(failures, 0.0, 60))
     assert waits == [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert backoff.wait("ben") == 0
-    backoff.succeeded("ann")
-    assert backoff.wait("ann") == 0
+
+
+@given(
+    count=st.integers(0, 100),
+    at=st.floats(0, 1e9),
+    away=st.floats(-1e9, 1e9),
+    longest=st.sampled_from([60.0, 900.0]),
+)
+def test_no_pause_is_longer_than_the_longest_whatever_the_clock_does(
+    count: int, at: float, away: float, longest: float
+) -> None:
+    failures = Failures(count=count, at=at)
+    wait = pause(failures, at + away, longest)
+    assert 0 <= wait <= longest
+    assert wait == 0 or abs(away) <= longest
+    assert pause(failures, at + FORGET) == 0 == pause(failures, at - 2 * FORGET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 from modelyard import Yard
 from modelyard.access import passwords
+from modelyard.access.attempts import Attempts
 from modelyard.access.passwords import hashed, matches
 from modelyard.core.errors import Invalid
 from modelyard.core.instants import FixedClock
@@ -108,11 +110,68 @@ def test_guessing_is_slowed_down_for_the_account_and_the_address(client: TestCli
 
 def test_an_account_is_never_locked_for_longer_than_a_minute(yard: Yard, clock: FixedClock) -> None:
     client = TestClient(create_app(yard))
-    login = client.app.state.login
-    for _ in range(200):
-        login._accounts.failed("ann@example.com")
-    clock.advance(60)
+    for number in range(200):
+        Attempts(yard.store).begin("ann@example.com", f"192.0.2.{number}")
+        clock.advance(60)
+    Attempts(yard.store).begin("ann@example.com", "192.0.2.7")
+    assert sign_in(client).status_code == 429
+    clock.advance(-60)
+    assert sign_in(client).status_code in (200, 429)
+    clock.advance(120)
     assert sign_in(client).status_code == 200
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out(client: TestClient, clock: FixedClock) -> None:
+    for _ in range(6):
+        sign_in(client, "wrong")
+    assert sign_in(client).status_code == 429
+    clock.advance(-86_400)
+    assert sign_in(client).status_code == 200
+
+
+def test_guessing_is_slowed_down_across_servers_and_restarts(yard: Yard, clock: FixedClock) -> None:
+    servers = [TestClient(create_app(yard)) for _ in range(3)]
+    statuses = [sign_in(servers[number % 3], "wrong").status_code for number in range(6)]
+    assert statuses == [401, 401, 401, 401, 401, 429]
+    assert sign_in(TestClient(create_app(yard))).status_code == 429, "also by a server that was started just now"
+    clock.advance(1)
+    assert sign_in(TestClient(create_app(yard))).status_code == 200
+
+
+def test_tries_at_once_are_no_way_around_the_pause(yard: Yard) -> None:
+    attempts = [Attempts(yard.store) for _ in range(4)]  # as if in processes of their own
+    let_in: list[float] = []
+
+    def guess(at: Attempts) -> None:
+        let_in.extend(at.begin("ann@example.com", "192.0.2.1") for _ in range(5))
+
+    threads = [threading.Thread(target=guess, args=(at,)) for at in attempts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(let_in) == 20
+    assert let_in.count(0.0) == 5
+
+
+def test_what_is_counted_names_nobody_and_goes_after_an_hour(yard: Yard, clock: FixedClock) -> None:
+    attempts = Attempts(yard.store)
+    for number in range(50):
+        attempts.begin(f"my password {number}", f"192.0.2.{number}")
+    kept = b"".join(file.read_bytes() for file in yard.store.folder.rglob("*") if file.is_file())
+    assert b"my password" not in kept
+    clock.advance(3601)
+    attempts.begin("ann@example.com", "192.0.2.1")
+    with yard.store.reading() as rows:
+        assert rows.one("SELECT count(*) AS n FROM access_failures") == {"n": 2}
+
+
+def test_a_password_that_was_typed_as_a_name_is_written_nowhere(client: TestClient, yard: Yard) -> None:
+    typed = "correct horse battery stapel"
+    assert sign_in(client, "", typed).status_code == 401
+    failures = [e for e in yard.audit.query_events() if e.event_type.value == "login_failed"]
+    assert [failure.resource_id for failure in failures] == ["unknown"]
+    assert not [f for f in yard.store.folder.rglob("*") if f.is_file() and typed.encode() in f.read_bytes()]
 
 
 def test_failures_of_many_addresses_do_not_flood_the_log(yard: Yard) -> None:

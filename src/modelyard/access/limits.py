@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -55,20 +56,22 @@ class Failures:
 
 
 def pause(failures: Failures | None, now: float, longest: float = LONGEST) -> float:
-    """The seconds until another try is let in: none after five failures, then 1, 2, 4 ... up to the longest.
+    """The seconds until another try is let in: none before five failures, then 1, 2, 4 ... up to the longest.
+
+    A clock that was set back by more than that lets in as well: nobody is locked out until it has caught up.
 
     >>> [pause(Failures(count=n, at=0.0), now=0.0) for n in (4, 5, 6, 8, 40)]
     [0.0, 1.0, 2.0, 8.0, 900.0]
     """
-    if failures is None or failures.count < FREE or now - failures.at >= FORGET:
+    if failures is None or failures.count < FREE or abs(now - failures.at) >= FORGET:
         return 0.0
     wait: float = min(longest, 2.0 ** min(failures.count - FREE, 30))
-    return max(0.0, wait - max(0.0, now - failures.at))
+    return max(0.0, wait - abs(now - failures.at))
 
 
 def failed(failures: Failures | None, now: float) -> Failures:
     """The failures with one more; those of more than an hour ago are forgotten."""
-    before = 0 if failures is None or now - failures.at >= FORGET else failures.count
+    before = 0 if failures is None or abs(now - failures.at) >= FORGET else failures.count
     return Failures(count=before + 1, at=now)
 
 
@@ -96,27 +99,18 @@ class Limiter:
         return 0.0 if bucket is None else take(bucket, self._rate, self._seconds())[1]
 
 
-class Backoff:
-    """Failures by key in this process."""
+def network(address: str) -> str:
+    """What counts as one caller among strangers: an IPv4 address, or the /64 that an IPv6 host picks its addresses from.
 
-    def __init__(self, seconds: Callable[[], float], *, longest: float = LONGEST, most: int = 10_000) -> None:
-        self._seconds, self._longest, self._most = seconds, longest, most
-        self._failures: OrderedDict[str, Failures] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def wait(self, key: str) -> float:
-        """The seconds until the key may try again."""
-        return pause(self._failures.get(key), self._seconds(), self._longest)
-
-    def failed(self, key: str) -> None:
-        """Count a failure."""
-        with self._lock:
-            self._failures[key] = failed(self._failures.get(key), self._seconds())
-            self._failures.move_to_end(key)
-            if len(self._failures) > self._most:
-                self._failures.popitem(last=False)
-
-    def succeeded(self, key: str) -> None:
-        """Forget the failures."""
-        with self._lock:
-            self._failures.pop(key, None)
+    >>> network("192.0.2.7"), network("2001:db8::1:2:3:4"), network("::ffff:192.0.2.7"), network("unknown")
+    ('192.0.2.7', '2001:db8::/64', '192.0.2.7', 'unknown')
+    """
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found.packed, 64), strict=False))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelyard.access.limits import Failures
 from modelyard.access.rules import Grant
 from modelyard.access.values import Granted, Placed, Subject, Token
 from modelyard.core.canonical import dumps
@@ -58,6 +59,12 @@ USED = "UPDATE access_tokens SET last_used_at = :at WHERE token_id = :token_id"
 FORGET_TOKENS = "DELETE FROM access_tokens WHERE folded = :folded AND expires_at < :before"
 SET_PASSWORD = "UPDATE access_subjects SET password = :password WHERE folded = :folded"
 SET_DISABLED = "UPDATE access_subjects SET disabled_at = :at WHERE folded = :folded"
+COUNT_FAILURE = """
+INSERT INTO access_failures (key, count, at) VALUES (:key, :count, :at)
+ON CONFLICT (key) DO UPDATE SET count = excluded.count, at = excluded.at
+"""
+FORGIVE = "DELETE FROM access_failures WHERE key = :key"
+FORGET_FAILURES = "DELETE FROM access_failures WHERE at < :before"
 PLACE = """
 INSERT INTO access_objects (kind, name, project, placed_at) VALUES (:kind, :name, :project, :at)
 ON CONFLICT (kind, name) DO UPDATE SET project = excluded.project, placed_at = excluded.placed_at
@@ -178,6 +185,12 @@ def guarded(rows: Connection) -> bool:
     LIMIT 1
     """
     return rows.one(sql) is not None
+
+
+def failures(rows: Connection, key: str) -> Failures | None:
+    """How often somebody failed to sign in, and when they last did."""
+    row = rows.one("SELECT count, at FROM access_failures WHERE key = :key", key=key)
+    return None if row is None else Failures(count=row["count"], at=row["at"] / 1e6)
 
 
 def project_of(rows: Connection, kind: str, name: str) -> str | None:

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from modelyard.access import delegation, scopes
 from modelyard.access.identity import Identities
-from modelyard.access.limits import Limiter, Rate
+from modelyard.access.limits import Limiter, Rate, network
 from modelyard.access.rules import EVERY, Grant, Identity, projects_of, refusal
 from modelyard.access.scopes import Touch
 from modelyard.core.errors import Forbidden, YardError
@@ -195,8 +195,8 @@ class Callers:
 
 
 def address(request: HTTPConnection) -> str:
-    """Where the request came from; what a proxy claims is not believed."""
-    return request.client.host if request.client else "unknown"
+    """The address, or network of addresses, that the request came from; what a proxy claims is not believed."""
+    return network(request.client.host) if request.client else "unknown"
 
 
 def permitted(request: HTTPConnection, needs: str, *touched: tuple[str, str]) -> Identity:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modelyard.access.limits import Limiter, Rate
+from modelyard.access.limits import Limiter, Rate, network
 
 LARGEST_JSON = 32 * 1024**2  # bytes of a body; files go to /api/v1/uploads, which has a limit of its own
 MOST_HELD = 256 * 1024**2  # bytes of all bodies that are being read
@@ -83,7 +83,7 @@ class Guard:
         await self._app(scope, body, guarded)
 
     def _check_rate(self, scope: Scope) -> None:
-        address = scope["client"][0] if scope.get("client") else "unknown"
+        address = network(scope["client"][0]) if scope.get("client") else "unknown"
         wait = self._addresses.wait(address)
         if wait:
             raise Refused(

@@ -1,4 +1,4 @@
--- made by revisions 90624a0b6693b5e280e79a18726f92a48a236a8f3822e1b06dfbf9a40502c955
+-- made by revisions 784971a9f14da4c854b592671895227aa869221c5f5aa3eec89f7db44d035678
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -58,6 +58,12 @@ CREATE TABLE ab_units (
 	successes BIGINT NOT NULL, 
 	PRIMARY KEY (test_id, variant, unit), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
+);
+CREATE TABLE access_failures (
+	"key" TEXT NOT NULL, 
+	count INTEGER NOT NULL, 
+	at BIGINT NOT NULL, 
+	PRIMARY KEY ("key")
 );
 CREATE TABLE access_grants (
 	folded TEXT NOT NULL, 
@@ -760,6 +766,11 @@ CREATE TABLE promotion_requests (
 	requirements TEXT NOT NULL, 
 	PRIMARY KEY (request_id)
 );
+CREATE TABLE quiet_events (
+	first_position BIGINT NOT NULL, 
+	last_position BIGINT NOT NULL, 
+	PRIMARY KEY (first_position)
+);
 CREATE TABLE registered_models (
 	name TEXT NOT NULL, 
 	project TEXT NOT NULL, 
@@ -892,6 +903,7 @@ CREATE TABLE runs (
 	end_time BIGINT, 
 	lifecycle_stage TEXT NOT NULL, 
 	artifact_uri TEXT NOT NULL, 
+	deleted_at BIGINT, 
 	PRIMARY KEY (number), 
 	UNIQUE (run_id), 
 	FOREIGN KEY(experiment_id) REFERENCES experiments (experiment_id)
@@ -915,6 +927,7 @@ CREATE TABLE serving_models (
 	version TEXT NOT NULL, 
 	path TEXT NOT NULL, 
 	framework TEXT NOT NULL, 
+	compiled TEXT NOT NULL, 
 	installed_at BIGINT NOT NULL, 
 	PRIMARY KEY (model, version)
 );
@@ -1026,6 +1039,7 @@ CREATE INDEX governance_attestations_by_model ON governance_attestations (model,
 CREATE INDEX governance_compliance_by_model ON governance_compliance (model, framework, position);
 CREATE INDEX access_tokens_by_subject ON access_tokens (folded, created_at);
 CREATE INDEX access_objects_by_project ON access_objects (project, kind, name);
+CREATE INDEX access_failures_by_time ON access_failures (at);
 CREATE INDEX runs_by_experiment ON runs (experiment_id, lifecycle_stage, start_time, run_id);
 CREATE INDEX run_latest_metrics_by_value ON run_latest_metrics ("key", value, is_nan, run);
 CREATE INDEX run_inputs_by_dataset ON run_inputs (dataset);

@@ -50,3 +50,10 @@ def upgrade() -> None:
         sa.Column("placed_at", sa.BigInteger, nullable=False),
     )
     op.create_index("access_objects_by_project", "access_objects", ["project", "kind", "name"])
+    op.create_table(
+        "access_failures",
+        sa.Column("key", sa.Text, primary_key=True),  # HMAC-SHA-256 of an account or an address, under the pepper
+        sa.Column("count", sa.Integer, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),  # of the last one
+    )
+    op.create_index("access_failures_by_time", "access_failures", ["at"])
