@@ -1,7 +1,8 @@
 """Who hears of what: one table from events to handlers. Areas never call each other; they meet here.
 
 INSIDE handlers run in the transaction of the event and may refuse it. AFTER handlers run once it has committed, each
-with a cursor of its own over the event table: at least once and in order, so they are idempotent.
+with a cursor of its own over the event table: at least once and in order, so they are idempotent. A new one begins with
+the first event. None acts on what an import brought (`Store.quietly`): it has had its effects where it happened.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFoun
 from modelyard.core.events import Event, EventType
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, Traffic
-from modelyard.core.work import Handler, Store, Work, event_from_row
+from modelyard.core.work import HEARD, Handler, Store, Work, event_from_row
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
 from modelyard.registry.checks import canonical_version
 
@@ -135,6 +136,39 @@ def _used(work: Work, name: str) -> Iterator[tuple[str, str]]:
             yield version.removeprefix("v"), f"{version} is part of the running deployment {row['deployment_id']}"
 
 
+def only_living_runs(work: Work, event: Event) -> None:
+    """A version is not registered from a run that was deleted; one that comes from another registry was there before."""
+    row = work.rows.one(
+        "SELECT lifecycle_stage FROM runs WHERE run_id = :run_id", run_id=event.details.get("run_id") or ""
+    )
+    if row is not None and row["lifecycle_stage"] == "deleted" and not event.details.get("brought"):
+        run_id = event.details["run_id"]
+        raise Conflict(
+            f"{event.resource_id} cannot be registered: its run {run_id} is deleted. "
+            f"Restore the run first: modelyard tracking restore-run {run_id}"
+        )
+
+
+def only_who_did_not_run_it(work: Work, event: Event) -> None:
+    """Who made the run that a version comes from trained it, whatever its registration says, and does not approve it."""
+    row = work.rows.one(
+        "SELECT r.run_id, r.user_id FROM model_versions v JOIN runs r ON r.run_id = v.run_id"
+        " WHERE v.name = :name AND v.canonical = :canonical",
+        name=event.resource_id.rpartition(":")[0],
+        canonical=event.resource_id.rpartition(":")[2].removeprefix("v"),
+    )
+    if row is None:
+        return
+    began = work.rows.all(
+        "SELECT actor FROM events WHERE resource_type = 'run' AND resource_id = :run_id AND event_type = 'run_started'",
+        run_id=row["run_id"],
+    )
+    trained = [row["user_id"], *(each["actor"] for each in began)]
+    only_other_people(
+        work, replace(event, details={"barred": [name for name in trained if name not in ("", "system")]})
+    )
+
+
 def only_free_of_holds(work: Work, event: Event) -> None:
     """What a legal hold lies on is not deleted."""
     if is_held(work.rows, event.resource_type, event.resource_id):
@@ -242,15 +276,16 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
         only_known_versions,
         only_newer_routing,
     ),  # direct: at once
+    EventType.MODEL_REGISTERED: (only_living_runs,),
     EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds, withdraw_deleted),
     EventType.REGISTERED_MODEL_DELETED: (only_free_of_holds,),
     EventType.HOLD_PLACED: (keep_artifact,),
     EventType.HOLD_LIFTED: (release_artifact,),
     EventType.REGISTERED_MODEL_UPDATED: (only_unused_names, follow_renaming),
-    EventType.APPROVAL_GRANTED: (only_other_people, only_named_roles),
-    EventType.APPROVAL_REJECTED: (only_other_people, only_named_roles),
+    EventType.APPROVAL_GRANTED: (only_other_people, only_named_roles, only_who_did_not_run_it),
+    EventType.APPROVAL_REJECTED: (only_other_people, only_named_roles, only_who_did_not_run_it),
     EventType.POLICY_APPROVED: (only_other_people,),
-    EventType.BREAK_GLASS_REVIEWED: (only_other_people,),
+    EventType.BREAK_GLASS_REVIEWED: (only_other_people, only_who_did_not_run_it),
 }
 
 ROUTING = (
@@ -311,14 +346,17 @@ class Dispatcher:
             row = rows.one("SELECT position FROM event_cursors WHERE reader = :reader", reader=reader)
             seen = row["position"] if row else 0
             waiting = rows.all(
-                f"SELECT * FROM events WHERE position > :seen AND event_type IN ({kinds}) ORDER BY position LIMIT 500",
+                f"SELECT events.*, {HEARD} AS heard FROM events WHERE position > :seen AND event_type IN ({kinds}) "
+                "ORDER BY position LIMIT 500",
                 seen=seen,
             )
         done = seen
         try:
-            for event in map(event_from_row, waiting):
-                wire.handle(self._areas, event)
-                done = event.position or done
+            for row in waiting:
+                event = event_from_row(row)
+                if row["heard"]:
+                    wire.handle(self._areas, event)
+                done = row["position"]
         except YardError:
             log.exception("%s could not handle event %s; it will be tried again", wire.name, event.event_id)
         finally:

@@ -39,6 +39,14 @@ LAST_POSITION = "SELECT coalesce(max(position), 0) FROM events"
 POSITIONS_AFTER = "SELECT min(position), max(position) FROM events WHERE position > :before"
 EACH_POSITION_AFTER = "SELECT position FROM events WHERE position > :before ORDER BY position"
 
+# Of a row of events: whether anybody may act on it. Ranges do not overlap, so the last one that begins before it decides.
+HEARD = (
+    "coalesce((SELECT q.last_position FROM quiet_events q WHERE q.first_position <= position "
+    "ORDER BY q.first_position DESC LIMIT 1), 0) < position"
+)
+LENGTHEN_QUIET = "UPDATE quiet_events SET last_position = :last WHERE last_position = :before"
+INSERT_QUIET = "INSERT INTO quiet_events (first_position, last_position) VALUES (:first, :last)"
+
 Handler = Callable[["Work", Event], None]
 
 
@@ -104,9 +112,25 @@ class Store:
         """A transaction: rows and events commit together, or not at all."""
         with self._marked(), self.database.write() as connection:
             work = Work(self, connection, actor)
-            yield work
+            if getattr(self._local, "quiet", False):
+                before = last_position(connection)
+                yield work
+                hush(connection, before)
+            else:
+                yield work
         if work.events and self.wires.after is not None:
             self.wires.after(work.events)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """What this thread changes until the end of the block is told as ever, but nobody acts on it: no traffic moves, no
+        webhook is sent. For what has happened elsewhere and comes over; projections and the audit log read it all the same.
+        """
+        before, self._local.quiet = getattr(self._local, "quiet", False), True
+        try:
+            yield
+        finally:
+            self._local.quiet = before
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -169,6 +193,18 @@ class Work:
         for handler in self.store.wires.inside.get(event_type, ()):
             handler(self, event)
         return event
+
+
+def last_position(rows: Connection) -> int:
+    """The newest event's position, 0 before the first."""
+    return int(rows.tuples(LAST_POSITION)[0][0])
+
+
+def hush(rows: Connection, before: int) -> None:
+    """Nobody acts on the events that this transaction has written behind a position."""
+    last = last_position(rows)
+    if last > before and not rows.run(LENGTHEN_QUIET, before=before, last=last):
+        rows.run(INSERT_QUIET, first=before + 1, last=last)
 
 
 def insert_events(rows: Connection, events: Sequence[Mapping[str, Any]]) -> list[int]:

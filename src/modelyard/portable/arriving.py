@@ -12,22 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelyard import wiring
 from modelyard.audit import portable as audit
 from modelyard.core.documents import Document
 from modelyard.core.errors import Conflict, Damaged
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
-from modelyard.core.work import Work
+from modelyard.core.work import Work, hush, last_position
 from modelyard.portable import folder as folders
 from modelyard.portable import layout
 from modelyard.portable.folder import Reading
 from modelyard.portable.layout import Section
 from modelyard.portable.log import Log, log_of
 from modelyard.portable.may import check_may_import
-from modelyard.webhooks import outbox as webhooks
-from modelyard.webhooks import store as webhook_rows
 
 if TYPE_CHECKING:
     from modelyard.yard import Yard
@@ -68,8 +65,8 @@ def import_(yard: Yard, folder: Path, *, user: str) -> Imported:
         fresh = _fresh(rows, pieces)
         new = sum(len(audit.unknown(rows, some)) for some in log.told())
     if fresh or new:
-        _admit(yard, found, fresh, user)
-        yard.dispatch()
+        with yard.store.quietly():
+            _admit(yard, found, fresh, user)
         with yard.store.work(user) as work:
             fresh = _fresh(work.rows, pieces)
             new = _take_in_events(work, log)
@@ -176,36 +173,15 @@ def _admit(yard: Yard, found: Reading, fresh: list[_Piece], user: str) -> None:
 
 
 def _take_in_events(work: Work, log: Log) -> int:
-    """Write the exporter's events behind our own, once everybody has heard of all before them; nobody acts on these."""
-    _everybody_is_up_to_date(work)
-    count = 0
+    """Write the exporter's events behind our own; nobody acts on these."""
+    before, count = last_position(work.rows), 0
     for some in log.told():
         fresh = audit.unknown(work.rows, some)
         if fresh:
             audit.take_in(work, fresh, log.sealed)
             count += len(fresh)
-    top = webhook_rows.last_position(work.rows)
-    for wire in wiring.AFTER:
-        work.rows.run(wiring.ADVANCE, reader=f"wiring.{wire.name}", position=top)
-    webhook_rows.set_seen(work.rows, top)
+    hush(work.rows, before)
     return count
-
-
-def _everybody_is_up_to_date(work: Work) -> None:
-    """Webhooks get their deliveries of what has happened so far; a handler that lags is a Conflict."""
-    webhooks.collect_all(work.rows, work.now)
-    for wire in wiring.AFTER:
-        kinds = ", ".join(f"'{kind.value}'" for kind in wire.hears)
-        waiting = work.rows.one(
-            f"SELECT event_id FROM events WHERE position > coalesce((SELECT position FROM event_cursors"
-            f" WHERE reader = :reader), 0) AND event_type IN ({kinds}) ORDER BY position LIMIT 1",
-            reader=f"wiring.{wire.name}",
-        )
-        if waiting is not None:
-            raise Conflict(
-                f"Nothing was imported: {wire.name} has not yet acted on the event {waiting['event_id']}. "
-                "Let `modelyard serve` run or call Yard.dispatch(), see its log if the event keeps failing, and try again."
-            )
 
 
 def _check_written(rows: Connection, fresh: list[_Piece]) -> None:

@@ -11,7 +11,7 @@ from modelyard.core.canonical import dumps
 from modelyard.core.events import Event
 from modelyard.core.instants import from_micros, micros
 from modelyard.core.ports import Connection, Row
-from modelyard.core.work import event_from_row
+from modelyard.core.work import HEARD, event_from_row
 from modelyard.webhooks.hooks import Delivery, DeliveryStatus, Webhook, WebhookStatus
 from modelyard.webhooks.mlflow import is_mlflow
 from modelyard.webhooks.vault import origin
@@ -113,14 +113,15 @@ def last_position(rows: Connection) -> int:
 
 
 def events_between(rows: Connection, after: int, top: int, kinds: Iterable[str], limit: int) -> list[Event]:
-    """The first events of some kinds behind one position and up to another, in order; [] if there are none.
+    """The first events of some kinds behind one position and up to another, in order; [] if there are none. What an import
+    brought is not among them.
 
     Looked for in a window at a time, so that neither many events of these kinds nor many others make it slow.
     """
     names = ", ".join(f"'{kind}'" for kind in sorted(kinds))  # values of EventType, no caller's text
     for start in range(after, top, WINDOW):
         found = rows.all(
-            f"SELECT * FROM events WHERE position > :start AND position <= :stop AND event_type IN ({names}) "
+            f"SELECT * FROM events WHERE position > :start AND position <= :stop AND event_type IN ({names}) AND {HEARD} "
             "ORDER BY position LIMIT :limit",
             start=start,
             stop=min(start + WINDOW, top),

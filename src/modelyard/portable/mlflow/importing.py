@@ -30,8 +30,9 @@ def import_(yard: Yard, uri: str, *, user: str, artifacts: Path | None = None, t
         bringing = Bringing(yard=yard, origin=origin, user=user, tell=tell)
         training.check(bringing)
         registering.check(bringing)
-        training.bring(bringing)
-        registering.bring(bringing)
+        with yard.store.quietly():
+            training.bring(bringing)
+            registering.bring(bringing)
     brought = bringing.tally.brought(origin.place)
     if brought.new:
         _tell(bringing, brought)

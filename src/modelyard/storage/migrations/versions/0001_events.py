@@ -1,4 +1,4 @@
-"""Events, the cursors of those who read them, and leases."""
+"""Events, the cursors of those who read them, which of them nobody acts on, and leases."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -36,6 +36,11 @@ def upgrade() -> None:
         "event_cursors",
         sa.Column("reader", sa.Text, primary_key=True),
         sa.Column("position", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "quiet_events",  # ranges that came of an import: they are told, and nobody acts on them
+        sa.Column("first_position", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("last_position", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "leases",

@@ -68,6 +68,7 @@ def runs() -> None:
         sa.Column("end_time", sa.BigInteger),
         sa.Column("lifecycle_stage", sa.Text, nullable=False),
         sa.Column("artifact_uri", sa.Text, nullable=False),
+        sa.Column("deleted_at", sa.BigInteger),  # since when it is deleted; known of runs that were deleted here
     )
     op.create_index("runs_by_experiment", "runs", ["experiment_id", "lifecycle_stage", "start_time", "run_id"])
     for table in ("run_params", "run_tags"):
