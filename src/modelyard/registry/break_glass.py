@@ -9,7 +9,7 @@ from modelyard.core.decisions import Verdict
 from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import new_id
-from modelyard.core.models import ModelStage
+from modelyard.core.models import ModelStage, ModelVersion
 from modelyard.core.operations import operation
 from modelyard.core.people import checked_person
 from modelyard.core.ports import Connection
@@ -95,8 +95,9 @@ class BreakGlassMoves(Area):
         with self.store.work(checked_person(reviewer, "reviewer")) as work:
             move = _found(work.rows, break_id)
             about = Resource("model", f"{move.name}:{move.version}")  # which may be deleted meanwhile
-            model = store.version(work.rows, move.name, move.version)
-            decision = breaking.may_review(move, model, reviewer)
+            model = store.version(work.rows, move.name, move.version)  # it may be deleted meanwhile
+            barred = {} if model is None else moves.barred(work.rows, model, move.broken_by)
+            decision = breaking.may_review(move, barred, reviewer)
             if decision.verdict is Verdict.ALLOW:
                 made = replace(
                     move,
@@ -107,8 +108,12 @@ class BreakGlassMoves(Area):
                     reviewed_at=work.now,
                 )
                 store_policies.review_break(work.rows, made)
-                barred = [move.broken_by] if model is None else rules.took_part(model, move.broken_by)
-                told = {"break_id": break_id, "verdict": verdict, "comment": comment, "barred": barred}
+                told = {
+                    "break_id": break_id,
+                    "verdict": verdict,
+                    "comment": comment,
+                    "barred": _took_part(work, move, model),
+                }
                 severity = EventSeverity.INFO if verdict == "justified" else EventSeverity.ERROR
                 work.emit(EventType.BREAK_GLASS_REVIEWED, about, told, severity=severity)
                 return made
@@ -138,6 +143,12 @@ def _broken(work: Work, made: BreakGlass) -> BreakGlass:
     changed = moves.moved(work, model, made.target_stage, break_id=made.break_id, user=made.broken_by)
     moves.crown_first(work, changed)
     return made
+
+
+def _took_part(work: Work, move: BreakGlass, model: ModelVersion | None) -> list[str]:
+    if model is None:
+        return [move.broken_by]
+    return rules.took_part(model, move.broken_by, store.uploader(work.rows, model.digest))
 
 
 def _found(rows: Connection, break_id: str) -> BreakGlass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -9,9 +10,9 @@ from typing import Literal
 
 from modelyard.core.decisions import Decision
 from modelyard.core.instants import Instant
-from modelyard.core.models import ModelStage, ModelVersion
+from modelyard.core.models import ModelStage
 from modelyard.core.people import likeness
-from modelyard.registry.rules import ALLOW, barred, refuse
+from modelyard.registry.rules import ALLOW, refuse
 
 REVIEW_HOURS = 24.0  # how long a review may wait before the model's glass cannot be broken again
 ReviewVerdict = Literal["justified", "unjustified"]
@@ -57,13 +58,13 @@ def may_break(open_moves: list[BreakGlass], now: Instant) -> Decision:
     return ALLOW
 
 
-def may_review(move: BreakGlass, model: ModelVersion | None, person: str) -> Decision:
-    """Whether the person may review the move: not who made it, nor who made the version, as far as it is still there."""
+def may_review(move: BreakGlass, barred: Mapping[str, str], person: str) -> Decision:
+    """Whether the person may review the move: not who made it, nor who made the version, who are barred."""
     if move.status is not ReviewStatus.OPEN:
         return refuse(f"{move.break_id} was reviewed by {move.reviewer} already.")
     if likeness(person) == likeness(move.broken_by):
         return refuse(f"{person} made the move {move.break_id}, and cannot review it. Ask another person.")
-    why = None if model is None else barred(model, move.broken_by).get(likeness(person))
+    why = barred.get(likeness(person))
     if why is not None:
         return refuse(f"{person} {why}, and cannot review {move.break_id}, which moved it. Ask another person.")
     return ALLOW

@@ -131,7 +131,7 @@ class Comparisons(Area):
             )
             store_scores.put(work.rows, made, struct.pack(f"<{len(values)}d", *values), now=micros(work.now))
             change = {f"scores.{dataset[:200]}.{metric}": {"n": made.n, "mean": made.mean, "rows": made.rows_digest}}
-            work.emit(EventType.MODEL_UPDATED, resource(model), {"changes": change})
+            work.emit(EventType.MODEL_UPDATED, resource(model), {"number": model.number, "changes": change})
         return made
 
     @operation("POST", "/models/{name}/versions/{version}/scores", needs="registry.write")

@@ -18,9 +18,7 @@ from modelyard.core.work import Work
 from modelyard.registry import checks, moves, rules, store, store_models
 from modelyard.registry import store_entries as entries
 from modelyard.registry.checks import canonical_version, split_tag, tag_text
-from modelyard.registry.lookup import found, found_model, no_alias, resource, tell_refusal
-
-SHOWN = 1_000  # characters of a tag that an event tells
+from modelyard.registry.lookup import SHOWN, found, found_model, no_alias, resource, tell_refusal
 
 
 class Labels(Area):
@@ -90,7 +88,7 @@ class Labels(Area):
             if model is None:
                 raise NotFound(no_alias(work.rows, name, alias))
             store_models.remove_alias(work.rows, name, alias)
-            work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": None})
+            work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": None, "number": model.number})
 
     @operation("POST", "/models/{name}/versions/{version}/tags", needs="registry.write")
     def set_tag(self, name: str, version: str, key: str, user: str, *, value: str | None = None) -> ModelVersion:
@@ -167,7 +165,7 @@ def _may_have(work: Work, model: ModelVersion, alias: str) -> Decision:
 def _retagged(work: Work, old: ModelVersion, key: str, tag: str | None) -> ModelVersion:
     tags, change = _changed(old.tags, key, tag)
     entries.set_words(work.rows, old.name, canonical_version(old.version), (old.description, *tags))
-    work.emit(EventType.MODEL_UPDATED, resource(old), change)
+    work.emit(EventType.MODEL_UPDATED, resource(old), {"number": old.number, **change})
     return replace(old, tags=tags)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from modelyard.core.decisions import Decision
 from modelyard.core.errors import NotFound, nearest
 from modelyard.core.events import EventSeverity, EventType
@@ -10,6 +12,8 @@ from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 from modelyard.registry import store, store_models
+
+SHOWN = 1_000  # characters of a tag that an event tells
 
 
 def found(rows: Connection, name: str, version: str) -> ModelVersion:
@@ -50,6 +54,11 @@ def holder(name: str, canonical: str) -> str:
     return f"model {name}:{canonical}"
 
 
+def told_tags(tags: Iterable[str]) -> list[str]:
+    """Tags as events tell them, each shortened: a value may be a hundred thousand characters."""
+    return [tag[:SHOWN] for tag in tags]
+
+
 def tell_refusal(work: Work, model: ModelVersion, action: str, decision: Decision) -> None:
     """A refusal changes nothing, and is an event all the same."""
     details = {"action": action, "reasons": decision.reasons, "digest": model.digest}
@@ -58,5 +67,11 @@ def tell_refusal(work: Work, model: ModelVersion, action: str, decision: Decisio
 
 def tell_created(work: Work, model: RegisteredModel) -> None:
     """A model exists from now on."""
-    details = {"owner": model.owner, "project": model.project, "licence": model.licence}
+    details = {
+        "owner": model.owner,
+        "project": model.project,
+        "licence": model.licence,
+        "description": model.description,
+        "tags": told_tags(model.tags),
+    }
     work.emit(EventType.REGISTERED_MODEL_CREATED, Resource("model", model.name), details)

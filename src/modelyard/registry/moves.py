@@ -20,15 +20,22 @@ def policy_for(rows: Connection, name: str, stage: ModelStage) -> PromotionPolic
     return store_policies.active(rows, name, stage) or default_policy(stage)
 
 
+def barred(rows: Connection, model: ModelVersion, requested_by: str) -> dict[str, str]:
+    """Who may not approve the version, by the likeness of the name, and why."""
+    return rules.barred(model, requested_by, store.uploader(rows, model.digest))
+
+
 def moved(work: Work, model: ModelVersion, stage: ModelStage, **details: object) -> ModelVersion:
     """The version in its new stage, written and told. What leaves production cannot stay the champion."""
     changed = replace(model, stage=stage, updated_at=work.now)
     store.move(work.rows, changed)
-    told = {"from": model.stage.value, "to": stage.value, "digest": model.digest, **details}
+    told = {"number": model.number, "from": model.stage.value, "to": stage.value, "digest": model.digest, **details}
     work.emit(EventType.STAGE_CHANGED, resource(model), told)
     if rules.CHAMPION in model.aliases and model.stage is ModelStage.PRODUCTION:
         store_models.remove_alias(work.rows, model.name, rules.CHAMPION)
-        work.emit(EventType.ALIAS_SET, resource(model), {"alias": rules.CHAMPION, "version": None})
+        work.emit(
+            EventType.ALIAS_SET, resource(model), {"alias": rules.CHAMPION, "version": None, "number": model.number}
+        )
         changed = replace(changed, aliases=tuple(alias for alias in model.aliases if alias != rules.CHAMPION))
     return changed
 
@@ -42,7 +49,8 @@ def crown_first(work: Work, model: ModelVersion) -> None:
 def point_alias(work: Work, model: ModelVersion, alias: str, **details: object) -> ModelVersion:
     """The version with the alias, written and told."""
     store_models.set_alias(work.rows, model.name, alias, model.version)
-    work.emit(EventType.ALIAS_SET, resource(model), {"alias": alias, "version": model.version, **details})
+    told = {"alias": alias, "version": model.version, "number": model.number, **details}
+    work.emit(EventType.ALIAS_SET, resource(model), told)
     return replace(model, aliases=tuple(sorted({*model.aliases, alias})))
 
 
@@ -53,8 +61,8 @@ def remove_version(work: Work, model: ModelVersion) -> None:
     if model.digest:
         holds = holder(model.name, checks.canonical_version(model.version))
         work.store.artifacts.release(work.rows, model.digest, holds)
-    details = {"name": model.name, "version": model.version, "digest": model.digest, "stage": model.stage}
-    work.emit(EventType.MODEL_DELETED, resource(model), details)
+    names = ("name", "version", "number", "digest", "stage")
+    work.emit(EventType.MODEL_DELETED, resource(model), {name: getattr(model, name) for name in names})
 
 
 def void_open(work: Work, model: ModelVersion, reason: str) -> None:

@@ -123,11 +123,11 @@ class Promotions(Area):
         checks.checked_text(reason, "reason")
         with self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
-            decision = rules.may_decide(request, model, approver)
+            decision = rules.may_decide(request, moves.barred(work.rows, model, request.requested_by), approver)
             if rules.is_overdue(request, work.now):
                 return moves.expire(work, request)
             if decision.verdict is Verdict.ALLOW:
-                told = _deciding(request, model, approver, reason=reason)
+                told = _deciding(work.rows, request, model, approver, reason=reason)
                 work.emit(EventType.APPROVAL_REJECTED, resource(model), told, severity=EventSeverity.WARNING)
                 return moves.close(work, request, RequestStatus.REJECTED, reason)
             tell_refusal(work, model, "reject_promotion", decision)
@@ -257,7 +257,8 @@ class Promotions(Area):
         """Void the request if the stored bytes are damaged. Outside the transaction: reading them may take long."""
         with self.store.reading() as rows:
             request, model = _open(rows, name, version)
-        if rules.may_decide(request, model, approver).verdict is Verdict.REFUSE:
+            barred = moves.barred(rows, model, request.requested_by)
+        if rules.may_decide(request, barred, approver).verdict is Verdict.REFUSE:
             return  # refused, and recorded, before anything large is read
         try:
             self.store.artifacts.verify(model.digest)
@@ -283,7 +284,8 @@ def _check_askable(work: Work, request: PromotionRequest, model: ModelVersion, a
     if not asks.protected:
         raise Conflict(f"{stage} is open: move {what} there: modelyard registry transition {what} {stage}")
     if not request.roles:
-        rules.check_reviewers(model, request.requested_by, request.reviewers, request.quorum)
+        barred = moves.barred(work.rows, model, request.requested_by)
+        rules.check_reviewers(model, barred, request.reviewers, request.quorum)
     for one in request.requirements:
         if one.name == "bytes" and not one.met:
             raise Conflict(f"{what} cannot be promoted: {one.reason}.")
@@ -300,7 +302,7 @@ def _refused(work: Work, request: PromotionRequest, model: ModelVersion, approve
         reason = moves.expire(work, request).reason
         return Conflict(f"The promotion of {request.name} {request.version} is closed: {reason} Ask again.")
     asks = moves.policy_for(work.rows, request.name, request.target_stage)
-    may = rules.may_decide(request, model, approver)
+    may = rules.may_decide(request, moves.barred(work.rows, model, request.requested_by), approver)
     if may.verdict is Verdict.REFUSE:
         tell_refusal(work, model, "approve_promotion", may)
         return Forbidden(may.reasons[0], told=True)
@@ -322,7 +324,7 @@ def _approved(work: Work, request: PromotionRequest, model: ModelVersion, approv
     if not store_requests.add_approval(work.rows, request.request_id, likeness(approval.approver), approval):
         raise Conflict(f"{approval.approver} approved {request.name} {request.version} already.")
     given = (*request.approvals, approval)
-    told = _deciding(request, model, approval.approver, comment=approval.comment, approvals=len(given))
+    told = _deciding(work.rows, request, model, approval.approver, comment=approval.comment, approvals=len(given))
     work.emit(EventType.APPROVAL_GRANTED, resource(model), told)
     asks = moves.policy_for(work.rows, request.name, request.target_stage)
     request = replace(request, approvals=given, requirements=requirements.evaluated(work.rows, asks, model))
@@ -338,7 +340,9 @@ def _approved(work: Work, request: PromotionRequest, model: ModelVersion, approv
     return moves.close(work, request, RequestStatus.APPROVED, "")
 
 
-def _deciding(request: PromotionRequest, model: ModelVersion, approver: str, **more: object) -> dict[str, object]:
+def _deciding(
+    rows: Connection, request: PromotionRequest, model: ModelVersion, approver: str, **more: object
+) -> dict[str, object]:
     """What an event of a decision says, with what its handlers check: who may not decide, and who must have which role.
 
     `roles`: the approver must hold one of them, if there are any. `barred`: the approver, and the owner of a token that
@@ -348,7 +352,7 @@ def _deciding(request: PromotionRequest, model: ModelVersion, approver: str, **m
         request,
         approver=approver,
         roles=[] if rules.is_named(request, approver) else list(request.roles),
-        barred=rules.took_part(model, request.requested_by),
+        barred=rules.took_part(model, request.requested_by, store.uploader(rows, model.digest)),
         approved_by=[one.approver for one in request.approvals],
         **more,
     )

@@ -28,10 +28,11 @@ from modelyard.core.ports import Connection
 from modelyard.core.refs import ModelRef
 from modelyard.core.work import Work
 from modelyard.registry import checks, store, store_models
-from modelyard.registry.lookup import found, holder, resource, tell_created
+from modelyard.registry.lookup import found, holder, resource, tell_created, told_tags
 
 TOLD = (  # what the event of a registration says of the version
     "number",
+    "description",
     "digest",
     "framework",
     "metrics",
@@ -161,7 +162,9 @@ class Registration(Area):
             if model.digest:
                 holds = holder(model.name, checks.canonical_version(model.version))
                 self.store.artifacts.hold(work.rows, model.digest, holds)
-            told = {name: getattr(model, name) for name in TOLD}
+            told = {name: getattr(model, name) for name in TOLD} | {"tags": told_tags(model.tags)}
+            if number is not None:
+                told["brought"] = True  # from another registry, whose own rules let it in
             named = {entry.name: getattr(model.references, entry.name) for entry in fields(References)}
             told["references"] = {name: value for name, value in named.items() if value}
             work.emit(EventType.MODEL_REGISTERED, resource(model), told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -132,22 +132,26 @@ def may_demote(model: ModelVersion, target: ModelStage) -> Decision:
     return refuse(f"{model.name} {model.version} cannot be moved from {model.stage.value} to {target.value}.")
 
 
-def barred(model: ModelVersion, requested_by: str) -> dict[str, str]:
-    """Who may not approve, by the likeness of the name, and why: nobody approves their own work."""
-    found = dict.fromkeys(everybody_in(model.trained_by), "trained it")
+def barred(model: ModelVersion, requested_by: str, uploaded_by: str = "") -> dict[str, str]:
+    """Who may not approve, by the likeness of the name, and why: nobody approves their own work.
+
+    `uploaded_by` is who brought the bytes here first, under whatever name and version.
+    """
+    found = {likeness(uploaded_by): "uploaded its bytes"} if uploaded_by else {}
+    found |= dict.fromkeys(everybody_in(model.trained_by), "trained it")
     found[likeness(model.created_by)] = "registered it"
     found[likeness(requested_by)] = "asked for the promotion"
     return found
 
 
-def took_part(model: ModelVersion, requested_by: str) -> list[str]:
+def took_part(model: ModelVersion, requested_by: str, uploaded_by: str = "") -> list[str]:
     """The names of those who may not approve, as events tell them, so that a service can be taken for its owner."""
-    return sorted({model.created_by, requested_by, *everybody_in(model.trained_by)})
+    return sorted({model.created_by, requested_by, uploaded_by, *everybody_in(model.trained_by)} - {""})
 
 
-def check_reviewers(model: ModelVersion, requested_by: str, reviewers: tuple[str, ...], quorum: int) -> None:
+def check_reviewers(model: ModelVersion, barred: Container[str], reviewers: tuple[str, ...], quorum: int) -> None:
     """Invalid unless enough of the named reviewers may approve."""
-    able = {likeness(reviewer) for reviewer in reviewers} - barred(model, requested_by).keys()
+    able = {one for one in map(likeness, reviewers) if one not in barred}
     if reviewers and len(able) < quorum:
         raise Invalid(
             f"{len(able)} of the reviewers named may approve {model.name} {model.version}, and {quorum} must. "
@@ -155,9 +159,9 @@ def check_reviewers(model: ModelVersion, requested_by: str, reviewers: tuple[str
         )
 
 
-def may_decide(request: PromotionRequest, model: ModelVersion, person: str) -> Decision:
+def may_decide(request: PromotionRequest, barred: Mapping[str, str], person: str) -> Decision:
     """Whether the person may approve or reject the request."""
-    why = barred(model, request.requested_by).get(likeness(person))
+    why = barred.get(likeness(person))
     if why is not None:
         return refuse(f"{person} {why}, and cannot decide on {request.name} {request.version}. Ask another reviewer.")
     if request.reviewers and not request.roles and not is_named(request, person):

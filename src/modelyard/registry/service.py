@@ -196,7 +196,7 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
             canonical = checks.canonical_version(old.version)
             entries.set_tags(work.rows, old.name, canonical, new.tags)
             entries.set_words(work.rows, old.name, canonical, (new.description, *new.tags))
-            work.emit(EventType.MODEL_UPDATED, resource(old), {"changes": _changes(old, new)})
+            work.emit(EventType.MODEL_UPDATED, resource(old), {"number": old.number, "changes": _changes(old, new)})
             if store.evidence(old) != store.evidence(new):
                 moves.void_open(work, new, "The metrics changed since the promotion was asked for.")
             return new

@@ -248,6 +248,12 @@ def events_of(rows: Connection, name: str, version: str) -> list[Row]:
     )
 
 
+def uploader(rows: Connection, digest: str) -> str:
+    """Who brought the bytes here first; "" where they are not stored, or nobody is known to have."""
+    row = rows.one("SELECT created_by FROM artifacts WHERE digest = :digest", digest=digest)
+    return "" if row is None or row["created_by"] == "system" else str(row["created_by"])
+
+
 def named_since(rows: Connection, name: str, spellings: Sequence[str]) -> int:
     """The position of the last event that gave the version its name: it was registered, or its model was renamed."""
     places = {f"r{number}": one for number, one in enumerate(spellings)}
