@@ -89,6 +89,7 @@ class EventType(Enum):
     # serving
     ENDPOINT_CREATED = "endpoint_created"
     ENDPOINT_REMOVED = "endpoint_removed"
+    MODEL_COMPILED = "model_compiled"
     TRAFFIC_CHANGED = "traffic_changed"
     GUARD_TRIPPED = "guard_tripped"
     SCALED = "scaled"

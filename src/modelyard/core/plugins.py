@@ -60,7 +60,10 @@ TABLE: dict[str, dict[str, str]] = {
         "torch": "modelyard.engines.torch:TorchRuntime",
         "tensorflow": "modelyard.engines.tensorflow:TensorflowRuntime",
         "python": "modelyard.serving.callables:PythonRuntime",
+        "trees": "modelyard.engines.trees:TreesRuntime",
     },
+    "compiler": {"trees": "modelyard.engines.trees_compile:compiled"},
+    "trees": {"onnx": "modelyard.engines.trees_onnx:ensemble"},
     "trainer": {
         "sklearn": "modelyard.engines.sklearn:SklearnTrainer",
         "lightgbm": "modelyard.engines.lightgbm:LightgbmTrainer",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from modelyard.core.models import FeatureSpec, Parity, Task
+from modelyard.core.models import FeatureSpec, Task
 from modelyard.pipeline.columns import Array, as_float32, is_date, missing
 from modelyard.pipeline.config import LOWER_IS_BETTER
 from modelyard.pipeline.results import Finding, Trial
@@ -16,7 +16,6 @@ from modelyard.pipeline.results import Finding, Trial
 LEAKING_AUC = 0.995  # one column that ranks the target this well usually was made from it
 LEAKING_R2 = 0.9999
 RARE_CLASS = 0.05
-EXACT, NEAR = 1e-6, 1e-5
 
 
 def column_findings(spec: FeatureSpec, values: Array) -> list[Finding]:
@@ -174,30 +173,6 @@ def first_params(
             return None
         found[name] = value
     return found
-
-
-def parity(native: Array, exported: Array, *, sample: int) -> Parity:
-    """Whether the exported form answers as the native one does.
-
-    Rows (n, ...) hold probabilities or predictions: first `sample` training rows, then boundary rows. Differences are
-    relative beyond 1, and 1e-6 is exact; up to 1e-5 passes as what float32 arithmetic does to float64 answers.
-    """
-    gap = np.abs(np.asarray(exported, dtype=np.float64) - native) / np.maximum(1.0, np.abs(native))
-    largest = float(np.nanmax(gap)) if np.isfinite(gap).any() else math.inf
-    if not np.isfinite(gap).all():
-        largest = math.inf
-    if largest <= EXACT:
-        return Parity(rows=len(native), max_difference=largest, tolerance=EXACT, passed=True)
-    if largest <= NEAR:
-        reason = "The graph computes in float32, the native model in float64."
-        return Parity(rows=len(native), max_difference=largest, tolerance=NEAR, passed=True, reason=reason)
-    off = gap.reshape(len(gap), -1).max(axis=1) > NEAR
-    reason = (
-        f"{int(off[:sample].sum())} of {sample} training rows and {int(off[sample:].sum())} of {len(gap) - sample} boundary "
-        f"rows differ by more than {NEAR}. The native model answers instead."
-    )
-    shown = largest if math.isfinite(largest) else 1e308
-    return Parity(rows=len(native), max_difference=shown, tolerance=NEAR, passed=False, reason=reason)
 
 
 def boundary_rows(batch: Array, specs: Sequence[FeatureSpec]) -> Array:

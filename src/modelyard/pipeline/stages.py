@@ -26,6 +26,7 @@ from modelyard.pipeline.columns import Array
 from modelyard.pipeline.config import CLASSIFICATION_METRICS, REGRESSION_METRICS, PipelineConfig
 from modelyard.pipeline.results import Finding, PipelineStage, Trial
 from modelyard.pipeline.tuning import Learner, cross_validate, tune
+from modelyard.stats.parity import NEAR, parity
 
 SAMPLE_ROWS = 100  # kept beside the model, so that anyone can try it
 PARITY_ROWS = 2000  # training rows that the exported form is replayed on
@@ -259,12 +260,12 @@ def export_model(run: Run) -> None:
         exported = plugins.load("runtime", "onnx")(package / EXPORTED, run.signature).predict(probe)
     except (Invalid, OSError) as error:
         reason = f"{error} The native model answers instead."
-        run.parity = Parity(rows=0, max_difference=0.0, tolerance=rules.NEAR, passed=False, reason=reason)
+        run.parity = Parity(rows=0, max_difference=0.0, tolerance=NEAR, passed=False, reason=reason)
     else:
         predicted, probabilities = bench.answers(run.model, probe, classification=run.classes > 0)
         native = predicted if probabilities is None else probabilities
         told = exported.predictions if exported.probabilities is None else exported.probabilities
-        run.parity = rules.parity(native, told, sample=len(rows))
+        run.parity = parity(native, told, sample=len(rows))
     if run.parity.passed:
         run.files["onnx"] = EXPORTED
         return
@@ -305,7 +306,7 @@ def prepare_deployment(run: Run) -> None:
     predicted, probabilities = bench.answers(run.model, x[:SAMPLE_ROWS], classification=run.classes > 0)
     expected = predicted if probabilities is None else probabilities
     told = opened.predict_proba(sample) if run.classes else opened.predict(sample)
-    if not rules.parity(expected, told, sample=len(sample)).passed:
+    if not parity(expected, told, sample=len(sample)).passed:
         raise Conflict(f"The package in {package} answers otherwise than the model it was made from. Report this.")
     run.artifacts["model"] = str(package)
     run.artifacts["native"] = str(package / NATIVE)

@@ -124,7 +124,8 @@ class MLPipeline:
             return
         with self.store.work(self._created_by) as work:
             sql.fail_run(work.rows, self.run_id, at=work.now, stage=stage.value, error=reason)
-            details = {"name": self.config.name, "stage": stage.value, "error": reason}
+            seconds = {done.value: round(time, 6) for done, time in timings.items()}
+            details = {"name": self.config.name, "stage": stage.value, "error": reason, "timings": seconds}
             work.emit(EventType.TRAINING_FAILED, self._resource(), details, severity=EventSeverity.ERROR)
 
     def _record_end(
@@ -171,6 +172,7 @@ class MLPipeline:
                 "model": result.artifacts["model"],
                 "data_digest": run.data_digest,
                 "findings": len(result.findings),
+                "timings": {stage: round(seconds, 6) for stage, seconds in result.timings.items()},
             }
             work.emit(EventType.TRAINING_COMPLETED, self._resource(), details)
 

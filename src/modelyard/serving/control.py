@@ -21,11 +21,11 @@ from modelyard.core.traffic import GuardTrip, Traffic, TrafficCounts
 from modelyard.core.work import Store, Work
 from modelyard.serving import counters, metrics, store
 from modelyard.serving.background import payloads
+from modelyard.serving.compiling import compiled
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.places import Places, Published, SlotReport, write
 from modelyard.serving.rules import checked_traffic
-from modelyard.serving.scaling import Targets
-from modelyard.serving.supervisor import Serving, appending, listen
+from modelyard.serving.supervisor import PublishedTargets, Serving, appending, listen
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
 
 ALIASES = {"scikit-learn": "sklearn", "pytorch": "torch", "keras": "tensorflow"}
@@ -44,6 +44,7 @@ class EndpointControl(Area):
     ) -> Installed:
         """The version that the serving processes can now load for the endpoint; it gets no traffic by this.
 
+        A model of trees is compiled, and answers in its compiled form where that proved alike: see `compiled` of the result.
         `path` is a package folder (with modelyard.json) or a model file. The framework `python` runs this machine's own
         code and is Forbidden unless the endpoint was configured with `trusted_code`.
 
@@ -51,7 +52,7 @@ class EndpointControl(Area):
         >>> ModelServer(folder).install("fraud", "fraud", "v1.0.0", model_file, "lightgbm").framework
         'lightgbm'
         """
-        installed = _installed(model, version, path, framework)
+        installed = compiled(self.places, _installed(model, version, path, framework))
         with self.store.work() as work:
             if installed.framework == "python" and not store.config_of(work.rows, endpoint).trusted_code:
                 raise Forbidden(
@@ -59,6 +60,9 @@ class EndpointControl(Area):
                     f'configure("{endpoint}", {{"trusted_code": True}}), and only for code of your own.'
                 )
             store.put_model(work, installed)
+            if installed.compiled is not None:
+                told = plain(installed.compiled)
+                work.emit(EventType.MODEL_COMPILED, Resource("model", f"{model}:{version}"), told)
         self.publish()
         return installed
 
@@ -242,7 +246,7 @@ class EndpointControl(Area):
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        workers: int = 2,
+        workers: int | None = None,
         report: str | None = None,
         place: str | None = None,
         log: str | Path | None = None,
@@ -251,18 +255,10 @@ class EndpointControl(Area):
 
         `report` is a "module:function" that the processes call as f(place, trip) when a guard trips; `place` is what it
         gets (this store's folder or URL by default). What the processes have to say goes to the end of the file `log`,
-        or to standard error. More workers than `workers` come and go with the load where an endpoint's `max_replicas`
-        allows. Raises Unavailable for a port in use or a log that cannot be written.
+        or to standard error. There are at least `workers` (by default the largest `min_replicas` of the endpoints, which
+        is 2), and more come and go with the load where an endpoint's `max_replicas` allows. Raises Unavailable for a port in use or a log that cannot be written.
         """
         self.publish()
-        with self.store.reading() as rows:
-            configs = [store.config_of(rows, one.endpoint) for one in store.all_traffic(rows)] or [EndpointConfig()]
-        targets = Targets(
-            min_replicas=workers,
-            max_replicas=max(workers, *(config.max_replicas for config in configs)),
-            target_cpu=min(config.target_cpu for config in configs),
-            target_latency_ms=min(config.target_latency_ms for config in configs),
-        )
         listener = listen(host, port)
         try:
             output = None if log is None else appending(log)
@@ -274,7 +270,7 @@ class EndpointControl(Area):
             listener,
             place=place or self._place(),
             report=report,
-            targets=targets,
+            targets=PublishedTargets(self.places, least=workers),
             latency_ms=metrics.LatencyWindow(self.places).p95,
             scaled=self._scaled,
             output=output,

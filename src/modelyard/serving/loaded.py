@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite
 from operator import itemgetter
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.batches import batch_reader
-from modelyard.core.errors import Damaged, Invalid, NotFound, YardError
-from modelyard.core.models import PACKAGE_MANIFEST, FeatureSpec, Signature
-from modelyard.core.packages import manifest_of
+from modelyard.core.errors import Damaged, Invalid, YardError
+from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output, Runtime
+from modelyard.serving.forms import compiled_runtime, located
 from modelyard.serving.rules import WARM_MICROS
 from modelyard.serving.values import Installed
 
@@ -117,6 +116,9 @@ def load(installed: Installed) -> LoadedModel:
 def _opened(installed: Installed) -> Runtime:
     """The runtime on a version's file. Libraries raise what they like at a broken file: it is told as Damaged."""
     arguments, framework = located(installed)
+    quick = compiled_runtime(installed, arguments, framework)
+    if quick is not None:
+        return quick
     adapter = plugins.load("runtime", framework)
     try:
         runtime: Runtime = adapter(*arguments)
@@ -128,23 +130,6 @@ def _opened(installed: Installed) -> Runtime:
             f"{type(error).__name__}: {error}. Export it again, or name the framework it was made with."
         ) from error
     return runtime
-
-
-def located(installed: Installed) -> tuple[tuple[Any, ...], str]:
-    """What a runtime is opened with, and which: of a package, the primary form and the package's signature."""
-    if installed.framework == "python":
-        return (installed.path,), "python"
-    path = Path(installed.path)
-    if not path.exists():
-        raise NotFound(f"{installed.model} {installed.version} has no file {path}. Install it with a path that exists.")
-    manifest_file = path / PACKAGE_MANIFEST
-    if not manifest_file.is_file():
-        files = [path] if path.is_file() else [entry for entry in sorted(path.iterdir()) if entry.is_file()]
-        return (files[0] if len(files) == 1 else path,), installed.framework
-    manifest = manifest_of(manifest_file.read_bytes(), str(manifest_file))
-    wanted = installed.framework
-    framework = wanted if wanted in manifest.files and wanted != manifest.framework else manifest.primary
-    return (path / manifest.files[framework], manifest.signature), framework
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Any]:

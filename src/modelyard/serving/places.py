@@ -7,6 +7,7 @@ FOLDER/serving/
     metrics/SLOT.bin .keys    request counts by endpoint, arm and code, since ever
     slots/SLOT.lock .json     who writes slot SLOT, and what it has loaded
     trips/ROLLOUT-STEP.json   a guard's decision; .recorded beside it once it is known
+    compiled/DIGEST.npz .json a faster form of the model file with that digest, and how alike it answers
     payloads/ENDPOINT/*.jsonl what was asked and answered
 """
 
@@ -89,6 +90,10 @@ class Places:
     def trip(self, rollout_id: str, step: int) -> Path:
         """The decision of one step's guard."""
         return self.trips / f"{rollout_id}-{step}.json"
+
+    def compiled(self, digest: str) -> Path:
+        """The compiled form of a model file."""
+        return self.root / "compiled" / f"{digest}.npz"
 
     def payloads(self, endpoint: str) -> Path:
         """The folder of an endpoint's payload segments."""

@@ -12,7 +12,7 @@ from modelyard.core.instants import micros
 from modelyard.core.ports import Connection
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import Work
-from modelyard.serving.values import EndpointConfig, Installed
+from modelyard.serving.values import Compiled, EndpointConfig, Installed
 
 
 def traffic_of(rows: Connection, endpoint: str) -> Traffic | None:
@@ -66,21 +66,22 @@ def put_config(work: Work, endpoint: str, config: EndpointConfig) -> None:
 def put_model(work: Work, installed: Installed) -> None:
     """Make a version known, or known anew under another path."""
     work.rows.run(
-        "INSERT INTO serving_models (model, version, path, framework, installed_at) "
-        "VALUES (:model, :version, :path, :framework, :now) "
-        "ON CONFLICT (model, version) DO UPDATE SET path = :path, framework = :framework, installed_at = :now",
+        "INSERT INTO serving_models (model, version, path, framework, compiled, installed_at) "
+        "VALUES (:model, :version, :path, :framework, :compiled, :now) ON CONFLICT (model, version) DO UPDATE SET "
+        "path = :path, framework = :framework, compiled = :compiled, installed_at = :now",
         model=installed.model,
         version=installed.version,
         path=installed.path,
         framework=installed.framework,
+        compiled=dumps(installed.compiled),
         now=micros(work.now),
     )
 
 
 def all_models(rows: Connection) -> list[Installed]:
     """Every installed version."""
-    found = rows.all("SELECT model, version, path, framework FROM serving_models ORDER BY model, version")
-    return [Installed(**row) for row in found]
+    found = rows.all("SELECT model, version, path, framework, compiled FROM serving_models ORDER BY model, version")
+    return [Installed(**{**row, "compiled": _value(row["compiled"], Compiled | None)}) for row in found]
 
 
 def add_trip(work: Work, trip: GuardTrip) -> bool:

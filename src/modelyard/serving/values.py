@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from modelyard.core.errors import Invalid, nearest
+from modelyard.core.models import Parity
 
 
 class ModelFramework(Enum):
@@ -90,13 +91,27 @@ class EndpointConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """A version's faster form at `path`, and how alike it answers; without a path, the reason why there is none.
+
+    `digest` is that of the model's file (and of how it is read): the form of another file is not used.
+    """
+
+    digest: str
+    path: str = ""
+    parity: Parity | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """A model version that workers can load: what its file is, and how to load it."""
+    """A model version that workers can load: what its file is, how to load it, and its faster form if one was tried."""
 
     model: str
     version: str
     path: str
     framework: str
+    compiled: Compiled | None = None
 
 
 def _whole(values: Mapping[str, Any], name: str, default: int) -> int:

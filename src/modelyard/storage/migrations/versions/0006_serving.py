@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("version", sa.Text, primary_key=True),
         sa.Column("path", sa.Text, nullable=False),
         sa.Column("framework", sa.Text, nullable=False),
+        sa.Column("compiled", sa.Text, nullable=False),
         sa.Column("installed_at", sa.BigInteger, nullable=False),
     )
     op.create_table(

@@ -1,0 +1,52 @@
+"""Which file of an installed version answers, and how it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from modelyard.core import plugins
+from modelyard.core.errors import NotFound, YardError
+from modelyard.core.models import PACKAGE_MANIFEST
+from modelyard.core.packages import manifest_of
+from modelyard.core.ports import Runtime
+from modelyard.serving.values import Installed
+
+FORMAT = "trees-1"  # of the compiled files; another number makes all of them anew
+
+
+def located(installed: Installed) -> tuple[tuple[Any, ...], str]:
+    """What a runtime is opened with, and which: of a package, the primary form and the package's signature."""
+    if installed.framework == "python":
+        return (installed.path,), "python"
+    path = Path(installed.path)
+    if not path.exists():
+        raise NotFound(f"{installed.model} {installed.version} has no file {path}. Install it with a path that exists.")
+    manifest_file = path / PACKAGE_MANIFEST
+    if not manifest_file.is_file():
+        files = [path] if path.is_file() else [entry for entry in sorted(path.iterdir()) if entry.is_file()]
+        return (files[0] if len(files) == 1 else path,), installed.framework
+    manifest = manifest_of(manifest_file.read_bytes(), str(manifest_file))
+    wanted = installed.framework
+    framework = wanted if wanted in manifest.files and wanted != manifest.framework else manifest.primary
+    return (path / manifest.files[framework], manifest.signature), framework
+
+
+def compiled_runtime(installed: Installed, arguments: tuple[object, ...], framework: str) -> Runtime | None:
+    """The compiled form, opened; None where there is none, or where the model's file is another by now."""
+    form = installed.compiled
+    if form is None or not form.path or form.digest != digest_of(Path(str(arguments[0])), framework):
+        return None
+    try:
+        runtime: Runtime = plugins.load("runtime", "trees")(Path(form.path), *arguments[1:2])
+    except (ImportError, YardError):  # another machine than the one that compiled: the model answers itself
+        return None
+    return runtime
+
+
+def digest_of(path: Path, framework: str) -> str:
+    """What names a compiled file: the content of the model's file, and how it is read."""
+    content = hashlib.sha256(f"{FORMAT} {framework}\n".encode())
+    content.update(path.read_bytes())
+    return content.hexdigest()
