@@ -6,11 +6,12 @@ import getpass
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modelyard.core.errors import Invalid, nearest
+from modelyard.core.urls import HIDDEN, without_secrets
 
 PREFIX = "MODELYARD_"
 
@@ -20,9 +21,16 @@ class Setting:
     """One setting: its value and its origin."""
 
     name: str
-    value: str
+    value: str = field(repr=False)  # it may be a secret
     origin: str
     meaning: str
+
+    @property
+    def shown(self) -> str:
+        """The value as it may be shown: without the token, and without the passwords of URLs."""
+        if self.name == "token" and self.value and not self.value.startswith("@"):
+            return HIDDEN
+        return without_secrets(self.value)
 
 
 # name -> (default, meaning); each has a user who must differ

@@ -22,8 +22,7 @@ def show_settings(
     found = settings({"format": format})
     rows = []
     for setting in found.values():
-        secret = setting.name == "token" and setting.value and not setting.value.startswith("@")
-        row = {"setting": setting.name, "value": "(hidden)" if secret else setting.value}
+        row = {"setting": setting.name, "value": setting.shown}
         if origin:
             row["origin"] = setting.origin
         rows.append({**row, "meaning": setting.meaning})

@@ -86,10 +86,9 @@ def secret_of(token: str) -> str:
         return token
     try:
         return Path(token[1:]).read_text().strip()
-    except OSError as error:
-        raise Invalid(
-            f"The token file {token[1:]} cannot be read: {error.strerror}. Check the setting `token`."
-        ) from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it holds no text"
+        raise Invalid(f"The token file {token[1:]} cannot be read: {why}. Check the setting `token`.") from error
 
 
 def help_of(function: Callable[..., Any]) -> str:

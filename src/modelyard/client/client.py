@@ -32,6 +32,7 @@ from modelyard.core.errors import (
 )
 from modelyard.core.operations import Operation, operations
 from modelyard.core.plugins import AREAS
+from modelyard.core.urls import without_secrets
 
 ERRORS = {e.__name__: e for e in (NotFound, Forbidden, Invalid, Conflict, Unavailable, Damaged, MissingExtra)}
 BY_STATUS: dict[int, type[YardError]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 405: NotFound, 422: Invalid}
@@ -46,11 +47,14 @@ class Client:
     """
 
     def __init__(self, url: str, *, token: str = "", timeout: float = 60) -> None:
+        if not (token.isascii() and token.isprintable()):  # it would be repeated by whoever refuses the header
+            raise Invalid("The token has characters that no token has, such as a line break. Copy it anew.")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         except httpx.InvalidURL as error:
-            raise Invalid(f"{url!r} is no URL: {error}. Write it as http://127.0.0.1:8080.") from error
+            shown = without_secrets(url)
+            raise Invalid(f"{shown!r} is no URL: {error}. Write it as http://127.0.0.1:8080.") from error
 
     def __getattr__(self, area: str) -> RemoteArea:
         name = AS_IN_A_YARD.get(area, area)
@@ -62,7 +66,7 @@ class Client:
         return sorted([*super().__dir__(), *AREAS, *AS_IN_A_YARD])
 
     def __repr__(self) -> str:
-        return f"Client({str(self._http.base_url)!r})"
+        return f"Client({_place(self._http)!r})"
 
     def close(self) -> None:
         """Close the connection."""
@@ -209,13 +213,17 @@ def _answered(http: httpx.Client, request: httpx.Request, *, stream: bool) -> ht
         code, message = str(told["code"]), str(told["message"])
     except (ValueError, KeyError, TypeError) as error:
         raise Unavailable(
-            f"{http.base_url} answered {answer.status_code} without an explanation. Is it a modelyard server?"
+            f"{_place(http)} answered {answer.status_code} without an explanation. Is it a modelyard server?"
         ) from error
     raise ERRORS.get(code, BY_STATUS.get(answer.status_code, YardError))(message)
 
 
+def _place(http: httpx.Client) -> str:
+    return without_secrets(str(http.base_url))
+
+
 def _unreached(http: httpx.Client, error: Exception) -> Unavailable:
-    return Unavailable(f"{http.base_url} cannot be reached: {error}. Is the server running? modelyard serve")
+    return Unavailable(f"{_place(http)} cannot be reached: {error}. Is the server running? modelyard serve")
 
 
 def _upload(http: httpx.Client, source: Path) -> str:
