@@ -17,7 +17,7 @@ ADAPTERS = {
     "sklearn": {"modelyard.engines.sklearn"},
     "lightgbm": {"modelyard.engines.lightgbm"},
     "xgboost": {"modelyard.engines.xgboost"},
-    "onnx": {"modelyard.engines.onnx_export"},
+    "onnx": {"modelyard.engines.onnx_export", "modelyard.engines.trees_onnx"},
     "onnxruntime": {"modelyard.engines.onnx"},
     "skl2onnx": {"modelyard.engines.onnx_export"},
     "onnxmltools": {"modelyard.engines.onnx_export"},
