@@ -17,7 +17,7 @@ from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 from modelyard.registry import breaking, checks, moves, requirements, rules, store, store_policies
 from modelyard.registry.breaking import BreakGlass, ReviewStatus, ReviewVerdict
-from modelyard.registry.lookup import found, resource, tell_refusal
+from modelyard.registry.lookup import found, refusals_told, resource, tell_refusal
 
 
 class BreakGlassMoves(Area):
@@ -92,9 +92,12 @@ class BreakGlassMoves(Area):
         if verdict not in ("justified", "unjustified"):
             raise Invalid(f"verdict is {verdict!r}. Say justified or unjustified.")
         checks.checked_text(comment, "comment")
-        with self.store.work(checked_person(reviewer, "reviewer")) as work:
+        checked_person(reviewer, "reviewer")
+        with self.store.reading() as rows:
+            move = _found(rows, break_id)
+        about = Resource("model", f"{move.name}:{move.version}")  # which may be deleted meanwhile
+        with refusals_told(self.store, reviewer, about, "review_break_glass"), self.store.work(reviewer) as work:
             move = _found(work.rows, break_id)
-            about = Resource("model", f"{move.name}:{move.version}")  # which may be deleted meanwhile
             model = store.version(work.rows, move.name, move.version)  # it may be deleted meanwhile
             barred = {} if model is None else moves.barred(work.rows, model, move.broken_by)
             decision = breaking.may_review(move, barred, reviewer)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from modelyard.core.decisions import Decision
-from modelyard.core.errors import NotFound, nearest
+from modelyard.core.errors import Forbidden, NotFound, nearest
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.models import ModelVersion, RegisteredModel
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
-from modelyard.core.work import Work
-from modelyard.registry import store, store_models
+from modelyard.core.work import Store, Work
+from modelyard.registry import store as versions
+from modelyard.registry import store_models
 
 SHOWN = 1_000  # characters of a tag that an event tells
 
 
 def found(rows: Connection, name: str, version: str) -> ModelVersion:
     """The version; NotFound names the nearest known ones."""
-    model = store.version(rows, name, version)
+    model = versions.version(rows, name, version)
     if model is not None:
         return model
-    some = store.some_versions(rows, name)
+    some = versions.some_versions(rows, name)
     if some:
         raise NotFound(f"{name} has no version {version}. Its newest: {', '.join(some)}.")
     if store_models.model(rows, name) is not None:
@@ -63,6 +65,20 @@ def tell_refusal(work: Work, model: ModelVersion, action: str, decision: Decisio
     """A refusal changes nothing, and is an event all the same."""
     details = {"action": action, "reasons": decision.reasons, "digest": model.digest}
     work.emit(EventType.SECURITY_VIOLATION, resource(model), details, severity=EventSeverity.WARNING)
+
+
+@contextmanager
+def refusals_told(store: Store, actor: str, about: Resource, action: str) -> Iterator[None]:
+    """What a handler of another area refuses within the transaction leaves nothing there; it is told after it."""
+    try:
+        yield
+    except Forbidden as error:
+        if error.told:
+            raise
+        with store.work(actor) as work:
+            told = {"action": action, "reasons": [str(error)]}
+            work.emit(EventType.SECURITY_VIOLATION, about, told, severity=EventSeverity.WARNING)
+        raise Forbidden(str(error), told=True) from error
 
 
 def tell_created(work: Work, model: RegisteredModel) -> None:

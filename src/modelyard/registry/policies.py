@@ -17,6 +17,7 @@ from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 from modelyard.registry import checks, moves, policy, store_policies, store_requests
+from modelyard.registry.lookup import refusals_told
 from modelyard.registry.policy import PolicyStatus, PromotionPolicy
 
 
@@ -98,7 +99,9 @@ class Policies(Area):
         modelyard.core.errors.Forbidden: ana@example.com proposed the policy pol_..., and cannot approve it. ...
         """
         checks.checked_text(comment, "comment")
-        with self.store.work(checked_person(approver, "approver")) as work:
+        checked_person(approver, "approver")
+        about = Resource("policy", policy_id)
+        with refusals_told(self.store, approver, about, "approve_policy"), self.store.work(approver) as work:
             found = _found(work.rows, policy_id)
             decision = policy.may_decide_policy(found, approver)
             if decision.verdict is Verdict.ALLOW:

@@ -15,9 +15,10 @@ from modelyard.core.models import ModelStage, ModelVersion
 from modelyard.core.operations import operation
 from modelyard.core.people import checked_person, likeness
 from modelyard.core.ports import Connection
+from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 from modelyard.registry import checks, moves, policy, requirements, rules, store, store_requests
-from modelyard.registry.lookup import found, resource, tell_refusal
+from modelyard.registry.lookup import found, refusals_told, resource, tell_refusal
 from modelyard.registry.policy import PromotionCheck, PromotionPolicy
 from modelyard.registry.rules import Approval, Comment, PromotionRequest, RequestStatus
 
@@ -100,8 +101,8 @@ class Promotions(Area):
         """
         checked_person(approver, "approver")
         checks.checked_text(comment, "comment")
-        self._check_bytes(name, version, approver)
-        with self.store.work(approver) as work:
+        about = self._check_bytes(name, version, approver)
+        with refusals_told(self.store, approver, about, "approve_promotion"), self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
             refused = _refused(work, request, model, approver)
             if refused is None:
@@ -121,7 +122,9 @@ class Promotions(Area):
         """
         checked_person(approver, "approver")
         checks.checked_text(reason, "reason")
-        with self.store.work(approver) as work:
+        with self.store.reading() as rows:
+            about = resource(_open(rows, name, version)[1])
+        with refusals_told(self.store, approver, about, "reject_promotion"), self.store.work(approver) as work:
             request, model = _open(work.rows, name, version)
             decision = rules.may_decide(request, moves.barred(work.rows, model, request.requested_by), approver)
             if rules.is_overdue(request, work.now):
@@ -253,13 +256,16 @@ class Promotions(Area):
                 rows, name=name, version=version, status=status, limit=checks.checked_limit(limit)
             )
 
-    def _check_bytes(self, name: str, version: str, approver: str) -> None:
-        """Void the request if the stored bytes are damaged. Outside the transaction: reading them may take long."""
+    def _check_bytes(self, name: str, version: str, approver: str) -> Resource:
+        """The version whose request is open; it is void if the stored bytes are damaged.
+
+        Outside the transaction: reading them may take long.
+        """
         with self.store.reading() as rows:
             request, model = _open(rows, name, version)
             barred = moves.barred(rows, model, request.requested_by)
         if rules.may_decide(request, barred, approver).verdict is Verdict.REFUSE:
-            return  # refused, and recorded, before anything large is read
+            return resource(model)  # refused, and recorded, before anything large is read
         try:
             self.store.artifacts.verify(model.digest)
         except (Damaged, NotFound) as error:
@@ -268,6 +274,7 @@ class Promotions(Area):
                 tell_refusal(work, model, "approve_promotion", rules.refuse(reason))
                 moves.close(work, request, RequestStatus.VOID, reason)
             raise Forbidden(reason, told=True) from error
+        return resource(model)
 
 
 def _expiry(work: Work, asks: PromotionPolicy) -> Instant | None:
