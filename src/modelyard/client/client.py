@@ -55,6 +55,8 @@ class Client:
         except httpx.InvalidURL as error:
             shown = without_secrets(url)
             raise Invalid(f"{shown!r} is no URL: {error}. Write it as http://127.0.0.1:8080.") from error
+        if self._http.base_url.userinfo:
+            raise Invalid(f"{without_secrets(url)!r} has a user in it, which logs would show. Send a token instead.")
 
     def __getattr__(self, area: str) -> RemoteArea:
         name = AS_IN_A_YARD.get(area, area)
@@ -66,7 +68,7 @@ class Client:
         return sorted([*super().__dir__(), *AREAS, *AS_IN_A_YARD])
 
     def __repr__(self) -> str:
-        return f"Client({_place(self._http)!r})"
+        return f"Client({str(self._http.base_url)!r})"
 
     def close(self) -> None:
         """Close the connection."""
@@ -213,17 +215,13 @@ def _answered(http: httpx.Client, request: httpx.Request, *, stream: bool) -> ht
         code, message = str(told["code"]), str(told["message"])
     except (ValueError, KeyError, TypeError) as error:
         raise Unavailable(
-            f"{_place(http)} answered {answer.status_code} without an explanation. Is it a modelyard server?"
+            f"{http.base_url} answered {answer.status_code} without an explanation. Is it a modelyard server?"
         ) from error
     raise ERRORS.get(code, BY_STATUS.get(answer.status_code, YardError))(message)
 
 
-def _place(http: httpx.Client) -> str:
-    return without_secrets(str(http.base_url))
-
-
 def _unreached(http: httpx.Client, error: Exception) -> Unavailable:
-    return Unavailable(f"{_place(http)} cannot be reached: {error}. Is the server running? modelyard serve")
+    return Unavailable(f"{http.base_url} cannot be reached: {error}. Is the server running? modelyard serve")
 
 
 def _upload(http: httpx.Client, source: Path) -> str:

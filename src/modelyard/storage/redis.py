@@ -9,7 +9,8 @@ from typing import Any
 
 import redis
 
-from modelyard.core.errors import Unavailable
+from modelyard.core.errors import Invalid, Unavailable
+from modelyard.core.urls import without_secrets
 
 PREFIX = "modelyard"
 BATCH = 500  # keys a script call: short enough that other clients hardly wait
@@ -38,7 +39,12 @@ class RedisOnlineStore:
     """`OnlineStore` on a Redis server, `redis://[user:password@]host:port/database`."""
 
     def __init__(self, url: str) -> None:
-        self._client: Any = redis.Redis.from_url(url)
+        try:
+            self._client: Any = redis.Redis.from_url(url)
+        except ValueError as error:
+            raise Invalid(
+                f"{without_secrets(url)!r} is no Redis URL: {error}. Write it as redis://host:6379/0."
+            ) from error
         self._put: Callable[..., Any] = self._client.register_script(SET_IF_NEWER)
 
     def write(self, view: str, rows: Sequence[tuple[str, int, bytes]]) -> int:
