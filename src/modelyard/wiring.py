@@ -26,6 +26,8 @@ from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import HEARD, Handler, Store, Work, event_from_row
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
 from modelyard.registry.checks import canonical_version
+from modelyard.tracking.following import Training
+from modelyard.tracking.values import Dataset, RunStatus
 
 log = logging.getLogger("modelyard.wiring")
 
@@ -268,6 +270,43 @@ def enrol(areas: Areas, event: Event) -> None:
     tests.start_test(test.test_id, user=event.actor)
 
 
+def track(areas: Areas, event: Event) -> None:
+    """A pipeline's training is a run too, under the same id, in the experiment of the pipeline's name."""
+    try:
+        areas("tracking").follow(_training(areas("pipeline").get_run(event.resource_id), event))
+    except (NotFound, Conflict, Invalid) as error:  # the run or its experiment was deleted meanwhile
+        log.info("the training %s is not tracked: %s", event.resource_id, error)
+
+
+def _training(record: Any, event: Event) -> Training:
+    """What a pipeline's record says of its run, as far as the event has it come."""
+    settings = {name: value for name, value in record.config.items() if value not in ("", None)}
+    given = {f"model_params.{name}": value for name, value in (settings.pop("model_params", None) or {}).items()}
+    told = Training(
+        run_id=record.run_id,
+        experiment=record.name,
+        user=record.created_by,
+        started=record.started_at,
+        params={**settings, **given},
+    )
+    if event.event_type is EventType.TRAINING_STARTED:
+        return told
+    timings = event.details.get("timings") or {}
+    source = record.data_source or "frame"
+    return replace(
+        told,
+        ended=event.occurred_at,
+        status=RunStatus.FAILED if record.error else RunStatus.FINISHED,
+        params={**told.params, **{f"best {name}": value for name, value in record.best_params.items()}},
+        metrics={**record.metrics, **{f"seconds {stage}": seconds for stage, seconds in timings.items()}},
+        tags={"error.stage": record.failed_stage, "error.message": record.error} if record.error else {},
+        dataset=Dataset(name=source, digest=record.data_digest[:36], source_type="local", source=source)
+        if record.data_digest
+        else None,
+        files=tuple(record.artifacts[name] for name in ("model", "report") if name in record.artifacts),
+    )
+
+
 INSIDE: dict[EventType, tuple[Handler, ...]] = {
     EventType.DEPLOYMENT_STARTED: (only_approved_versions, only_known_versions, only_newer_routing),
     EventType.DEPLOYMENT_ADVANCED: (only_approved_versions,),
@@ -298,6 +337,10 @@ ROUTING = (
 
 GIVING = (EventType.DEPLOYMENT_STARTED, EventType.DEPLOYMENT_ADVANCED, EventType.DEPLOYMENT_COMPLETED)
 
+TRAINED = (EventType.TRAINING_STARTED, EventType.TRAINING_COMPLETED, EventType.TRAINING_FAILED)
+
+TRACKED = (EventType.EXPERIMENT_CREATED, EventType.RUN_STARTED, EventType.RUN_ENDED)
+
 ENROLLED = (EventType.AB_TEST_CREATED, EventType.AB_TEST_STARTED)
 
 AFTER = (
@@ -305,6 +348,7 @@ AFTER = (
     Wire(name="provide", hears=GIVING, causes=(), handle=provide),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
     Wire(name="enrol", hears=(EventType.ENDPOINT_CREATED,), causes=ENROLLED, handle=enrol),
+    Wire(name="track", hears=TRAINED, causes=TRACKED, handle=track),
     Wire(name="crown", hears=(EventType.DEPLOYMENT_COMPLETED,), causes=(EventType.ALIAS_SET,), handle=crown),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from modelyard.core.events import Event, EventType
@@ -47,10 +47,31 @@ def _registered(event: Event) -> Piece:
     details = event.details
     kept = {key: details[key] for key in ("framework", "digest", "metrics", "description") if details.get(key)}
     model = model_node(name, version, kept)
-    nodes, edges = [model], []
+    nodes, edges = _fed(model, _states(details), "trained")
     for source, relation in _sources(details, name):
         nodes.insert(0, source)
         edges.append(Edge(source=source.id, target=model.id, relation=relation))
+    return nodes, edges
+
+
+def _states(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and digest of each dataset of the run that a version comes from, which its registration has as name@digest."""
+    if not details.get("run_id") or not details.get("training_data"):
+        return []
+    parts = [part.rpartition("@") for part in str(details["training_data"]).split(", ")]
+    return [(name, digest) for name, _, digest in parts] if all(name and digest for name, _, digest in parts) else []
+
+
+def _fed(target: Node, states: Iterable[tuple[str, str]], relation: str) -> Piece:
+    """A thing and the states of datasets that went into it: a dataset's name stays while its content changes."""
+    nodes, edges = [target], []
+    for name, digest in states:
+        data, state = node("dataset", name), node("dataset_version", f"{name}@{digest}", {"digest": digest})
+        nodes = [data, state, *nodes]
+        edges += [
+            Edge(source=data.id, target=state.id, relation="version"),
+            Edge(source=state.id, target=target.id, relation=relation),
+        ]
     return nodes, edges
 
 
@@ -58,12 +79,12 @@ def _sources(details: Mapping[str, Any], name: str) -> list[tuple[Node, str]]:
     """What a registered version was made from, as far as its event says."""
     found: list[tuple[Node, str]] = []
     data = details.get("training_data") or details.get("training_dataset")
-    if data:
+    if data and not _states(details):
         found.append((node("dataset", str(data)), "trained"))
     if details.get("digest"):
         found.append((node("artifact", str(details["digest"])), "packaged"))
-    if details.get("run") or details.get("run_id"):
-        found.append((node("pipeline_run", str(details.get("run") or details.get("run_id"))), "produced"))
+    if details.get("run_id"):
+        found.append((node("run", str(details["run_id"])), "produced"))
     if details.get("parent"):
         parent = str(details["parent"])
         found.append((model_node(*(parent.rsplit(":", 1) if ":" in parent else (name, parent))), "derived"))
@@ -79,7 +100,17 @@ def _trained(event: Event) -> Piece:
         source = node("dataset", str(data))
         nodes.insert(0, source)
         edges.append(Edge(source=source.id, target=run.id, relation="used"))
-    return nodes, edges
+    tracked = node("run", event.resource_id)  # the same training among the tracked runs, which versions name
+    return [*nodes, tracked], [*edges, Edge(source=run.id, target=tracked.id, relation="tracked")]
+
+
+def _ended(event: Event) -> Piece:
+    """What a tracked run used, as far as it said."""
+    states = [(str(name), str(digest)) for name, digest in event.details.get("datasets") or ()]
+    if not states:
+        return [], []
+    kept = {key: event.details[key] for key in ("name", "status", "experiment_id") if event.details.get(key)}
+    return _fed(node("run", event.resource_id, kept), states, "used")
 
 
 def version_named(event: Event) -> tuple[str, str]:
@@ -113,6 +144,8 @@ RULES: dict[EventType, Callable[[Event], Piece]] = {
     EventType.MODEL_REGISTERED: _registered,
     EventType.TRAINING_STARTED: _trained,
     EventType.TRAINING_COMPLETED: _trained,
+    EventType.RUN_ENDED: _ended,
+    EventType.RUN_AMENDED: _ended,
     EventType.MODEL_DEPLOYED: _runs,
     EventType.DEPLOYMENT_STARTED: _runs,
     EventType.ENDPOINT_CREATED: _runs,

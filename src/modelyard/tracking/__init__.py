@@ -2,6 +2,7 @@
 
 from modelyard.tracking.active import ActiveRun
 from modelyard.tracking.files import ArtifactFiles, FileEntry
+from modelyard.tracking.following import Training
 from modelyard.tracking.recording import ParameterChanged
 from modelyard.tracking.service import ExperimentTracker
 from modelyard.tracking.values import (
@@ -40,5 +41,6 @@ __all__ = [
     "ParameterChanged",
     "Run",
     "RunStatus",
+    "Training",
     "View",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from modelyard.core.errors import Conflict, NotFound, YardError
+from modelyard.core.errors import YardError
 from modelyard.tracking import rules
 from modelyard.tracking.experiments import millis
 from modelyard.tracking.values import (
@@ -197,13 +197,7 @@ class ActiveRun:
 
 def begun(tracker: ExperimentTracker, experiment: str, *, name: str, tags: Mapping[str, str], user: str) -> ActiveRun:
     """A new run of the experiment of a name, which is made if there is none."""
-    try:
-        known = tracker.get_experiment_by_name(experiment)
-    except NotFound:
-        try:
-            known = tracker.create_experiment(experiment, user=user)
-        except Conflict:  # another process was first
-            known = tracker.get_experiment_by_name(experiment)
+    known = tracker.experiment_named(experiment, user=user)
     run = tracker.create_run(known.experiment_id, name=name, tags=dict(tags), user=user)
     return ActiveRun(tracker, run, user=user)
 

@@ -85,6 +85,16 @@ class Experiments(Area):
                 raise NotFound(f"There is no experiment {name!r}. {nearest(name, store.experiment_names(rows))}")
         return found
 
+    def experiment_named(self, name: str, *, user: str = "system") -> Experiment:
+        """The experiment of a name, which is made if there is none."""
+        try:
+            return self.get_experiment_by_name(name)
+        except NotFound:
+            try:
+                return self.create_experiment(name, user=user)
+            except Conflict:  # another process was first
+                return self.get_experiment_by_name(name)
+
     @operation("POST", "/experiments/{experiment_id}/rename", needs="tracking.write")
     def rename_experiment(self, experiment_id: str, name: str, *, user: str = "system") -> Experiment:
         """The experiment under its new name. Conflict if the name is taken or the experiment is deleted.

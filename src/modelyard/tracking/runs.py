@@ -47,7 +47,7 @@ class Runs(Experiments):
         rules.checked_texts(tags, "tag", rules.LONGEST_TAG)
         rules.checked_time(start_time, "start_time")
         with self.store.work(user) as work:
-            run = _new_run(active_experiment(work.rows, experiment_id), name, tags, user)
+            run = new_run(active_experiment(work.rows, experiment_id), uuid.uuid4().hex, name, tags, user)
             run = replace(run, start_time=millis(work.now) if start_time is None else start_time)
             store.add_run(work.rows, run)
             emit_started(work, run)
@@ -265,6 +265,7 @@ def emit_record(work: Work, event: EventType, run: Run) -> None:
         "name": run.name,
         "status": run.status,
         "digest": rules.record_digest(run),
+        "datasets": sorted({(used.dataset.name, used.dataset.digest) for used in run.datasets}),
         "params": len(run.params),
         "tags": len(run.tags),
         "metrics": len(run.latest_metrics),
@@ -272,8 +273,8 @@ def emit_record(work: Work, event: EventType, run: Run) -> None:
     work.emit(event, Resource("run", run.run_id), details)
 
 
-def _new_run(experiment: Experiment, name: str, tags: dict[str, str], user: str) -> Run:
-    run_id = uuid.uuid4().hex
+def new_run(experiment: Experiment, run_id: str, name: str, tags: dict[str, str], user: str) -> Run:
+    """A run that begins, with a place for its files; its start is yet to be told."""
     return Run(
         run_id=run_id,
         experiment_id=experiment.experiment_id,

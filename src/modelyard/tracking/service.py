@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modelyard.tracking.active import ActiveRun, begun
+from modelyard.tracking.following import Training, follow
 from modelyard.tracking.logged_models import LoggedModels
 from modelyard.tracking.recording import Recording
 from modelyard.tracking.run_files import RunFiles
-from modelyard.tracking.values import RunStatus
+from modelyard.tracking.values import Run, RunStatus
 
 
 class ExperimentTracker(Recording, RunFiles, LoggedModels):
@@ -30,3 +31,7 @@ class ExperimentTracker(Recording, RunFiles, LoggedModels):
     def resume(self, run_id: str, *, user: str = "system") -> ActiveRun:
         """A run for another `with` block: it is running again."""
         return ActiveRun(self, self.update_run(run_id, status=RunStatus.RUNNING, user=user), user=user)
+
+    def follow(self, training: Training) -> Run:
+        """The run that keeps up with a training which another part of the yard carries out, under the same id."""
+        return follow(self, training)
