@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import errno
+import logging
 import os
 import signal
 import socket
@@ -18,13 +19,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelyard.core.errors import Unavailable
+from modelyard.core.errors import Damaged, Unavailable, YardError
+from modelyard.serving.metrics import LatencyWindow
 from modelyard.serving.places import Places
-from modelyard.serving.scaling import Load, Targets, replicas
+from modelyard.serving.scaling import LOOK_BACK_S, MEMORY_S, Load, Targets, replicas
+from modelyard.serving.values import EndpointConfig
 
+log = logging.getLogger("modelyard.serving")
 LOOK_S = 0.1
 SCALE_S = 2.0
 QUICK_DEATH_S = 5.0  # a worker that lives shorter is restarted with a growing pause
@@ -55,7 +60,7 @@ class Serving:
         *,
         place: str = "",
         report: str | None = None,
-        targets: Targets,
+        targets: Callable[[], Targets],
         latency_ms: LatencyNow = lambda: None,
         scaled: Scaled = lambda *_: None,
         output: int | None = None,
@@ -71,8 +76,9 @@ class Serving:
             *("--place", place or str(folder), "--report", report or ""),
         ]
         self._targets, self._latency_ms, self._scaled = targets, latency_ms, scaled
-        self._seen: deque[Load] = deque(maxlen=64)
+        self._seen: deque[Load] = deque(maxlen=int((MEMORY_S + LOOK_BACK_S) / SCALE_S))
         self._cpu: dict[int, float] = {}
+        self._seen_at, self._followed = 0.0, targets()
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._leaving: list[Child] = []
@@ -96,7 +102,8 @@ class Serving:
     def begin(self) -> Serving:
         """Start the workers and wait until each is ready."""
         atexit.register(self.stop)
-        self._set_size(self._targets.min_replicas)
+        self._followed = self._targets()
+        self._set_size(self._followed.min_replicas)
         self._wait_ready()
         self._keeper.start()
         return self
@@ -172,9 +179,12 @@ class Serving:
         next_look = time.monotonic() + SCALE_S
         while not self._stopping.wait(LOOK_S):
             self._restart_dead()
-            if self._targets.max_replicas > self._targets.min_replicas and time.monotonic() >= next_look:
+            if time.monotonic() >= next_look:
                 next_look = time.monotonic() + SCALE_S
-                self._scale()
+                try:
+                    self._scale()
+                except (YardError, OSError) as error:  # of a busy database, say: the workers are kept all the same
+                    log.warning("The number of workers could not be looked at: %s", error)
 
     def _restart_dead(self) -> None:
         now = time.monotonic()
@@ -189,19 +199,61 @@ class Serving:
                 self._children[place] = self._spawn()
 
     def _scale(self) -> None:
-        now = time.monotonic()
-        pids = self.pids
-        used = {pid: cpu for pid in pids if (cpu := cpu_seconds(pid)) is not None}
-        known = [used[pid] - self._cpu[pid] for pid in used if pid in self._cpu]
-        if known and self._seen_at:
-            busy = sum(known) / len(known) / (now - self._seen_at)
-            self._seen.append(Load(at=now, replicas=len(pids), cpu=busy, latency_ms=self._latency_ms()))
-        self._cpu, self._seen_at = used, now
-        count = replicas(self._seen, self._targets) if self._seen else len(pids)
+        targets, pids, now = self._targets(), self.pids, time.monotonic()
+        load = self._load(pids, now)
+        if load is not None:
+            self._seen.append(load)
+        if targets.max_replicas > targets.min_replicas:
+            count = replicas(self._seen, targets)
+        else:  # one number and no scaling: what `scale_to` was told stands until another number is published
+            count = targets.min_replicas if targets != self._followed else len(pids)
+        self._followed = targets
         if count != len(pids):
             self.scale_to(count)
 
-    _seen_at = 0.0
+    def _load(self, pids: list[int], now: float) -> Load | None:
+        """What the workers did since the last look; None at the first. One counts once it has been ready all the time."""
+        ready = {report.pid for report in self.places.slot_reports().values() if report.ready}
+        used = {pid: cpu for pid in pids if pid in ready and (cpu := cpu_seconds(pid)) is not None}
+        known = [used[pid] - self._cpu[pid] for pid in used if pid in self._cpu]
+        since, self._seen_at, self._cpu = self._seen_at, now, used
+        if not known or not since:
+            return None
+        busy = sum(known) / (now - since) / len(pids)
+        return Load(at=now, replicas=len(pids), cpu=busy, latency_ms=self._latency_ms())
+
+
+class PublishedTargets:
+    """The targets of all endpoints together, as they are published now: the strictest loads, and room for the largest.
+
+    At least `least` workers, or what the endpoints ask for as their least; at most `most`, or what they allow.
+    """
+
+    def __init__(self, places: Places, *, least: int | None = None, most: int = 0) -> None:
+        self._places, self._least, self._most = places, least, most
+        self._stamps: object = None
+        self._targets = self._read()
+
+    def __call__(self) -> Targets:
+        """The targets; read anew when something has been published."""
+        stamps = self._places.traffic_files()
+        if stamps != self._stamps:
+            self._stamps, self._targets = stamps, self._read()
+        return self._targets
+
+    def _read(self) -> Targets:
+        configs = []
+        for name in self._places.traffic_files():
+            with suppress(FileNotFoundError, Damaged):  # removed meanwhile; a damaged one is the workers' to tell of
+                configs.append(self._places.read_traffic(name).config)
+        configs = configs or [EndpointConfig()]
+        least = self._least or max(config.min_replicas for config in configs)
+        return Targets(
+            min_replicas=least,
+            max_replicas=max(least, self._most, *(config.max_replicas for config in configs)),
+            target_cpu=min(config.target_cpu for config in configs),
+            target_latency_ms=min(config.target_latency_ms for config in configs),
+        )
 
 
 def appending(log: str | Path) -> int:
@@ -275,15 +327,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--place", default="")
     parser.add_argument("--report", default=None)
     given = parser.parse_args(arguments)
-    targets = Targets(
-        min_replicas=given.workers,
-        max_replicas=max(given.workers, given.max_workers),
-        target_cpu=0.7,
-        target_latency_ms=100.0,
-    )
     told = _told_to_stop()
     listener = listen(given.host, given.port)
-    with Serving(given.folder, listener, place=given.place, report=given.report, targets=targets).begin() as serving:
+    places = Places(given.folder)
+    with Serving(
+        given.folder,
+        listener,
+        place=given.place,
+        report=given.report,
+        targets=PublishedTargets(places, least=given.workers, most=given.max_workers),
+        latency_ms=LatencyWindow(places).p95,
+    ).begin() as serving:
         sys.stderr.write(f"Serving {given.folder} on {serving.url} with {len(serving.pids)} workers.\n")
         os.read(told, 1)
 
