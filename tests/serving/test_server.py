@@ -317,7 +317,7 @@ def test_the_payload_log_has_every_row_with_its_answer_and_survives_a_dropped_se
     assert rows[3]["row"] == 3
     assert len(rows[3]["probabilities"]) == 2
     assert reader.payloads(endpoint, since=rows[-1]["at"] + 1) == []
-    torn = next((tmp_path / "serving" / "payloads" / endpoint).glob("*.jsonl"))
+    torn = next((tmp_path / "serving" / "payloads" / endpoint).glob("*.rows"))
     with torn.open("ab") as stream:
         stream.write(b'{"request_id": "half')
     assert len(reader.payloads(endpoint)) == 25

@@ -50,6 +50,9 @@ TABLE: dict[str, dict[str, str]] = {
         "read": "modelyard.storage.duckdb:read_parquet",
         "write": "modelyard.storage.duckdb:write_parquet",
         "from_lines": "modelyard.storage.duckdb:parquet_from_lines",
+        "segment": "modelyard.storage.duckdb:Segment",
+        "write_segment": "modelyard.storage.duckdb:write_segment",
+        "merge_segments": "modelyard.storage.duckdb:merge_segments",
     },
     "tables": {"pandas": "modelyard.engines.frames:PandasTables"},
     "runtime": {

@@ -1,4 +1,4 @@
-"""What happens after the answer: the shadow's turn and the payload log, each behind a bounded queue in a thread.
+"""What happens after the answer: the shadow's turn, behind a bounded queue in a thread. `payloads` keeps the answers.
 
 Nothing here makes a request wait: a full queue drops and counts. The threads hold the queue, not the object that
 feeds it, so dropping that object ends them, after what is queued has been written.
@@ -6,15 +6,12 @@ feeds it, so dropping that object ends them, after what is queued has been writt
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,15 +21,10 @@ from modelyard.core.errors import Invalid
 from modelyard.core.ports import Output
 from modelyard.serving.counters import AGREED, COMPARED, DROPPED, FAILED
 from modelyard.serving.loaded import ModelFailed
-from modelyard.serving.places import Places
 from modelyard.serving.routing import Route
 from modelyard.serving.rules import agree
 
 SHADOW_QUEUE = 256
-PAYLOAD_QUEUE = 20_000
-FLUSH_S = 0.05  # often, so that each turn is short: the thread takes the interpreter from the requests meanwhile
-SEGMENT_BYTES = 8 << 20
-log = logging.getLogger("modelyard.serving")
 
 
 @dataclass(slots=True)
@@ -58,7 +50,7 @@ class Queue:
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
-    """One answered request, as both threads want it. `features` is what was sent by name, None for tensors."""
+    """One answered request, as the shadow and the payload log want it. `features` is what was sent by name, None for tensors."""
 
     request_id: str
     at: float
@@ -131,142 +123,3 @@ def compare(answered: Answered) -> None:
     route.counters.shadowed(COMPARED, micros)
     if same:
         route.counters.shadowed(AGREED)
-
-
-class PayloadLog:
-    """Appends answered requests to segments of JSON lines, at most a tenth of a second behind.
-
-    Lines are handed to the kernel whole, so a process that dies loses only what it had not yet flushed.
-    """
-
-    def __init__(self, places: Places, slot: int) -> None:
-        self._queue = Queue(PAYLOAD_QUEUE)
-        self._places, self._slot = places, slot
-        self._thread: threading.Thread | None = None
-        self.dropped = 0
-        self._closed = weakref.finalize(self, _finish, self._queue, [])
-
-    def offer(self, answered: Answered) -> None:
-        """Queue an answer; counted in `dropped` if there is no room."""
-        if self._thread is None:
-            writer = _Writer(self._places, self._slot)
-            self._thread = threading.Thread(
-                target=_payload_loop, args=(self._queue, writer), name="modelyard-payloads", daemon=True
-            )
-            self._thread.start()
-            self._closed.detach()
-            self._closed = weakref.finalize(self, _finish, self._queue, [self._thread])
-        if not self._queue.offer(answered):
-            self.dropped += 1
-
-    def stop(self) -> None:
-        """Write what is queued, then end."""
-        self._closed()
-
-
-def _finish(queue: Queue, threads: list[threading.Thread]) -> None:
-    queue.stop()
-    for thread in threads:
-        thread.join(10)
-
-
-def _payload_loop(queue: Queue, writer: _Writer) -> None:
-    while True:
-        queue.wake.wait(FLUSH_S)
-        stopping = queue.stopping
-        while queue.items:
-            writer.add(queue.items.popleft())
-        writer.flush()
-        if stopping:
-            return
-
-
-class _Writer:
-    def __init__(self, places: Places, slot: int) -> None:
-        self._places, self._slot = places, slot
-        self._lines: dict[str, list[bytes]] = {}
-        self._segments: dict[str, Path] = {}
-        self._encoder = msgspec.json.Encoder(enc_hook=_plain)
-
-    def add(self, answered: Answered) -> None:
-        lines = self._lines.setdefault(answered.route.traffic.endpoint, [])
-        lines.extend(self._encoder.encode(row) for row in rows_of(answered))
-
-    def flush(self) -> None:
-        for endpoint, lines in self._lines.items():
-            try:
-                with self._segment(endpoint).open("ab", buffering=0) as stream:
-                    stream.write(b"\n".join(lines) + b"\n")
-            except OSError:
-                log.exception("%d payloads of %s could not be written.", len(lines), endpoint)
-        self._lines = {}
-
-    def _segment(self, endpoint: str) -> Path:
-        path = self._segments.get(endpoint)
-        if path is None or (path.exists() and path.stat().st_size > SEGMENT_BYTES):
-            folder = self._places.payloads(endpoint)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{time.time_ns():020d}-{os.getpid()}-{self._slot}.jsonl"
-            self._segments[endpoint] = path
-        return path
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-class Line(msgspec.Struct, gc=False):
-    """One row of an answered request, as the log keeps it."""
-
-    request_id: str
-    row: int
-    at: float
-    endpoint: str
-    arm: str
-    model: str
-    version: str
-    unit: str | None
-    features: Any
-    prediction: Any
-    probabilities: list[float] | None
-    latency_ms: float
-
-
-def rows_of(answered: Answered) -> Iterator[Line]:
-    """The log's lines of one request: one a row, joined to the truth later by request id and row."""
-    arm = answered.route.traffic.arms[answered.arm]
-    output = answered.output
-    features = answered.features
-    if features is None:
-        names = answered.route.models[answered.arm].signature.names
-        features = [dict(zip(names, row, strict=True)) for row in answered.batch.tolist()]
-    records = [features] if isinstance(features, dict) else features
-    predictions = output.predictions.tolist()
-    probabilities = None if output.probabilities is None else output.probabilities.tolist()
-    for row, record in enumerate(records):
-        yield Line(
-            request_id=answered.request_id,
-            row=row,
-            at=answered.at,
-            endpoint=answered.route.traffic.endpoint,
-            arm=arm.name,
-            model=arm.model,
-            version=arm.version,
-            unit=answered.unit,
-            features=record,
-            prediction=predictions[row],
-            probabilities=None if probabilities is None else probabilities[row],
-            latency_ms=answered.micros / 1000,
-        )
-
-
-def payloads(places: Places, endpoint: str, *, since: float = 0.0) -> list[dict[str, Any]]:
-    """The logged answers of an endpoint from a moment on (seconds since 1970), oldest first."""
-    found: list[dict[str, Any]] = []
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
-    for path in sorted(places.payloads(endpoint).glob("*.jsonl")):
-        if path.stat().st_mtime < since:
-            continue
-        whole = path.read_bytes().split(b"\n")[:-1]  # a torn last line is of a writer that died, or writes now
-        found.extend(row for row in map(decode, whole) if row["at"] >= since)
-    return sorted(found, key=lambda row: row["at"])

@@ -19,8 +19,7 @@ from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import Resource
 from modelyard.core.traffic import GuardTrip, Traffic, TrafficCounts
 from modelyard.core.work import Store, Work
-from modelyard.serving import counters, metrics, store
-from modelyard.serving.background import payloads
+from modelyard.serving import counters, logged, metrics, store
 from modelyard.serving.compiling import compiled
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.places import Places, Published, SlotReport, write
@@ -229,7 +228,7 @@ class EndpointControl(Area):
         >>> ModelServer(folder).payloads("fraud")
         []
         """
-        return payloads(self.places, checked_name(endpoint, "endpoint"), since=since)
+        return logged.payloads(self.places.payloads(checked_name(endpoint, "endpoint")), since=since)
 
     @operation("GET", "/serving/processes", needs="serving.read")
     def processes(self) -> list[SlotReport]:
@@ -256,7 +255,8 @@ class EndpointControl(Area):
         `report` is a "module:function" that the processes call as f(place, trip) when a guard trips; `place` is what it
         gets (this store's folder or URL by default). What the processes have to say goes to the end of the file `log`,
         or to standard error. There are at least `workers` (by default the largest `min_replicas` of the endpoints, which
-        is 2), and more come and go with the load where an endpoint's `max_replicas` allows. Raises Unavailable for a port in use or a log that cannot be written.
+        is 2), and more come and go with the load where an endpoint's `max_replicas` allows. Raises Unavailable for a
+        port in use or a log that cannot be written.
         """
         self.publish()
         listener = listen(host, port)

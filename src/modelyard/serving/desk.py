@@ -10,8 +10,9 @@ import numpy as np
 
 from modelyard.core.ports import Output
 from modelyard.serving import guard
-from modelyard.serving.background import Answered, PayloadLog, Shadows
+from modelyard.serving.background import Answered, Shadows
 from modelyard.serving.counters import BAD, SLOWER
+from modelyard.serving.payloads import PayloadLog
 from modelyard.serving.places import Places, Slot
 from modelyard.serving.routing import Route, Routes
 

@@ -8,7 +8,7 @@ FOLDER/serving/
     slots/SLOT.lock .json     who writes slot SLOT, and what it has loaded
     trips/ROLLOUT-STEP.json   a guard's decision; .recorded beside it once it is known
     compiled/DIGEST.npz .json a faster form of the model file with that digest, and how alike it answers
-    payloads/ENDPOINT/*.jsonl what was asked and answered
+    payloads/ENDPOINT/*       what was asked and answered: Parquet, and raw segments on their way there
 """
 
 from __future__ import annotations

@@ -52,6 +52,100 @@ def write_parquet(frame: Any, path: Path) -> None:
     part.replace(path)
 
 
+class Segment:
+    """A Parquet file of rows with a moment column `at`, and a text beside them. Damaged where it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def beside(self, key: str) -> str | None:
+        """The text that stands beside the rows under a key."""
+        found = self._asked("SELECT value FROM parquet_kv_metadata($file) WHERE key = $key", key=key.encode())
+        return found[0][0].decode() if found else None
+
+    def rows(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
+        """Each row from a moment on (seconds since 1970), in the file's order; moments as seconds."""
+        with _reading(self._path), _engine(os.getpid()).cursor() as session:
+            answer = session.execute(
+                'SELECT * REPLACE (epoch_us("at") / 1000000 AS "at") FROM read_parquet($file) '
+                'WHERE "at" >= make_timestamptz(CAST($since AS BIGINT))',
+                {"file": str(self._path), "since": round(since * 1e6)},
+            )
+            names = [column[0] for column in answer.description]
+            while many := answer.fetchmany(10_000):
+                yield from (dict(zip(names, row, strict=True)) for row in many)
+
+    def summary(self) -> tuple[int, float | None, float | None]:
+        """How many rows there are, and the first and last moment (seconds since 1970)."""
+        return self._asked(  # type: ignore[no-any-return]  # one row of three
+            'SELECT count(*), epoch_us(min("at")) / 1000000, epoch_us(max("at")) / 1000000 FROM read_parquet($file)'
+        )[0]
+
+    def _asked(self, sql: str, **values: Any) -> list[Any]:
+        with _reading(self._path), _engine(os.getpid()).cursor() as session:
+            return session.execute(sql, {"file": str(self._path), **values}).fetchall()  # type: ignore[no-any-return]
+
+
+def write_segment(
+    path: Path,
+    columns: Mapping[str, np.ndarray],
+    types: Mapping[str, str],
+    *,
+    lists: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    beside: Mapping[str, str],
+) -> None:
+    """Write columns as Parquet, and texts beside them; masked entries are null.
+
+    Types are float, int, bool, string or moment (microseconds since 1970). A list column is a matrix and how many of its
+    entries each row has; none is null. OSError where the file cannot be written.
+    """
+    rows, chosen = dict(columns), []
+    for name in columns:
+        kind = types[name]
+        taken = f"make_timestamptz({_name(name)})" if kind == "moment" else f"CAST({_name(name)} AS {SQL_TYPES[kind]})"
+        chosen.append(f"{taken} AS {_name(name)}")
+    for name, (matrix, widths) in lists.items():
+        parts = [f"{name} {n}" for n in range(matrix.shape[1])]
+        rows |= {part: np.ascontiguousarray(matrix[:, n]) for n, part in enumerate(parts)} | {f"{name} n": widths}
+        listed = ", ".join(map(_name, parts)) or "NULL::DOUBLE"
+        n = _name(f"{name} n")
+        chosen.append(f"CASE WHEN {n} > 0 THEN list_value({listed})[1:{n}] END AS {_name(name)}")
+    told = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in beside.items())
+    with _engine(os.getpid()).cursor() as session:
+        session.register("rows_to_write", rows)
+        try:
+            session.execute(
+                f"COPY (SELECT {', '.join(chosen)} FROM rows_to_write) TO {_text(str(path))} "
+                f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})"
+            )
+        except duckdb.IOException as error:
+            raise OSError(_line(error)) from error
+
+
+def merge_segments(sources: Sequence[Path], path: Path, beside: Mapping[str, str]) -> None:
+    """Write one Parquet file with the rows of several, in their order. OSError where it cannot be written."""
+    files = ", ".join(_text(str(one)) for one in sources)
+    told = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in beside.items())
+    with _engine(os.getpid()).cursor() as session:
+        try:
+            session.execute(
+                f"COPY (SELECT * FROM read_parquet([{files}], union_by_name = true)) TO {_text(str(path))} "
+                f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})"
+            )
+        except duckdb.IOException as error:
+            raise OSError(_line(error)) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        if not path.exists():
+            raise NotFound(f"{path} is gone. Restore it from a backup.") from error
+        raise Damaged(f"{path} cannot be read as Parquet: {_line(error)}. Move it out of the folder.") from error
+
+
 class DuckOfflineStore:
     """`OfflineStore` by DuckDB. "Newest" orders by event time, created time, segment and position in the segment."""
 

@@ -1,0 +1,218 @@
+"""Logged rows as anybody reads them: the columns of a Parquet segment, and rows as mappings from both kinds of segment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelyard.core import plugins
+from modelyard.core.errors import Damaged
+from modelyard.serving import segments
+from modelyard.serving.segments import Columns, Layout
+
+PREFIX = "feature_"
+KEY = "modelyard"  # of the text beside a Parquet segment's rows
+BASE = {
+    "request_id": "string",
+    "row": "int",
+    "at": "moment",
+    "endpoint": "string",
+    "arm": "string",
+    "model": "string",
+    "version": "string",
+    "unit": "string",
+    "latency_ms": "float",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows in typed columns, as they stand in Parquet. `beside` says which column is which feature of which version."""
+
+    columns: Mapping[str, np.ndarray]
+    types: Mapping[str, str]
+    probabilities: tuple[np.ndarray, np.ndarray]  # (rows, most classes), and how many classes each row has
+    beside: Mapping[str, Any]
+
+
+def table(blocks: Sequence[Columns], endpoint: str) -> Table:
+    """One table of many blocks: a column for each feature that any version takes, null for the rows of the others."""
+    rows = [len(one.request_id) for one in blocks]
+    layouts = list(dict.fromkeys(one.layout for one in blocks))
+    places = _places(layouts)
+    columns: dict[str, np.ndarray] = {
+        "request_id": _texts(one.request_id for one in blocks),
+        "row": np.concatenate([one.row for one in blocks]),
+        "at": np.round(np.concatenate([one.at for one in blocks]) * 1e6).astype(np.int64),
+        "endpoint": _texts([endpoint] * n for n in rows),
+        "arm": _texts([one.layout.arm] * n for one, n in zip(blocks, rows, strict=True)),
+        "model": _texts([one.layout.model] * n for one, n in zip(blocks, rows, strict=True)),
+        "version": _texts([one.layout.version] * n for one, n in zip(blocks, rows, strict=True)),
+        "unit": _texts(one.unit for one in blocks),
+        "latency_ms": np.concatenate([one.latency_ms for one in blocks]),
+    }
+    types = dict(BASE)
+    columns["prediction"], types["prediction"] = _predictions(blocks)
+    for name, column in places.items():
+        kind = _common({dict(zip(one.names, one.kinds, strict=True)).get(name) for one in layouts} - {None})
+        columns[column], types[column] = _feature(blocks, name, kind), kind
+    versions = [{"model": one.model, "version": one.version, "features": list(one.names)} for one in layouts]
+    seen = list({json.dumps(one): one for one in versions}.values())
+    beside = {"features": {column: name for name, column in places.items()}, "versions": seen}
+    return Table(columns=columns, types=types, probabilities=_probabilities(blocks), beside=beside)
+
+
+def _places(layouts: Sequence[Layout]) -> dict[str, str]:
+    """Feature -> its column. Readers that know no case (DuckDB) tell `Age` from `age` by a number."""
+    places: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in (name for one in layouts for name in one.names):
+        if name in places:
+            continue
+        column, number = PREFIX + name, 1
+        while column.lower() in taken:
+            number += 1
+            column = f"{PREFIX}{name}_{number}"
+        taken.add(column.lower())
+        places[name] = column
+    return places
+
+
+def _common(kinds: set[Any]) -> str:
+    if len(kinds) == 1:
+        return str(next(iter(kinds)))
+    return "float" if kinds == {"float", "int"} else "string"
+
+
+def _texts(parts: Any) -> np.ndarray:
+    values = [value for part in parts for value in part]
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found
+
+
+def _feature(blocks: Sequence[Columns], name: str, kind: str) -> np.ndarray:
+    """One feature of all rows: masked where it is missing or not taken; text for kinds that do not go together."""
+    values: list[Any] = []
+    for one in blocks:
+        n = len(one.request_id)
+        taken = one.batch[:, one.layout.names.index(name)] if name in one.layout.names else np.full(n, np.nan)
+        if kind == "string":
+            values.extend(None if _missing(value) else str(value) for value in taken.tolist())
+        else:
+            values.append(taken.astype(np.float64))
+    if kind == "string":
+        return _texts([values])
+    numbers = np.concatenate(values)
+    mask = np.isnan(numbers)
+    kinds = {"float": np.float64, "int": np.int64, "bool": np.bool_}
+    return np.ma.masked_array(np.where(mask, 0, numbers).astype(kinds[kind]), mask)
+
+
+def _predictions(blocks: Sequence[Columns]) -> tuple[np.ndarray, str]:
+    kinds = {one.predictions.dtype.kind for one in blocks}
+    if kinds <= set("iu"):
+        return np.concatenate([one.predictions.astype(np.int64) for one in blocks]), "int"
+    if kinds == {"b"}:
+        return np.concatenate([one.predictions for one in blocks]), "bool"
+    if kinds <= set("iuf"):
+        return np.concatenate([one.predictions.astype(np.float64) for one in blocks]), "float"
+    return _texts([None if v is None else str(v) for v in one.predictions.tolist()] for one in blocks), "string"
+
+
+def _probabilities(blocks: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
+    widths = [0 if one.probabilities is None else one.probabilities.shape[1] for one in blocks]
+    rows = [len(one.request_id) for one in blocks]
+    matrix = np.zeros((sum(rows), max(widths, default=0)))
+    at = 0
+    for one, width, n in zip(blocks, widths, rows, strict=True):
+        if one.probabilities is not None:
+            matrix[at : at + n, :width] = one.probabilities
+        at += n
+    return matrix, np.repeat(widths, rows).astype(np.int32)
+
+
+def rows_of(block: Columns, endpoint: str) -> Iterator[dict[str, Any]]:
+    """A block's rows as mappings."""
+    layout = block.layout
+    batch = block.batch.tolist()
+    shares = None if block.probabilities is None else block.probabilities.tolist()
+    row, at, latency, predictions = (
+        values.tolist() for values in (block.row, block.at, block.latency_ms, block.predictions)
+    )
+    casts = [_CASTS[kind] for kind in layout.kinds]
+    for n, request_id in enumerate(block.request_id):
+        yield {
+            "request_id": request_id,
+            "row": row[n],
+            "at": round(at[n] * 1e6) / 1e6,
+            "endpoint": endpoint,
+            "arm": layout.arm,
+            "model": layout.model,
+            "version": layout.version,
+            "unit": block.unit[n],
+            "features": {
+                name: None if _missing(value) else cast(value)
+                for name, value, cast in zip(layout.names, batch[n], casts, strict=True)
+            },
+            "prediction": predictions[n],
+            "probabilities": None if shares is None else shares[n],
+            "latency_ms": latency[n],
+        }
+
+
+def _missing(value: Any) -> bool:
+    return value is None or bool(value != value)  # noqa: PLR0124 - only not-a-number differs from itself
+
+
+_CASTS: dict[str, Any] = {"float": float, "int": int, "bool": bool, "string": str}
+
+
+def parquet_rows(path: Path, since: float) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet segment from a moment on."""
+    engine = plugins.load("parquet", "segment")(path)
+    beside = json.loads(engine.beside(KEY) or "null")
+    if not isinstance(beside, dict):
+        raise Damaged(f"{path} is no payload segment of modelyard. Move it out of the folder.")
+    named = {name: column for column, name in beside["features"].items()}
+    taken = {
+        (one["model"], one["version"]): [(name, named[name]) for name in one["features"]] for one in beside["versions"]
+    }
+    for row in engine.rows(since):
+        features = taken[row["model"], row["version"]]
+        told = {name: row[name] for name in (*BASE, "prediction", "probabilities")}
+        told["features"] = {name: row[column] for name, column in features}
+        yield told
+
+
+def raw_rows(path: Path, endpoint: str, since: float) -> Iterator[dict[str, Any]]:
+    """The rows of a raw segment from a moment on."""
+    try:
+        segment = segments.read(path)
+    except FileNotFoundError:  # closed since it was listed
+        segment = segments.read(path.with_suffix(".rows"))
+    for block in segment.blocks:
+        for row in rows_of(segments.columns(block, segment.layouts[block.layout]), endpoint):
+            if row["at"] >= since:
+                yield row
+
+
+def payloads(folder: Path, *, since: float = 0.0) -> list[dict[str, Any]]:
+    """The logged rows of an endpoint's folder from a moment on (seconds since 1970), oldest first."""
+    if not folder.is_dir():
+        return []
+    found: list[dict[str, Any]] = []
+    with segments.locked(folder, shared=True):
+        whole = sorted(folder.glob("*.parquet"))
+        for path in whole:
+            if path.stat().st_mtime >= since:
+                found.extend(parquet_rows(path, since))
+        stems = {path.stem for path in whole}
+        for stem in sorted({path.stem for path in folder.glob("*+*") if path.suffix in (".open", ".rows")} - stems):
+            found.extend(raw_rows(folder / f"{stem}.open", folder.name, since))
+    return sorted(found, key=lambda row: row["at"])
