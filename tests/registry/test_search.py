@@ -6,10 +6,12 @@ import random
 import re
 import string
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cmp_to_key
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -416,3 +418,60 @@ def test_a_deleted_models_words_and_values_are_forgotten(yard: Path) -> None:
     registry.create_model("fraud", ANA)
     assert registry.search_models(text="cards").items == ()
     assert registry.search_models("tags.team = 'risk'").items == ()
+
+
+class Overheard(Store):
+    """A store that keeps the plan of every statement which is read through it."""
+
+    plans: list[str]
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        with super().reading() as rows:
+            store = self
+
+            class Rows:
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(rows, name)
+
+                def all(self, sql: str, **values: Any) -> Any:
+                    plan = rows.all(f"EXPLAIN QUERY PLAN {sql}", **values)
+                    store.plans.append("\n".join(row["detail"] for row in plan))
+                    return rows.all(sql, **values)
+
+            yield Rows()
+
+
+@pytest.mark.parametrize("filter", ["", "name = 'fraud'"])
+@pytest.mark.parametrize(
+    "orders",
+    [
+        [],
+        ["created_at DESC"],
+        ["created_at"],
+        ["updated_at DESC"],
+        ["updated_at DESC", "name", "number DESC"],  # what MLflow's client asks for
+    ],
+)
+def test_no_page_in_the_order_of_time_or_name_sorts_all_versions(yard: Path, filter: str, orders: list[str]) -> None:
+    store = Overheard.at(yard)
+    registry = ModelRegistry(store)
+    for number in range(30):
+        registry.register_version(
+            ModelVersion(
+                name="fraud", version=f"{number}.0.0", framework="onnx", stage=ModelStage.DEVELOPMENT, digest="",
+                created_by=ANA, created_at=BEGIN, updated_at=BEGIN,
+            )
+        )  # fmt: skip
+    store.plans, token, seen = [], "", 0
+    while True:
+        page = registry.search_versions(filter, orders, limit=10, page_token=token)
+        token, seen = page.next_page_token, seen + len(page.items)
+        if not token:
+            break
+    assert seen == 30
+    plans = [plan for plan in store.plans if "model_versions" in plan or " v " in plan]
+    assert plans
+    for plan in plans:
+        assert "TEMP B-TREE" not in plan, plan
+        assert "USING INDEX" in plan, plan

@@ -78,9 +78,10 @@ class Sorting:
 
 
 def version_sorting(orders: list[Order], bound: Bound) -> list[Sorting]:
-    """The keys of an ordering of versions, with name and version last, so that no two are alike."""
+    """The keys of an ordering of versions, with name and version or number last, so that no two are alike."""
     keys = [key for position, order in enumerate(orders) for key in _version_keys(order, position, bound)]
-    return _whole(keys, ("v.name", "v.sort_key", "v.canonical"))
+    by_version = not keys or any(key.sql == "v.sort_key" for key in keys)
+    return _whole(keys, ("v.name", "v.sort_key", "v.canonical") if by_version else ("v.name", "v.number"))
 
 
 def model_sorting(orders: list[Order]) -> list[Sorting]:
@@ -97,11 +98,13 @@ def behind(keys: list[Sorting], position: list[str | float | None], bound: Bound
     if len({key.descending for key in keys}) == 1:  # one comparison of rows, which an index answers
         sign = "<" if keys[0].descending else ">"
         return f"({', '.join(key.sql for key in keys)}) {sign} ({', '.join(places)})"
+    # The first key by itself says no more than the whole does, but in a way that an index can begin at.
+    first = f"{keys[0].sql} {'<=' if keys[0].descending else '>='} {places[0]}"
     found, before = [], ""
     for key, place in zip(keys, places, strict=True):
         found.append(f"({before}{key.sql} {'<' if key.descending else '>'} {place})")
         before += f"{key.sql} = {place} AND "
-    return f"({' OR '.join(found)})"
+    return f"({first} AND ({' OR '.join(found)}))"
 
 
 def _whole(keys: list[Sorting], last: tuple[str, ...]) -> list[Sorting]:

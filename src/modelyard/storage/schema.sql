@@ -1,4 +1,4 @@
--- made by revisions 784971a9f14da4c854b592671895227aa869221c5f5aa3eec89f7db44d035678
+-- made by revisions 1f782438315836646a81ef7cd8f981d7f2acfe2f408b4d4303a13de94cc99101
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -1004,6 +1004,11 @@ CREATE INDEX model_versions_newest ON model_versions (name, prerelease, sort_key
 CREATE UNIQUE INDEX model_versions_by_number ON model_versions (name, number);
 CREATE INDEX model_versions_by_stage ON model_versions (stage, name, sort_key);
 CREATE INDEX model_versions_by_number_in_stage ON model_versions (name, stage, number);
+CREATE INDEX model_versions_by_created_at ON model_versions (created_at, name, number);
+CREATE INDEX model_versions_of_name_by_created_at ON model_versions (name, created_at, number);
+CREATE INDEX model_versions_by_updated_at ON model_versions (updated_at, name, number);
+CREATE INDEX model_versions_of_name_by_updated_at ON model_versions (name, updated_at, number);
+CREATE INDEX model_versions_newest_first ON model_versions (updated_at DESC, name, number DESC);
 CREATE INDEX model_versions_by_digest ON model_versions (digest);
 CREATE INDEX model_versions_by_run ON model_versions (run_id);
 CREATE INDEX model_versions_by_parent ON model_versions (parent);

@@ -175,6 +175,12 @@ def _versions() -> None:
     op.create_index("model_versions_by_number", "model_versions", ["name", "number"], unique=True)
     op.create_index("model_versions_by_stage", "model_versions", ["stage", "name", "sort_key"])
     op.create_index("model_versions_by_number_in_stage", "model_versions", ["name", "stage", "number"])
+    # The newest first, of all models and of one: as pages ask for them, and in the order of MLflow's clients.
+    for time in ("created_at", "updated_at"):
+        op.create_index(f"model_versions_by_{time}", "model_versions", [time, "name", "number"])
+        op.create_index(f"model_versions_of_name_by_{time}", "model_versions", ["name", time, "number"])
+    newest_first = [sa.text("updated_at DESC"), "name", sa.text("number DESC")]
+    op.create_index("model_versions_newest_first", "model_versions", newest_first)
     op.create_index("model_versions_by_digest", "model_versions", ["digest"])
     op.create_index("model_versions_by_run", "model_versions", ["run_id"])
     op.create_index("model_versions_by_parent", "model_versions", ["parent"])
