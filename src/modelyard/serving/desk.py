@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from asyncio import Future
 from typing import Any
 
 import numpy as np
@@ -63,18 +64,24 @@ class Desk:
         output: Output,
         micros: float,
         unit: str | None,
-    ) -> None:
-        """Hand an answer to the shadow and to the payload log, as far as they want it."""
+    ) -> Future[None] | None:
+        """Hand an answer to the shadow and to the payload log, as far as they want it.
+
+        Where answers are durable, what is to be awaited before it leaves: Unavailable if it could not be kept.
+        """
         config, traffic = route.config, route.traffic
         shadowed = route.shadow is not None and _drawn(traffic.shadow_share)
         logged = _drawn(config.payload_sampling)
         if not (shadowed or logged):
-            return
+            return None
         answered = Answered(request_id, time.time(), route, arm, features, batch, output, micros, unit)
-        if logged:
-            self.payloads.offer(answered)
         if shadowed:
             self.shadows.offer(answered)
+        if logged and config.payload_durable:
+            return self.payloads.kept(answered)
+        if logged:
+            self.payloads.offer(answered)
+        return None
 
     def stop(self) -> None:
         """Finish what is queued and give the slot back."""

@@ -282,7 +282,7 @@ def _block(group: list[Answered], layout: int, total: int, rows: int) -> Block:
     many = len(group) > 1
     batch = np.concatenate([one.batch for one in group]) if many else group[0].batch
     predictions = np.concatenate([one.predictions for one in outputs]) if many else np.asarray(outputs[0].predictions)
-    shares = [one.probabilities for one in outputs]
+    shares = [one.probabilities for one in outputs if one.probabilities is not None]
     units = [one.unit for one in group]
     plain = predictions.dtype.kind in "iufb"
     return Block(
@@ -297,7 +297,5 @@ def _block(group: list[Answered], layout: int, total: int, rows: int) -> Block:
         batch=batch.tolist() if batch.dtype.kind == "O" else batch.astype("<f8", copy=False).tobytes(),
         predictions=predictions.tobytes() if plain else predictions.tolist(),
         kind=predictions.dtype.str if plain else "O",
-        probabilities=None
-        if any(one is None for one in shares)
-        else (np.concatenate(shares) if many else shares[0]).astype("<f8", copy=False).tobytes(),
+        probabilities=np.concatenate(shares).astype("<f8", copy=False).tobytes() if len(shares) == len(group) else None,
     )

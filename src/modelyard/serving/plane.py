@@ -285,7 +285,7 @@ class Plane:
         else:
             micros = self._count(asked, start, failed=False)
             if not asked.pinned:
-                self.desk.after(
+                kept = self.desk.after(
                     route,
                     asked.arm,
                     request_id=asked.request_id,
@@ -295,6 +295,8 @@ class Plane:
                     micros=micros,
                     unit=asked.unit,
                 )
+                if kept is not None:
+                    await kept
             reply = Reply(200, body)
             if json_length is not None:
                 reply.content_type = b"application/octet-stream"

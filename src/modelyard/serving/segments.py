@@ -158,6 +158,7 @@ def columns(block: Block, layout: Layout) -> Columns:
     counts = np.frombuffer(block.counts, "<i4") if block.counts else np.ones(requests, np.int32)
     of = np.repeat(np.arange(requests), counts)
     ids = [one if isinstance(one, str) else str(one) for one in block.ids]
+    units: list[str | None]
     units = [None] * requests if block.units is None else [None if u is None else str(u) for u in block.units]
     single = not block.counts
     first = np.repeat(np.cumsum(counts) - counts, counts)

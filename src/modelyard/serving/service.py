@@ -118,7 +118,7 @@ class ModelServer(EndpointControl):
             raise
         micros = (time.perf_counter_ns() - start) / 1000
         desk.count(route, arm, hashed, micros=micros, failed=False)
-        desk.after(
+        kept = desk.after(
             route,
             arm,
             request_id=request.request_id,
@@ -128,6 +128,8 @@ class ModelServer(EndpointControl):
             micros=micros,
             unit=request.unit,
         )
+        if kept is not None:
+            await kept
         probabilities = output.probabilities
         return PredictionResponse(
             request_id=request.request_id,

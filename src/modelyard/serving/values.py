@@ -51,7 +51,8 @@ class EndpointConfig:
     """How an endpoint is scaled and logged.
 
     `target_cpu` is the share of one core that a worker may be busy; `payload_sampling` the share of answers that are
-    kept; `trusted_code` allows the framework `python`, which runs code of this machine's own.
+    kept; `trusted_code` allows the framework `python`, which runs code of this machine's own. With `payload_durable` an
+    answer leaves once it is on the disk. The log keeps the last `payload_days` and `payload_mib` of answers, 0 all.
     """
 
     min_replicas: int = 2
@@ -59,6 +60,9 @@ class EndpointConfig:
     target_cpu: float = 0.7
     target_latency_ms: float = 100.0
     payload_sampling: float = 1.0
+    payload_durable: bool = False
+    payload_days: float = 0.0
+    payload_mib: float = 0.0
     trusted_code: bool = False
 
     @classmethod
@@ -81,13 +85,21 @@ class EndpointConfig:
             raise Invalid(
                 f"max_replicas is {self.max_replicas}. Choose a number from min_replicas ({self.min_replicas}) to 50."
             )
-        for name, top in (("target_cpu", 0.9), ("target_latency_ms", 1e6), ("payload_sampling", 1.0)):
+        tops = {
+            "target_cpu": 0.9,
+            "target_latency_ms": 1e6,
+            "payload_sampling": 1.0,
+            "payload_days": 1e5,
+            "payload_mib": 1e9,
+        }
+        for name, top in tops.items():
             value = getattr(self, name)
-            low_is_fine = name == "payload_sampling" and value == 0
+            low_is_fine = name.startswith("payload_") and value == 0
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= top or low_is_fine):
                 raise Invalid(f"{name} is {value!r}. Choose a number above 0 and up to {top:g}.")
-        if not isinstance(self.trusted_code, bool):
-            raise Invalid(f"trusted_code is {self.trusted_code!r}. Choose True or False.")
+        for name in ("trusted_code", "payload_durable"):
+            if not isinstance(getattr(self, name), bool):
+                raise Invalid(f"{name} is {getattr(self, name)!r}. Choose True or False.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
