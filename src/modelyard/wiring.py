@@ -177,6 +177,30 @@ def only_free_of_holds(work: Work, event: Event) -> None:
         raise Conflict(f"A legal hold lies on {event.resource_id}. See them: modelyard audit list-holds")
 
 
+def only_unneeded_runs(work: Work, event: Event) -> None:
+    """A run, and a logged model of it, stays while a registered version names the run, or a hold lies on its experiment."""
+    run_id = event.resource_id if event.resource_type == "run" else event.details["source_run_id"]
+    named = work.rows.one("SELECT name, version FROM model_versions WHERE run_id = :run_id", run_id=run_id or "-")
+    if named is not None:
+        raise Conflict(
+            f"The {event.resource_type} {event.resource_id} is kept: {named['name']} {named['version']} comes from its run."
+        )
+    if is_held(work.rows, "experiment", event.details["experiment_id"]):
+        raise Conflict(
+            f"A legal hold lies on the experiment of {event.resource_id}. See them: modelyard audit list-holds"
+        )
+
+
+def only_files_free_of_holds(work: Work, event: Event) -> None:
+    """Files stay while a hold lies on their run, logged model or experiment, whose ids are parts of their path."""
+    first, *parts = event.resource_id.split("/")
+    things = [("experiment", first), *((kind, part) for kind in ("run", "logged_model") for part in parts)]
+    if any(is_held(work.rows, kind, name) for kind, name in things):
+        raise Conflict(
+            f"A legal hold lies on what {event.resource_id} belongs to. See them: modelyard audit list-holds"
+        )
+
+
 def keep_artifact(work: Work, event: Event) -> None:
     """An artifact under legal hold is kept by the store, whoever else needs it or not."""
     if event.resource_type == "artifact":
@@ -318,6 +342,9 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
     EventType.MODEL_REGISTERED: (only_living_runs,),
     EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds, withdraw_deleted),
     EventType.REGISTERED_MODEL_DELETED: (only_free_of_holds,),
+    EventType.RUN_REMOVED: (only_free_of_holds, only_unneeded_runs),
+    EventType.LOGGED_MODEL_REMOVED: (only_free_of_holds, only_unneeded_runs),
+    EventType.RUN_FILES_REMOVED: (only_files_free_of_holds,),
     EventType.HOLD_PLACED: (keep_artifact,),
     EventType.HOLD_LIFTED: (release_artifact,),
     EventType.REGISTERED_MODEL_UPDATED: (only_unused_names, follow_renaming),

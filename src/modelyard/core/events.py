@@ -73,9 +73,12 @@ class EventType(Enum):
     RUN_AMENDED = "run_amended"  # the record of an ended run changed
     RUN_DELETED = "run_deleted"
     RUN_RESTORED = "run_restored"
+    RUN_REMOVED = "run_removed"  # for good
+    RUN_FILES_REMOVED = "run_files_removed"
     LOGGED_MODEL_CREATED = "logged_model_created"
     LOGGED_MODEL_FINALIZED = "logged_model_finalized"
     LOGGED_MODEL_DELETED = "logged_model_deleted"
+    LOGGED_MODEL_REMOVED = "logged_model_removed"  # for good
     TRACKING_IMPORTED = "tracking_imported"
     # pipeline
     TRAINING_STARTED = "training_started"

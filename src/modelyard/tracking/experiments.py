@@ -123,7 +123,7 @@ class Experiments(Area):
         """
         with self.store.work(user) as work:
             known = active_experiment(work.rows, experiment_id)
-            runs = store.change_all_runs(work.rows, int(known.experiment_id), Lifecycle.DELETED.value)
+            runs = store.change_all_runs(work.rows, int(known.experiment_id), Lifecycle.DELETED.value, millis(work.now))
             gone = replace(known, lifecycle_stage=Lifecycle.DELETED)
             return _changed(work, gone, EventType.EXPERIMENT_DELETED, name=known.name, runs=runs)
 
@@ -141,7 +141,7 @@ class Experiments(Area):
             known = found_experiment(work.rows, experiment_id)
             if known.lifecycle_stage is Lifecycle.ACTIVE:
                 raise Conflict(f"Experiment {experiment_id} is not deleted, so there is nothing to restore.")
-            runs = store.change_all_runs(work.rows, int(known.experiment_id), Lifecycle.ACTIVE.value)
+            runs = store.change_all_runs(work.rows, int(known.experiment_id), Lifecycle.ACTIVE.value, None)
             back = replace(known, lifecycle_stage=Lifecycle.ACTIVE)
             return _changed(work, back, EventType.EXPERIMENT_RESTORED, name=known.name, runs=runs)
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from modelyard.core.errors import Conflict, Damaged, Invalid, NotFound, nearest
+from modelyard.core.events import EventType
 from modelyard.core.ids import new_id
 from modelyard.core.instants import micros
 from modelyard.core.ports import Blobs, Connection
+from modelyard.core.refs import Resource
 from modelyard.core.work import Store
 from modelyard.tracking import file_store
 
@@ -85,15 +87,16 @@ def _bytes(text: str) -> int:
 class ArtifactFiles:
     """Files by path, for example `1/ab12/artifacts/model/MLmodel`, on a store's database and bytes.
 
-    >>> import io
-    >>> from modelyard.core.work import Store
-    >>> files = ArtifactFiles(Store.at(folder))
-    >>> files.write("1/ab12/artifacts/notes.txt", io.BytesIO(b"hello")).size
-    5
-    >>> files.open("1/ab12/artifacts/notes.txt").read()
-    b'hello'
-    >>> [(entry.name, entry.is_dir, entry.size) for entry in files.list("1/ab12")]
-    [('artifacts', True, None)]
+        >>> import io
+        >>> from modelyard.core.refs import Resource
+    from modelyard.core.work import Store
+        >>> files = ArtifactFiles(Store.at(folder))
+        >>> files.write("1/ab12/artifacts/notes.txt", io.BytesIO(b"hello")).size
+        5
+        >>> files.open("1/ab12/artifacts/notes.txt").read()
+        b'hello'
+        >>> [(entry.name, entry.is_dir, entry.size) for entry in files.list("1/ab12")]
+        [('artifacts', True, None)]
     """
 
     def __init__(self, store: Store) -> None:
@@ -160,21 +163,16 @@ class ArtifactFiles:
             else:
                 yield entry
 
-    def delete(self, path: str) -> int:
+    def delete(self, path: str, *, user: str = "system") -> int:
         """Remove a file, or a folder with all that is in it; returns how many files. Folders left empty go too.
 
         The bytes go at a later `collect`.
         """
-        folder, _, name = checked_path(path).rpartition("/")
-        with self.store.work() as work:
-            row = file_store.find_entry(work.rows, folder, name)
-            if row is None:
+        with self.store.work(user) as work:
+            gone = remove(work.rows, checked_path(path))
+            if not gone:
                 raise NotFound(f"There is no file {path!r:.300}, so there is nothing to delete.")
-            gone = 1 if row["digest"] is not None else _empty(work.rows, path)
-            file_store.drop_entry(work.rows, folder, name)
-            while folder and not file_store.entries(work.rows, folder):
-                folder, _, name = folder.rpartition("/")
-                file_store.drop_entry(work.rows, folder, name)
+            work.emit(EventType.RUN_FILES_REMOVED, Resource("run_files", path), {"files": gone})
         return gone
 
     def save(self, path: str, target: Path) -> FileEntry:
@@ -274,6 +272,20 @@ class ArtifactFiles:
     def _spool_folder(self) -> str | None:
         """Beside the data, which has room for it, where there is such a place."""
         return str(self.store.folder) if self.store.folder.is_dir() else None
+
+
+def remove(rows: Connection, path: str) -> int:
+    """Remove a file, or a folder with all that is in it, and the folders left empty above; returns how many files."""
+    folder, _, name = path.rpartition("/")
+    row = file_store.find_entry(rows, folder, name)
+    if row is None:
+        return 0
+    gone = 1 if row["digest"] is not None else _empty(rows, path)
+    file_store.drop_entry(rows, folder, name)
+    while folder and not file_store.entries(rows, folder):
+        folder, _, name = folder.rpartition("/")
+        file_store.drop_entry(rows, folder, name)
+    return gone
 
 
 def _key(digest: str) -> str:

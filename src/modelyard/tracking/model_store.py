@@ -157,3 +157,10 @@ def put_tags(rows: Connection, number: int, tags: Mapping[str, str]) -> None:
 def drop_tag(rows: Connection, number: int, key: str) -> bool:
     """Remove a tag; True if it was there."""
     return bool(rows.run("DELETE FROM logged_model_tags WHERE model = :number AND key = :key", number=number, key=key))
+
+
+def remove_model(rows: Connection, number: int) -> None:
+    """Remove a logged model with all that belongs to it."""
+    for table in ("metrics", "params", "tags"):
+        rows.run(f"DELETE FROM logged_model_{table} WHERE model = :number", number=number)
+    rows.run("DELETE FROM logged_models WHERE number = :number", number=number)

@@ -12,7 +12,8 @@ from typing import Any
 from modelyard.core.ports import Connection
 from modelyard.core.work import Work
 from modelyard.tracking import model_store, rules, store
-from modelyard.tracking.values import Experiment, LoggedModel, Metric, ModelOutput, Point, Run
+from modelyard.tracking.experiments import millis
+from modelyard.tracking.values import Experiment, Lifecycle, LoggedModel, Metric, ModelOutput, Point, Run
 
 Value = tuple[int, int, float, int]  # (timestamp, step, value, is_nan), as it is kept
 
@@ -120,8 +121,10 @@ def write_run(work: Work, run: Run, values: Iterator[tuple[str, list[Value]]], n
             name=run.name,
             status=run.status.value,
             end_time=run.end_time,
-            stage=run.lifecycle_stage.value,
         )
+    if run.lifecycle_stage is Lifecycle.DELETED or known is not None:
+        gone = millis(work.now) if run.lifecycle_stage is Lifecycle.DELETED else None
+        store.move_run(work.rows, number, run.lifecycle_stage.value, gone)
     store.add_params(work.rows, number, run.params)
     for used in run.datasets:
         store.add_input(work.rows, number, int(run.experiment_id), used)

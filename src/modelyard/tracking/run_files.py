@@ -83,7 +83,7 @@ class RunFiles(Experiments):
         return self.files.save(f"{self._root(run_id)}/{checked_path(path)}", Path(output_path))
 
     @operation("DELETE", "/runs/{run_id}/artifacts", needs="tracking.write")
-    def delete_artifact(self, run_id: str, path: str) -> int:
+    def delete_artifact(self, run_id: str, path: str, *, user: str = "system") -> int:
         """How many files of a run were deleted: one, or all in a folder.
 
         >>> from modelyard.tracking import ExperimentTracker
@@ -94,7 +94,7 @@ class RunFiles(Experiments):
         >>> tracker.delete_artifact(run.run_id, "notes.txt")
         1
         """
-        return self.files.delete(f"{self._root(run_id)}/{checked_path(path)}")
+        return self.files.delete(f"{self._root(run_id)}/{checked_path(path)}", user=user)
 
     def _root(self, run_id: str) -> str:
         with self.store.reading() as rows:

@@ -218,7 +218,6 @@ def change(work: Work, row: Row, *, status: RunStatus | None, end_time: int | No
         name=name or row["name"],
         status=to.value,
         end_time=row["end_time"] if end_time is None else end_time,
-        stage=row["lifecycle_stage"],
     )
     run = store.runs_from(work.rows, [run_row(work.rows, row["run_id"])])[0]
     if before.ended and not to.ended:
@@ -293,13 +292,6 @@ def _move(work: Work, row: Row, to: Lifecycle, event: EventType) -> None:
     """Delete or restore a run; nothing happens to one that is there already."""
     if row["lifecycle_stage"] == to.value:
         return
-    store.change_run(
-        work.rows,
-        row["number"],
-        name=row["name"],
-        status=row["status"],
-        end_time=row["end_time"],
-        stage=to.value,
-    )
+    store.move_run(work.rows, row["number"], to.value, millis(work.now) if to is Lifecycle.DELETED else None)
     details = {"experiment_id": str(row["experiment_id"]), "name": row["name"]}
     work.emit(event, Resource("run", row["run_id"]), details)

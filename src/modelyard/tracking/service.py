@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modelyard.tracking.active import ActiveRun, begun
+from modelyard.tracking.collecting import Collecting
 from modelyard.tracking.following import Training, follow
 from modelyard.tracking.logged_models import LoggedModels
 from modelyard.tracking.recording import Recording
-from modelyard.tracking.run_files import RunFiles
 from modelyard.tracking.values import Run, RunStatus
 
 
-class ExperimentTracker(Recording, RunFiles, LoggedModels):
+class ExperimentTracker(Recording, Collecting, LoggedModels):
     """Experiments, runs and logged models in one store.
 
     >>> tracker = ExperimentTracker(folder)

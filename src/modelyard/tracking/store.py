@@ -135,12 +135,14 @@ def change_experiment(rows: Connection, number: int, name: str, stage: str, upda
     )
 
 
-def change_all_runs(rows: Connection, experiment: int, stage: str) -> int:
+def change_all_runs(rows: Connection, experiment: int, stage: str, deleted_at: int | None) -> int:
     """Delete or restore every run of an experiment; returns how many changed."""
     return rows.run(
-        "UPDATE runs SET lifecycle_stage = :stage WHERE experiment_id = :experiment AND lifecycle_stage <> :stage",
+        "UPDATE runs SET lifecycle_stage = :stage, deleted_at = :deleted_at "
+        "WHERE experiment_id = :experiment AND lifecycle_stage <> :stage",
         experiment=experiment,
         stage=stage,
+        deleted_at=deleted_at,
     )
 
 
@@ -188,17 +190,54 @@ def find_run_row(rows: Connection, run_id: str) -> Row | None:
     return rows.one("SELECT * FROM runs WHERE run_id = :run_id", run_id=run_id)
 
 
-def change_run(rows: Connection, number: int, *, name: str, status: str, end_time: int | None, stage: str) -> None:
+def change_run(rows: Connection, number: int, *, name: str, status: str, end_time: int | None) -> None:
     """Write what may change of a run."""
     rows.run(
-        "UPDATE runs SET name = :name, status = :status, end_time = :end_time, lifecycle_stage = :stage "
-        "WHERE number = :number",
+        "UPDATE runs SET name = :name, status = :status, end_time = :end_time WHERE number = :number",
         number=number,
         name=name,
         status=status,
         end_time=end_time,
-        stage=stage,
     )
+
+
+def move_run(rows: Connection, number: int, stage: str, deleted_at: int | None) -> None:
+    """Delete a run at a moment, or restore it."""
+    rows.run(
+        "UPDATE runs SET lifecycle_stage = :stage, deleted_at = :deleted_at WHERE number = :number",
+        number=number,
+        stage=stage,
+        deleted_at=deleted_at,
+    )
+
+
+_SINCE = {"runs": "deleted_at", "logged_models": "last_update_time"}  # which a deleted logged model's deletion was
+
+
+def deleted(rows: Connection, table: str, *, before: int, after: int, limit: int) -> list[Row]:
+    """Runs or logged models that were deleted before a moment, behind a number and in the order of numbers."""
+    return rows.all(
+        f"SELECT * FROM {table} WHERE lifecycle_stage = 'deleted' AND {_SINCE[table]} <= :before AND number > :after "
+        "ORDER BY number LIMIT :limit",
+        before=before,
+        after=after,
+        limit=limit,
+    )
+
+
+def is_deleted(rows: Connection, table: str, number: int) -> bool:
+    """Whether a run or logged model is there, and deleted."""
+    found = rows.one(
+        f"SELECT 1 AS one FROM {table} WHERE number = :number AND lifecycle_stage = 'deleted'", number=number
+    )
+    return found is not None
+
+
+def remove_run(rows: Connection, number: int) -> None:
+    """Remove a run with all that it logged."""
+    for table in ("metrics", "latest_metrics", "params", "tags", "inputs", "models"):
+        rows.run(f"DELETE FROM run_{table} WHERE run = :number", number=number)
+    rows.run("DELETE FROM runs WHERE number = :number", number=number)
 
 
 def runs_from(rows: Connection, found: Sequence[Row]) -> list[Run]:

@@ -104,7 +104,14 @@ async def upload(request: Request) -> Response:
 @declares(WRITE)
 async def delete(request: Request) -> Response:
     """Remove a file or a folder, if it is there."""
-    return await _in_thread(request, WRITE, _delete, request.path_params["path"])
+
+    def gone(yard: Yard, path: str) -> Response:
+        path = stored.checked_free(checks.artifact_path(path.rstrip("/")))
+        with suppress(NotFound):
+            yard.tracking.files.delete(path, user=request.state.caller.subject)
+        return _json(NOTHING)
+
+    return await _in_thread(request, WRITE, gone, request.path_params["path"])
 
 
 @declares(WRITE)
@@ -186,7 +193,7 @@ async def presigned(request: Request) -> Response:
 async def _in_thread(request: Request, needs: str, function: Callable[[Yard, str], Response], path: str) -> Response:
     def work() -> Response:
         try:
-            _permitted(request, needs, path)
+            request.state.caller = _permitted(request, needs, path)
             return function(request.app.state.yard, path)
         except YardError as error:
             return answer(error)
@@ -273,13 +280,6 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
     with stream:
         while chunk := stream.read(SMALL):
             yield chunk
-
-
-def _delete(yard: Yard, path: str) -> Response:
-    path = stored.checked_free(checks.artifact_path(path.rstrip("/")))
-    with suppress(NotFound):
-        yard.tracking.files.delete(path)
-    return _json(NOTHING)
 
 
 def _file_of(folder: str, local: str) -> str:
