@@ -7,6 +7,7 @@ checker needs.
 from __future__ import annotations
 
 import json
+from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,8 @@ class ProvedEvent:
 
 def proof_text(leaf: bytes, index: int, path: Sequence[bytes], note: str) -> str:
     """The tlog-proof file that shows a leaf to be in the log."""
-    lines = [PROOF_HEADER, f"extra {b64(leaf)}", f"index {index}", *map(b64, path)]
-    return "\n".join(lines) + "\n\n" + note
+    hashes = b"".join(map(b2a_base64, path)).decode()  # a line each
+    return f"{PROOF_HEADER}\nextra {b64(leaf)}\nindex {index}\n{hashes}\n{note}"
 
 
 def check_proof(text: str, public_key: str) -> ProvedEvent:

@@ -158,15 +158,17 @@ class Proving(Log):
 
     def _hashes(self, rows: Connection, subtrees: Sequence[Subtree]) -> list[bytes]:
         known = self._upper
-        missing = [subtree for subtree in subtrees if subtree not in known]
+        hashes = list(map(known.get, subtrees))
+        missing = [subtree for subtree, value in zip(subtrees, hashes, strict=True) if value is None]
         try:
-            found = dict(zip(missing, store.hashes(rows, missing), strict=True))
+            found = store.hashes(rows, missing)
         except (KeyError, TypeError) as error:
             raise Damaged("The audit log's tree lacks a hash. See what was changed: modelyard audit verify") from error
         if len(known) >= REMEMBERED:
             known.clear()
-        known.update((subtree, value) for subtree, value in found.items() if subtree[0] >= UPPER)
-        return [found[subtree] if subtree in found else known[subtree] for subtree in subtrees]
+        known.update(pair for pair in zip(missing, found, strict=True) if pair[0][0] >= UPPER)
+        rest = iter(found)
+        return [next(rest) if value is None else value for value in hashes]
 
     def _unprovable(self, rows: Connection, event: tuple[object, ...]) -> Exception:
         if rows.one("SELECT 1 AS found FROM audit_expired WHERE position = :position", position=event[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from modelyard.audit.leaves import COLUMNS, Body, EventRow
@@ -128,9 +129,14 @@ def blocks(rows: Connection, start: int, stop: int) -> list[tuple[int, bytes]]:
 
 def blocks_of(rows: Connection, numbers: Sequence[int]) -> dict[int, bytes]:
     """Some blocks of hashes by number."""
-    names = ", ".join(f":n{i}" for i in range(len(numbers)))
-    sql = f"SELECT block, hashes FROM audit_blocks WHERE block IN ({names})"
-    return dict(rows.tuples(sql, **{f"n{i}": n for i, n in enumerate(numbers)})) if numbers else {}
+    sql, names = _blocks_of(len(numbers))
+    return dict(rows.tuples(sql, **dict(zip(names, numbers, strict=True)))) if numbers else {}
+
+
+@cache
+def _blocks_of(count: int) -> tuple[str, list[str]]:
+    names = [f"n{i}" for i in range(count)]
+    return f"SELECT block, hashes FROM audit_blocks WHERE block IN ({', '.join(f':{name}' for name in names)})", names
 
 
 def last_block(rows: Connection) -> tuple[int, bytes] | None:
@@ -141,17 +147,12 @@ def last_block(rows: Connection) -> tuple[int, bytes] | None:
 
 def hashes(rows: Connection, subtrees: Sequence[Subtree]) -> list[bytes]:
     """The hashes of complete subtrees, in the order asked for; KeyError where one is missing."""
-    numbers = [number(level, index) for level, index in subtrees]
-    found = blocks_of(rows, sorted({n // IN_BLOCK for n in numbers}))
-    return [hash_in(found[n // IN_BLOCK], n % IN_BLOCK) for n in numbers]
-
-
-def hash_in(block: bytes, place: int) -> bytes:
-    """One hash of a block; KeyError where the block ends before it."""
-    value = block[place * HASH_BYTES : (place + 1) * HASH_BYTES]
-    if type(value) is not bytes or len(value) != HASH_BYTES:
-        raise KeyError(place)
-    return value
+    places = [divmod(number(level, index), IN_BLOCK) for level, index in subtrees]
+    found = blocks_of(rows, list({block for block, _ in places}))
+    values = [found[block][place * HASH_BYTES : (place + 1) * HASH_BYTES] for block, place in places]
+    if not {bytes}.issuperset(map(type, values)) or not {HASH_BYTES}.issuperset(map(len, values)):
+        raise KeyError("a block of hashes is no bytes, or ends too early")
+    return values
 
 
 def add_checkpoint(rows: Connection, at: int, note: str) -> None:
@@ -191,18 +192,18 @@ def bodies_between(rows: Connection, first: int, last: int) -> list[Body]:
     )
 
 
+_LEAF_OF = f"""
+    SELECT {", ".join(f"e.{name}" for name in COLUMNS)}, r.leaf_index, r.position, r.count, r.integrated_at,
+           (SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1)
+    FROM events e LEFT JOIN audit_leaves r
+    ON r.position = (SELECT max(position) FROM audit_leaves WHERE position <= e.position)
+    WHERE e.event_id = :event_id
+"""
+
+
 def leaf_of(rows: Connection, event_id: str) -> tuple[EventRow, tuple[Any, ...], str | None] | None:
     """(event, (leaf_index, position, count, integrated_at) of the run that would hold it, the newest checkpoint's note)."""
-    found = rows.tuples(
-        f"""
-        SELECT {", ".join(f"e.{name}" for name in COLUMNS)}, r.leaf_index, r.position, r.count, r.integrated_at,
-               (SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1)
-        FROM events e LEFT JOIN audit_leaves r
-        ON r.position = (SELECT max(position) FROM audit_leaves WHERE position <= e.position)
-        WHERE e.event_id = :event_id
-        """,
-        event_id=event_id,
-    )
+    found = rows.tuples(_LEAF_OF, event_id=event_id)
     return (found[0][:9], found[0][9:13], found[0][13]) if found else None
 
 

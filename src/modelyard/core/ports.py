@@ -62,6 +62,11 @@ class Database(Protocol):
         """Where it is, without secrets."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether this thread is within a transaction."""
+        ...
+
     def write(self) -> AbstractContextManager[Connection]:
         """A transaction that no other writer shares: commits at the end, undone by any exception."""
         ...

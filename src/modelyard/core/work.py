@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
@@ -110,7 +110,7 @@ class Store:
     @contextmanager
     def work(self, actor: str = "system") -> Iterator[Work]:
         """A transaction: rows and events commit together, or not at all."""
-        with self._marked(), self.database.write() as connection:
+        with self.database.write() as connection:
             work = Work(self, connection, actor)
             if getattr(self._local, "quiet", False):
                 before = last_position(connection)
@@ -132,24 +132,14 @@ class Store:
         finally:
             self._local.quiet = before
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> AbstractContextManager[Connection]:
         """A consistent view for reading."""
-        with self._marked(), self.database.read() as connection:
-            yield connection
+        return self.database.read()
 
     @property
     def busy(self) -> bool:
         """Whether this thread is within a transaction of this store."""
-        return getattr(self._local, "depth", 0) > 0
-
-    @contextmanager
-    def _marked(self) -> Iterator[None]:
-        depth = self._local.depth = getattr(self._local, "depth", 0) + 1
-        try:
-            yield
-        finally:
-            self._local.depth = depth - 1
+        return self.database.busy
 
     def close(self) -> None:
         """Give connections back. Not closing loses nothing."""

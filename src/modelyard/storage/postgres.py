@@ -125,10 +125,15 @@ class PostgresDatabase:
         """Server, database and user; never the password."""
         return self._url
 
+    @property
+    def busy(self) -> bool:
+        """Whether this thread is within a transaction."""
+        return self._current() is not None
+
     @contextmanager
     def write(self) -> Iterator[PostgresConnection]:
         """A transaction that no other writer shares."""
-        if self._current() is not None:
+        if self.busy:
             raise YardError(
                 "A transaction is open in this thread already. Pass its Work on instead of opening another."
             )

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -102,24 +102,23 @@ class SqliteDatabase:
         """The database file's path."""
         return str(self.file)
 
+    @property
+    def busy(self) -> bool:
+        """Whether this thread is within a transaction."""
+        return self._current() is not None
+
     @contextmanager
     def write(self) -> Iterator[SqliteConnection]:
         """A transaction that no other writer shares."""
         self._refuse_nested()
-        with self._mutex, self._queue(), self._errors(), self._transaction("BEGIN IMMEDIATE") as rows:
+        with self._mutex, self._queue(), self._transaction("BEGIN IMMEDIATE") as rows:
             yield rows
             rows.raw.execute("COMMIT")
 
-    @contextmanager
-    def read(self) -> Iterator[SqliteConnection]:
+    def read(self) -> AbstractContextManager[SqliteConnection]:
         """A consistent view for reading; inside this thread's own transaction it sees that transaction's rows."""
-        with self._errors():
-            current = self._current()
-            if current is not None:
-                yield current
-                return
-            with self._transaction("BEGIN") as rows:
-                yield rows
+        current = self._current()
+        return self._transaction("BEGIN") if current is None else self._part(current)
 
     def scrub(self) -> None:
         """Write the file anew without what was deleted, and empty the write-ahead log.
@@ -146,7 +145,7 @@ class SqliteDatabase:
         return None if found is None or found.over else found
 
     def _refuse_nested(self) -> None:
-        if self._current() is not None:
+        if self.busy:
             raise YardError(
                 "A transaction is open in this thread already. Pass its Work on instead of opening another."
             )
@@ -189,35 +188,61 @@ class SqliteDatabase:
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[SqliteConnection]:
         """This thread's transaction, undone unless the block committed it."""
-        with self._connection() as raw:
+        try:  # not by _errors and _connection: three contexts in one another take longer than SQLite
+            raw = self._taken()
             rows = self._local.rows = SqliteConnection(raw)
             try:
                 raw.execute(begin)
                 yield rows
             finally:
                 rows.over = True
-                if raw.in_transaction:
-                    raw.execute("ROLLBACK")
+                self._give_back(raw)
+        except sqlite3.DatabaseError as error:
+            self._explain(error)
+            raise
+
+    @contextmanager
+    def _part(self, rows: SqliteConnection) -> Iterator[SqliteConnection]:
+        """A part of a transaction that is under way."""
+        with self._errors():
+            yield rows
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for this use alone: the one used last, whose pages are still in memory, or a new one.
+        """A connection for this use alone, in no transaction."""
+        raw = self._taken()
+        try:
+            yield raw
+        finally:
+            self._give_back(raw)
+
+    def _taken(self) -> sqlite3.Connection:
+        """The connection used last, whose pages are still in memory, or a new one.
 
         Threads that write by turns share it so: a connection of their own would read anew what the others wrote.
         """
         try:
-            raw = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            raw = self._connected()
+            return self._connected()
+
+    def _give_back(self, raw: sqlite3.Connection) -> None:
+        if raw not in self._open:  # it was closed meanwhile, or this is a child that was forked within the block
+            return
         try:
-            yield raw
-        finally:
-            if raw in self._open:  # not closed meanwhile, and not a forked child's parent's
-                if raw.in_transaction or len(self._idle) >= IDLE:
-                    self._open.remove(raw)
-                    raw.close()
-                else:
-                    self._idle.append(raw)
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+            if len(self._idle) < IDLE:
+                self._idle.append(raw)
+                return
+        except sqlite3.Error:
+            self._drop(raw)
+            raise
+        self._drop(raw)
+
+    def _drop(self, raw: sqlite3.Connection) -> None:
+        self._open.remove(raw)
+        raw.close()
 
     def _connected(self) -> sqlite3.Connection:
         raw = sqlite3.connect(
@@ -253,9 +278,13 @@ class SqliteDatabase:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            told = _told(error, self.file)
-            if told is None:
-                raise
+            self._explain(error)
+            raise
+
+    def _explain(self, error: sqlite3.DatabaseError) -> None:
+        """Raise what the error means, if it is not a fault of ours."""
+        told = _told(error, self.file)
+        if told is not None:
             raise told from error
 
 
