@@ -17,9 +17,11 @@ from modelyard import Yard
 from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
 from modelyard.core.events import EventType
 from modelyard.core.instants import FixedClock
+from modelyard.core.traffic import Arm, Traffic
 from modelyard.marketplace import Listing, Marketplace, RequestState, Visibility
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
 from modelyard.marketplace.rules import card_text, checked_licence
+from modelyard.serving.counters import Counters
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
 ANA, BEN, EVE = "ana@example.org", "ben@example.org", "eve@example.org"
@@ -274,6 +276,24 @@ def test_usage_is_counted_from_events(theirs: Yard, listing: Listing, small_mode
     usage = theirs.marketplace.usage(listing.listing_id)
     assert (usage.fetches, usage.people, usage.deployments) == (3, 2, 1)
     assert theirs.marketplace.get_listing(listing.listing_id, BEN).fetches == 3
+
+
+def test_usage_has_the_requests_that_the_version_answers_here(theirs: Yard, listing: Listing) -> None:
+    """On every endpoint, in every arm that is not a shadow, however the version is written."""
+    first = Arm(name="baseline", model="fraud", version="1.0.0", weight=0.5)
+    other = Arm(name="canary", model="fraud", version="v2.0.0", weight=0.5)
+    shadowed = Arm(name="shadow", model="fraud", version="v1.0.0", weight=1.0)
+    theirs.serving.apply(Traffic(endpoint="a", generation=1, arms=(first, other)))
+    theirs.serving.apply(Traffic(endpoint="b", generation=1, arms=(replace(first, version="v1.0.0", weight=1.0),)))
+    theirs.serving.apply(Traffic(endpoint="c", generation=1, arms=(replace(other, weight=1.0),), shadow=shadowed))
+    for endpoint, arm, answers in (("a", 0, 3), ("a", 1, 5), ("b", 0, 4), ("c", 0, 7)):
+        counters = Counters(theirs.serving.places.counters(endpoint, 1), 0)  # as a serving process keeps them
+        for _ in range(answers):
+            counters.answered(arm, 80.0)
+    usage = theirs.marketplace.usage(listing.listing_id)
+    assert (usage.endpoints, usage.requests) == (2, 7)
+    theirs.serving.apply(Traffic(endpoint="a", generation=2, arms=(first, other)))
+    assert theirs.marketplace.usage(listing.listing_id).requests == 4, "a new routing counts anew"
 
 
 def test_the_catalogue_follows_its_models(theirs: Yard, small_model: Path) -> None:

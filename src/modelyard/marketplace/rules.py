@@ -137,6 +137,11 @@ def is_owner(listing: Listing, person: str) -> bool:
     return folded(person) in {folded(listing.owner), folded(listing.published_by)}
 
 
+def is_version(listing: Listing, model: str, version: str) -> bool:
+    """Whether the listing is of that version, with or without a leading v."""
+    return listing.model == model and listing.version.removeprefix("v") == version.removeprefix("v")
+
+
 def may_have(listing: Listing, person: str, requests: list[AccessRequest], now: Instant) -> Decision:
     """Whether the person may read the card and fetch the package."""
     if listing.visibility is Visibility.OPEN or is_owner(listing, person):

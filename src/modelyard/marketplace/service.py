@@ -166,7 +166,7 @@ class Marketplace(Sharing):
 
     @operation("GET", "/marketplace/listings/{listing_id}/usage", needs="marketplace.read", scope="anywhere")
     def usage(self, listing_id: str) -> Usage:
-        """How much the listing is used: counted from the events, of fetches and of rollouts of the version here.
+        """How much the listing is used: fetches and rollouts, by their events, and the requests that it answers here.
 
         >>> from modelyard.registry import ModelRegistry
         >>> market = Marketplace(folder)
@@ -179,13 +179,17 @@ class Marketplace(Sharing):
         with self.store.reading() as rows:
             listing = known(rows, listing_id)
             count, people, last = store.fetches(rows, listing_id)
-            return Usage(
-                listing_id=listing_id,
-                fetches=count,
-                people=people,
-                deployments=store.deployments(rows, listing.model, listing.version),
-                last_fetched_at=None if last is None else from_micros(last),
-            )
+            deployments = store.deployments(rows, listing.model, listing.version)
+        answered = self._answered(listing)
+        return Usage(
+            listing_id=listing_id,
+            fetches=count,
+            people=people,
+            deployments=deployments,
+            endpoints=len(answered),
+            requests=sum(answered),
+            last_fetched_at=None if last is None else from_micros(last),
+        )
 
     @operation("PUT", "/marketplace/listings/{listing_id}/rating", needs="marketplace.read", scope="anywhere")
     def rate(self, listing_id: str, stars: int, user: str, *, comment: str = "") -> Rating:
@@ -300,6 +304,16 @@ class Marketplace(Sharing):
             mine = {one: self._owns(store.listing(rows, one), user) for one in {each.listing_id for each in found}}
         person = folded(checked_person(user, "user"))
         return [one for one in found if mine[one.listing_id] or folded(one.requested_by) == person]
+
+    def _answered(self, listing: Listing) -> list[int]:
+        """The requests that the version has answered, by endpoint. A shadow's answers reach nobody and do not count."""
+        serving, found = self._area("serving"), []
+        for traffic in serving.endpoints():
+            arms = [arm.name for arm in traffic.arms if rules.is_version(listing, arm.model, arm.version)]
+            if arms:
+                counted = serving.counts(traffic.endpoint).arms
+                found.append(sum(counted[arm].requests for arm in arms if arm in counted))
+        return found
 
     @staticmethod
     def _owns(listing: Listing | None, person: str) -> bool:

@@ -261,10 +261,11 @@ def fetches(rows: Connection, listing_id: str) -> tuple[int, int, int | None]:
 
 
 def deployments(rows: Connection, model: str, version: str) -> int:
-    """How many rollouts of a version began, by their events."""
+    """How many rollouts of a version began, by their events, with or without a leading v."""
     found = rows.tuples("SELECT details FROM events WHERE event_type = 'deployment_started'")
     told = (json.loads(details) for (details,) in found)
-    return sum(one.get("model") == model and one.get("version") == version for one in told)
+    number = version.removeprefix("v")
+    return sum(one.get("model") == model and str(one.get("version")).removeprefix("v") == number for one in told)
 
 
 def listing_from(row: Row) -> Listing:

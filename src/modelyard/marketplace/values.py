@@ -91,12 +91,18 @@ class AccessRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How much a listing is used, counted from events: fetches, who fetched, and deployments of the version here."""
+    """How much a listing is used: fetches and by how many people, and what the version does here.
+
+    `deployments` counts the rollouts that began, `endpoints` those that it answers on now, and `requests` the requests
+    that it has answered there since their present routing began, as this machine's serving processes count them.
+    """
 
     listing_id: str
     fetches: int
     people: int
     deployments: int
+    endpoints: int
+    requests: int
     last_fetched_at: Instant | None = None
 
 
