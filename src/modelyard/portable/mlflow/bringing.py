@@ -26,6 +26,7 @@ class Bringing:
     user: str
     tell: Tell
     tally: Tally = field(default_factory=Tally)
+    names: dict[str, str] = field(default_factory=dict)  # of models, by what they are called here
     records: Any = field(default_factory=hashlib.sha256)
 
     def progress(self) -> None:

@@ -5,8 +5,10 @@ Stages are not taken over where a policy asks for an approval: an import is no w
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +27,7 @@ STAGES: Mapping[str, ModelStage] = {
     "archived": ModelStage.ARCHIVED,
 }
 STAGE_TAG = "mlflow.stage"
+NAME_TAG = "mlflow.name"  # what a model was called whose name is none here
 CREATED = "created"  # in a version's metadata: when MLflow registered it, which tells an imported one from others
 SHOWN = 10
 _OF_MODEL = re.compile(r"/models/(m-[0-9a-zA-Z]+)/artifacts(?:/(.*))?\Z")
@@ -32,14 +35,42 @@ _LOGGED = re.compile(r"models:/(m-[0-9a-zA-Z]+)\Z")
 _VERSION = re.compile(r"models:/([^/]+)/(\d{1,18})\Z")
 
 
+def name_here(name: str) -> str:
+    """The name itself if a model here may have it; else the nearest plain one, with a digest that tells it from others.
+
+    >>> name_here("fraud 2"), name_here("Größe (neu)")
+    ('fraud 2', 'Groe-neu-aa91adeb')
+    """
+    try:
+        return checks.checked_model_name(name)
+    except Invalid:
+        letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", letters).strip("-")[:100] or "model"
+        return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _models(bringing: Bringing) -> Iterator[FoundModel]:
+    """The registered models by their names here."""
+    for model in bringing.origin.models():
+        here = name_here(model.name)
+        bringing.names[here] = model.name
+        yield replace(model, name=here)
+
+
+def _versions(bringing: Bringing, name: str) -> Iterator[FoundVersion]:
+    """The versions of a model by its name here."""
+    for version in bringing.origin.versions(bringing.names[name]):
+        yield replace(version, name=name)
+
+
 def check(bringing: Bringing) -> None:
     """Conflict, naming all, where a model of the same name here has other versions; nothing is written before this."""
     taken = []
-    for model in bringing.origin.models():
+    for model in _models(bringing):
         with bringing.yard.store.reading() as rows:
             if store_models.last_number(rows, model.name) == 0:
                 continue
-            for version in bringing.origin.versions(model.name):
+            for version in _versions(bringing, model.name):
                 known = store.by_number(rows, model.name, version.number)
                 if known is not None and not _is_one(known, version):
                     taken.append(f"{model.name} {version.number}")
@@ -57,7 +88,7 @@ def check(bringing: Bringing) -> None:
 
 def _any_imported(rows: Connection, name: str, bringing: Bringing) -> bool:
     """Whether one of the versions there is here; a model without versions there stands in nobody's way."""
-    found = list(bringing.origin.versions(name))
+    found = list(_versions(bringing, name))
     return not found or any(store.by_number(rows, name, one.number) is not None for one in found)
 
 
@@ -69,8 +100,8 @@ def _is_one(known: ModelVersion, version: FoundVersion) -> bool:
 def bring(bringing: Bringing) -> None:
     """Every model; those with copies of other models' versions come last."""
     late = []
-    for model in bringing.origin.models():
-        if any(_VERSION.match(one.source) for one in bringing.origin.versions(model.name)):
+    for model in _models(bringing):
+        if any(_VERSION.match(one.source) for one in _versions(bringing, model.name)):
             late.append(model)
         else:
             _bring_model(bringing, model)
@@ -85,12 +116,12 @@ def _bring_model(bringing: Bringing, model: FoundModel) -> None:
     try:
         known = _model(bringing, model)
     except Invalid as error:
-        lost = sum(1 for _ in bringing.origin.versions(model.name))
+        lost = sum(1 for _ in _versions(bringing, model.name))
         tally.there["versions"] += lost
         tally.reason("registered models", f"{model.name!r:.150}: {error}")
         return
     tally.here["registered models"] += 1
-    for version in bringing.origin.versions(model.name):
+    for version in _versions(bringing, model.name):
         tally.there["versions"] += 1
         try:
             _version(bringing, model, version)
@@ -117,7 +148,11 @@ def _model(bringing: Bringing, model: FoundModel) -> RegisteredModel:
         return registry.get_registered_model(model.name)
     except NotFound:
         pass
-    tags = _tags(bringing, f"model {model.name}", model.tags)
+    there = bringing.names[model.name]
+    if there != model.name:
+        bringing.tally.note(f"The model {there!r} is called {model.name} here, where names are plainer.")
+    named = {NAME_TAG: there} if there != model.name else {}
+    tags = _tags(bringing, f"model {model.name}", {**model.tags, **named})
     made = registry.create_model(model.name, bringing.user, description=model.description, tags=list(tags))
     bringing.tally.new["registered models"] += 1
     return made
@@ -146,7 +181,8 @@ def _version(bringing: Bringing, model: FoundModel, version: FoundVersion) -> No
     if known is None:
         known = _register(bringing, version)
         bringing.tally.new["versions"] += 1
-        _move(bringing, known, version.stage)
+    if known.stage is ModelStage.DEVELOPMENT and known.updated_at == known.created_at:
+        _move(bringing, known, version.stage)  # also after an import that was cut short here; not what somebody touched
     bringing.tally.here["versions"] += 1
 
 
@@ -216,7 +252,7 @@ def _placed(found: Source, root: str, inner: str) -> Source:
 
 def _copy(bringing: Bringing, version: FoundVersion, name: str, number: int) -> Source:
     try:
-        known: ModelVersion = bringing.yard.registry.version_by_number(name, number)
+        known: ModelVersion = bringing.yard.registry.version_by_number(name_here(name), number)
     except NotFound:
         return Source(version.source, version.run_id, version.model_id, location=version.source)
     more = known.metadata.get(OURS) or {}
