@@ -102,7 +102,7 @@ def test_scores_on_the_same_rows_have_scipys_paired_interval(registry: ModelRegi
     assert [score.version for score in found] == ["fraud:v2.0.0"]
     theirs = stats.bootstrap(
         (one, two), lambda a, b, axis: (b - a).mean(axis=axis), paired=True, vectorized=True, n_resamples=9_999,
-        method="percentile", rng=np.random.default_rng(1),
+        method="BCa", rng=np.random.default_rng(1),
     ).confidence_interval  # fmt: skip
     spread = theirs.high - theirs.low
     assert found[0].difference.value == pytest.approx((two - one).mean())
@@ -120,7 +120,8 @@ def test_scores_on_other_rows_or_of_another_metric_are_not_paired(registry: Mode
     assert registry.compare_versions(_refs("v1.0.0", "v2.0.0", "v3.0.0")).scores == ()
     registry.store_scores("fraud", "v2.0.0", "may", [2, 1, 2], ANA, rows=[3, 2, 1])
     (only,) = registry.compare_versions(_refs("v1.0.0", "v2.0.0")).scores
-    assert (only.difference.value, only.verdict, only.difference.n) == (1.0, "better", 3)
+    assert (only.difference.value, only.verdict, only.difference.n) == (1.0, "undecided", 3)
+    assert only.difference.note == "every row differs by the same"
     assert "<circle" in comparison(registry.compare_versions(_refs("v1.0.0", "v2.0.0")))
 
 
@@ -158,3 +159,13 @@ def test_scores_go_with_their_version_and_follow_its_name(registry: ModelRegistr
     registry.delete("cards", "v1.0.0", ANA)
     with registry.store.reading() as rows:
         assert rows.all("SELECT name FROM model_scores") == []
+
+
+@pytest.mark.parametrize(("rows", "verdict"), [(1, "undecided"), (5, "undecided"), (6, "better"), (60, "better")])
+def test_a_handful_of_rows_decides_nothing_however_much_they_agree(
+    registry: ModelRegistry, rows: int, verdict: str
+) -> None:
+    """A sign test of five rows that all agree has p = 1/16."""
+    for version, score in (("v1.0.0", 0.0), ("v2.0.0", 1.0)):
+        registry.store_scores("fraud", version, "may", [score] * rows, ANA, metric="correct")
+    assert registry.compare_versions(_refs("v1.0.0", "v2.0.0")).scores[0].verdict == verdict

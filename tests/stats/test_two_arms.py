@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -169,3 +170,40 @@ def test_the_bootstrap_does_not_hang_on_the_order_of_rows():
     values = [random.Random(4).random() for _ in range(50)]
     rows = np.array(values)
     assert paired_bootstrap(rows * 0, rows).low == pytest.approx(paired_bootstrap(rows * 0, rows[::-1]).low)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "least"),
+    [("normal", 10, 0.925), ("skewed", 20, 0.87), ("skewed", 200, 0.92), ("0 or 1", 50, 0.92), ("rare", 200, 0.94)],
+)
+def test_the_paired_interval_holds_the_truth_nearly_as_often_as_it_says(kind: str, rows: int, least: float) -> None:
+    """600 data sets with a known mean difference, at 95 %.
+
+    A percentile interval has 0.90 at normal 10, 0.86 at skewed 20 and 0.92 at rare 200. Few rows of a skewed kind are
+    still too few for any bootstrap: 0.90 at skewed 20.
+    """
+    draw = np.random.default_rng(1)
+    make: dict[str, tuple[Callable[[], np.ndarray], float]] = {
+        "normal": (lambda: draw.normal(0.2, 1, rows), 0.2),
+        "skewed": (lambda: np.exp(draw.normal(0, 1, rows)), math.exp(0.5)),
+        "0 or 1": (lambda: draw.choice([1.0, 0.0, -1.0], rows, p=[0.12, 0.84, 0.04]), 0.08),
+        "rare": (lambda: (draw.random(rows) < 0.03).astype(float), 0.03),
+    }
+    differences, truth = make[kind]
+    held = 0
+    for seed in range(600):
+        found = paired_bootstrap(np.zeros(rows), differences(), resamples=1000, seed=seed)
+        held += found.low <= truth <= found.high
+    assert held / 600 >= least
+
+
+@pytest.mark.parametrize("shift", [-0.6, -0.2, 0.0, 0.1, 0.3, 2.0])
+def test_the_p_value_is_the_level_at_which_the_interval_reaches_zero(shift: float) -> None:
+    draw = np.random.default_rng(12)
+    rows = np.exp(draw.normal(0, 0.8, 40)) - math.exp(0.32) + shift
+    found = paired_bootstrap(np.zeros(40), rows, resamples=4000)
+    for level in (0.5, 0.8, 0.95, 0.99):
+        at = paired_bootstrap(np.zeros(40), rows, resamples=4000, level=level)
+        excluded = at.low > 0 or at.high < 0
+        if abs(found.p_value - (1 - level)) > 0.02:
+            assert excluded == (found.p_value < 1 - level), (level, found.p_value)

@@ -65,7 +65,7 @@ class Comparisons(Area):
 
         `metrics` are compared if they are given, else all. Where the first and another version have scores on the same
         rows of a data set, `scores` has the mean difference (the other minus the first) with a paired bootstrap
-        interval of the level. Invalid for fewer than 2 or more than 50 versions.
+        interval of the level (BCa, widened for few rows). Invalid for fewer than 2 or more than 50 versions.
 
         >>> from modelyard.registry import ModelRegistry
         >>> registry = ModelRegistry(folder)
@@ -192,7 +192,7 @@ def _paired(
     before, after = (np.frombuffer(store_scores.bytes_of(rows, *of), DOUBLES) for of in ((first, one), (other, two)))
     what = f"{one.metric} on {one.dataset}"
     measured = paired_bootstrap(before, after, name=what, resamples=resamples, level=level, seed=seed)
-    return comparison.score_comparison(other, one, measured)
+    return comparison.score_comparison(other, one, measured, level=level)
 
 
 def _table(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
