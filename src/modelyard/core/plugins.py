@@ -78,6 +78,7 @@ TABLE: dict[str, dict[str, str]] = {
         "processes": "modelyard.engines.processes:ProcessRunner",
         "ray": "modelyard.engines.ray:RayRunner",
     },
+    "engine": {"ray": "modelyard.engines.ray_serve:RayServe"},
     "explainer": {
         "own": "modelyard.engines.contributions:contributions",
         "shap": "modelyard.engines.shap:ShapExplainer",

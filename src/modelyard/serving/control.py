@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Forbidden, NotFound, Unavailable, nearest
@@ -22,6 +23,8 @@ from modelyard.core.work import Store, Work
 from modelyard.serving import counters, logged, metrics, store
 from modelyard.serving.compiling import compiled
 from modelyard.serving.guard import mark_recorded
+from modelyard.serving.nodes_serving import NodeServing
+from modelyard.serving.nodes_yard import Headquarters
 from modelyard.serving.places import Places, Published, SlotReport, write
 from modelyard.serving.rules import checked_traffic
 from modelyard.serving.supervisor import PublishedTargets, Serving, appending, listen
@@ -274,6 +277,38 @@ class EndpointControl(Area):
             latency_ms=metrics.LatencyWindow(self.places).p95,
             scaled=self._scaled,
             output=output,
+        )
+        return serving.begin()
+
+    def start_on_nodes(
+        self,
+        engine: str = "ray",
+        *,
+        address: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        workers: int | None = None,
+        report: str | None = None,
+        place: str | None = None,
+    ) -> NodeServing:
+        """Serving processes spread over the nodes of a cluster, with an HTTP proxy on every node that has one.
+
+        `address` is the cluster's (RAY_ADDRESS by default, or one is started on this machine). The nodes need modelyard
+        and none of this store's folders: routing and models are sent to them, and what they count, log and decide comes
+        back. The other arguments are those of `start`. Raises Unavailable for a cluster that cannot be used.
+        """
+        self.publish()
+        head = Headquarters(self.places)
+        cluster = plugins.load("engine", engine)(head.yard, address=address)
+        serving = NodeServing(
+            self.places,
+            cluster,
+            head,
+            host=host,
+            port=port,
+            targets=PublishedTargets(self.places, least=workers),
+            place=place or self._place(),
+            report=report,
         )
         return serving.begin()
 

@@ -108,6 +108,17 @@ class Counters:
             if micros is not None:
                 self._words[row + HEAD + min(bucket(micros), TOP)] += 1
 
+    def row(self, slot: int) -> np.ndarray:
+        """The live words of one slot, shape (arms + 1, 1024), for whoever holds that slot."""
+        self._used[slot] = 1
+        row: np.ndarray = self._all[slot]
+        return row
+
+    def total(self) -> np.ndarray:
+        """The words of all slots summed, shape (arms + 1, 1024)."""
+        rows: np.ndarray = self._all[self._used != 0].sum(axis=0)
+        return rows
+
     def heads(self) -> np.ndarray:
         """The counts of every arm and the shadow over all processes, shape (arms + 1, 16)."""
         heads: np.ndarray = self._all[self._used != 0, :, :HEAD].sum(axis=0)

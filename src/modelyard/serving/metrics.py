@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import threading
 from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,14 @@ class RequestMetrics:
             self._words[base + SUM] += int(micros)
             self._words[base + FIRST + bisect_left(MICROS, micros)] += 1
 
+    def add(self, key: Key, more: np.ndarray) -> None:
+        """Add to a key's row what a process elsewhere has counted: count, summed microseconds, a count for each bucket."""
+        row = self._rows.get(key)
+        base = (self._new_row(key) if row is None else row) * WIDTH
+        with self._lock:
+            for place, value in enumerate(more.tolist()):
+                self._words[base + place] += value
+
     def _new_row(self, key: Key) -> int:
         with self._lock:
             if len(self._rows) >= ROWS - 1:
@@ -68,10 +77,17 @@ def _read_keys(path: Path) -> list[Key]:
     return [(endpoint, arm, int(code)) for endpoint, arm, code in parts]
 
 
-def merged(places: Places) -> dict[Key, np.ndarray]:
-    """Each key's row, summed over the slots."""
+def row_of(values: Sequence[int]) -> np.ndarray:
+    """A row told as numbers."""
+    return np.array(values, np.int64)
+
+
+def merged(places: Places, *, slots: Sequence[int] | None = None) -> dict[Key, np.ndarray]:
+    """Each key's row, summed over the slots (all of them by default)."""
     found: dict[Key, np.ndarray] = {}
     for path in sorted(places.metrics.glob("*.keys")):
+        if slots is not None and int(path.stem) not in slots:
+            continue
         keys = _read_keys(path)
         rows = np.fromfile(path.with_suffix(".bin"), np.int64).reshape(-1, WIDTH)
         for key, row in zip(keys, rows, strict=False):

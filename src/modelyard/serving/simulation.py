@@ -106,7 +106,7 @@ def replicas_within(count: int, targets: Targets) -> int:
 
 
 def _latency_ms(rho: float, ready: int, waiting: float, service_ms: float) -> float:
-    queueing = rho ** math.sqrt(2 * (ready + 1)) / (ready * (1 - min(rho, 0.99)))
+    queueing: float = rho ** math.sqrt(2 * (ready + 1)) / (ready * (1 - min(rho, 0.99)))
     return service_ms * (1 + 3 * queueing) + 1000 * waiting / ready
 
 

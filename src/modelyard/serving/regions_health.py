@@ -1,0 +1,105 @@
+"""What one client or router knows of its places: probed in the background, and told of every request's own luck."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from modelyard.serving import regions
+from modelyard.serving.regions import PROBE_S, Choice, Place, Seen
+
+READY = "/v2/health/ready"
+PROBE_TIMEOUT_S = 2.0
+MOST_AT_ONCE = 16
+
+Clock = Callable[[], float]
+
+
+class Health:
+    """The places' states and the choice of a region. Safe to share between threads."""
+
+    def __init__(self, places: Sequence[Place], *, clock: Clock = time.monotonic) -> None:
+        self.places = tuple(places)
+        self._clock = clock
+        self._seen: dict[str, Seen] = {}
+        self._choice = Choice()
+        self._lock = threading.Lock()
+        self._turns = itertools.count()
+
+    def succeeded(self, url: str, latency_ms: float) -> None:
+        """A probe was answered."""
+        with self._lock:
+            self._seen[url] = regions.succeeded(self._seen.get(url), latency_ms, self._clock())
+            self._choose()
+
+    def failed(self, url: str, *, at_once: bool = False) -> None:
+        """A probe or a request was not answered as it should be."""
+        with self._lock:
+            self._seen[url] = regions.failed(self._seen.get(url), at_once=at_once)
+            self._choose()
+
+    def order(self) -> list[Place]:
+        """The places in the order in which the next request tries them."""
+        with self._lock:
+            return regions.order(self._choice, self.places, self._seen, turn=next(self._turns))
+
+    @property
+    def region(self) -> str:
+        """The region that requests go to; "" before the first probe."""
+        return self._choice.region
+
+    @property
+    def seen(self) -> dict[str, Seen]:
+        """Each place's state, by URL."""
+        with self._lock:
+            return dict(self._seen)
+
+    def _choose(self) -> None:
+        self._choice = regions.choose(self._choice, self.places, self._seen, self._clock())
+
+
+class Probes:
+    """Asks every place each second whether it is ready, in the background, for as long as this object is held."""
+
+    def __init__(self, health: Health) -> None:
+        self._stop = threading.Event()
+        first = threading.Event()
+        thread = threading.Thread(target=_probe, args=(health, self._stop, first), name="modelyard-probes", daemon=True)
+        thread.start()
+        self._closed = weakref.finalize(self, self._stop.set)
+        first.wait(PROBE_TIMEOUT_S + 1)  # so that the first request goes to the nearest place already
+
+    def stop(self) -> None:
+        """Probe no more."""
+        self._closed()
+
+
+def _probe(health: Health, stop: threading.Event, first: threading.Event) -> None:
+    with httpx.Client(timeout=PROBE_TIMEOUT_S) as client, ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        while True:
+            list(pool.map(lambda place: probe(health, client, place), health.places))
+            first.set()
+            if stop.wait(PROBE_S):
+                return
+
+
+def probe(health: Health, client: httpx.Client, place: Place) -> None:
+    """Ask one place whether it is ready, and note the answer and its time."""
+    start = time.perf_counter()
+    try:
+        ready = client.get(place.url + READY).status_code == 200
+    except httpx.ConnectError:
+        health.failed(place.url, at_once=True)
+        return
+    except httpx.TransportError:
+        ready = False
+    if ready:
+        health.succeeded(place.url, (time.perf_counter() - start) * 1000)
+    else:
+        health.failed(place.url)
