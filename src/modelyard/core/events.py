@@ -96,6 +96,8 @@ class EventType(Enum):
     TRAFFIC_CHANGED = "traffic_changed"
     GUARD_TRIPPED = "guard_tripped"
     SCALED = "scaled"
+    OUTCOMES_RECORDED = "outcomes_recorded"
+    BATCH_PREDICTED = "batch_predicted"
     # deployment
     MODEL_DEPLOYED = "model_deployed"
     DEPLOYMENT_STARTED = "deployment_started"

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from modelyard.core.errors import Invalid, Unavailable
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: killed, it could not say so, and the worker would wait."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, name="modelyard-parent", daemon=True).start()
 
 
 class ProcessRunner:
@@ -28,7 +42,8 @@ class ProcessRunner:
         if "<locals>" in function.__qualname__ or function.__name__ == "<lambda>":
             raise Invalid(f"{function.__qualname__} cannot run in another process. Define it at the top of a module.")
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_end_with_parent)
         try:
             futures = {self._pool.submit(function, *arguments): index for index, arguments in enumerate(calls)}
             for future in as_completed(futures):

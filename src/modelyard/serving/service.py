@@ -17,6 +17,7 @@ from modelyard.core.ports import Clock
 from modelyard.core.traffic import BASELINE, Arm, ArmCounts, Traffic
 from modelyard.core.work import Store
 from modelyard.serving import store
+from modelyard.serving.batch_service import BatchPrediction
 from modelyard.serving.control import EndpointControl, known_traffic
 from modelyard.serving.desk import Desk
 from modelyard.serving.loaded import ModelFailed
@@ -28,7 +29,7 @@ from modelyard.stats.sketch import merged, quantile
 LOOK_S = 0.05
 
 
-class ModelServer(EndpointControl):
+class ModelServer(EndpointControl, BatchPrediction):
     """Opens on a folder, a database URL, or another area's store."""
 
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:

@@ -16,6 +16,11 @@ from modelyard.core.errors import Damaged, NotFound
 from modelyard.core.ports import History
 
 SQL_TYPES = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "string": "VARCHAR"}
+PLAIN_TYPES = {
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int"),
+    **dict.fromkeys(("FLOAT", "DOUBLE", "DECIMAL", "HUGEINT", "UBIGINT", "UHUGEINT"), "float"),
+    "BOOLEAN": "bool",
+}
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
 MOST_FREQUENT = 20
@@ -84,6 +89,35 @@ class Segment:
     def _asked(self, sql: str, **values: Any) -> list[Any]:
         with _reading(self._path), _engine(os.getpid()).cursor() as session:
             return session.execute(sql, {"file": str(self._path), **values}).fetchall()  # type: ignore[no-any-return]
+
+
+class Rows:
+    """A Parquet file of any columns, read by ranges of rows. Damaged where it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def types(self) -> dict[str, str]:
+        """Column -> float, int or bool; string for everything else."""
+        with _reading(self._path), _engine(os.getpid()).cursor() as session:
+            told = session.execute("DESCRIBE SELECT * FROM read_parquet($file)", {"file": str(self._path)}).fetchall()
+        return {name: PLAIN_TYPES.get(kind.partition("(")[0], "string") for name, kind, *_ in told}
+
+    def count(self) -> int:
+        """How many rows there are."""
+        with _reading(self._path), _engine(os.getpid()).cursor() as session:
+            found = session.execute("SELECT count(*) FROM read_parquet($file)", {"file": str(self._path)}).fetchall()
+        return int(found[0][0])
+
+    def slice(self, columns: Sequence[str], first: int, count: int) -> Mapping[str, Any]:
+        """Some rows' columns as masked arrays, in the file's order."""
+        types = self.types()
+        chosen = ", ".join(f"CAST({_name(name)} AS {SQL_TYPES[types[name]]}) AS {_name(name)}" for name in columns)
+        with _reading(self._path), _engine(os.getpid()).cursor() as session:
+            return _columns(
+                session,
+                f"SELECT {chosen} FROM read_parquet({_text(str(self._path))}) LIMIT {int(count)} OFFSET {int(first)}",
+            )
 
 
 def write_segment(
