@@ -22,6 +22,7 @@ from modelyard.stats.sketch import merged, quantile
 
 log = logging.getLogger("modelyard.yard")
 
+RECORD_TRIP = "modelyard.yard:record_trip"
 ENOUGH = 200  # answers that fix a baseline's latency quantiles
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from modelyard.pipeline.service import Pipelines
     from modelyard.portable import Exported, Imported
     from modelyard.registry.service import ModelRegistry
+    from modelyard.serving.nodes_serving import NodeServing
     from modelyard.serving.service import ModelServer
     from modelyard.serving.supervisor import Serving
     from modelyard.tracking.service import ExperimentTracker
@@ -198,15 +200,38 @@ class Yard:
         What the place says of passwords reaches them in their environment, which other users cannot read, and not on
         their command line, which they can.
         """
-        told = self._place
-        if "://" in self._place or self._files:
-            value = json.dumps({"place": self._place, "files": self._files})
-            name = f"MODELYARD_PLACE_{hashlib.sha256(value.encode()).hexdigest()[:16].upper()}"
-            os.environ[name] = value  # for good: a process that ends is started anew with it
-            told = f"env:{name}"
         return self.serving.start(
-            host=host, port=port, workers=workers, report="modelyard.yard:record_trip", place=told, log=log_file
+            host=host, port=port, workers=workers, report=RECORD_TRIP, place=self._told_place(), log=log_file
         )
+
+    def serve_on_nodes(
+        self,
+        engine: str = "ray",
+        *,
+        address: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        workers: int | None = None,
+    ) -> NodeServing:
+        """Serving processes on the nodes of a cluster, as `ModelServer.start_on_nodes`, that record their own rollbacks here."""
+        return self.serving.start_on_nodes(
+            engine,
+            address=address,
+            host=host,
+            port=port,
+            workers=workers,
+            report=RECORD_TRIP,
+            place=self._told_place(),
+        )
+
+    def _told_place(self) -> str:
+        """This yard's place as a serving process is told it: in the environment where it holds a password."""
+        if "://" not in self._place and not self._files:
+            return self._place
+        value = json.dumps({"place": self._place, "files": self._files})
+        name = f"MODELYARD_PLACE_{hashlib.sha256(value.encode()).hexdigest()[:16].upper()}"
+        os.environ[name] = value  # for good: a process that ends is started anew with it
+        return f"env:{name}"
 
     def analyze_experiment(self, experiment_id: str, *, confidence_level: float = 0.95) -> dict[str, Any]:
         """The A/B analysis of an experiment whose traffic serving splits (`ModelServer.create_ab_test`), from what it counted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -26,6 +26,13 @@ def serve(
     predict_host: Annotated[
         str, Parameter(help="Address that predictions are answered on, to anybody who reaches it, without a token.")
     ] = "127.0.0.1",
+    engine: Annotated[
+        Literal["processes", "ray"],
+        Parameter(help="What answers predictions: processes of this machine, or Ray Serve on the nodes of a cluster."),
+    ] = "processes",
+    cluster: Annotated[
+        str | None, Parameter(help="Address of the Ray cluster; RAY_ADDRESS, or one started here, by default.")
+    ] = None,
     tls_cert: Annotated[Path | None, Parameter(help="Certificate file, needed to listen beyond this machine.")] = None,
     tls_key: Annotated[Path | None, Parameter(help="Its private key.")] = None,
     client_ca: Annotated[
@@ -44,6 +51,8 @@ def serve(
             port=int(found["port"]),
             workers=int(found["workers"]),
             predict_host=predict_host,
+            engine=engine,
+            cluster=cluster,
             tls_cert=tls_cert,
             tls_key=tls_key,
             client_ca=client_ca,

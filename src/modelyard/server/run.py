@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 from cryptography import x509
@@ -45,6 +45,8 @@ class Listening:
     port: int = 8080
     workers: int = 2
     predict_host: str = "127.0.0.1"  # predictions need no token, so opening them to others is a choice of its own
+    engine: str = "processes"  # or "ray": predictions are answered by the nodes of a cluster
+    cluster: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     client_ca: Path | None = None  # only callers with a certificate of this authority are let in
@@ -125,7 +127,7 @@ def serve(place: str, files: str | None, listening: Listening, *, user: str, oid
         user = user if listening.loopback else ""
         hosts = LOOPBACK | {listening.host.lower(), f"[{listening.host}]"} | _certified(listening.tls_cert)
         making = meanwhile.submit(create_app, yard, local_user=user, hosts=hosts, issuer=issuer)
-        with yard.serve(host=listening.predict_host, port=listening.port + 1, workers=listening.workers) as plane:
+        with _predictions(yard, listening) as plane:
             app = making.result()  # made while the serving processes started
             controller = Controller(place, files)
             controller.start()
@@ -134,6 +136,23 @@ def serve(place: str, files: str | None, listening: Listening, *, user: str, oid
                 _answer(app, listening)
             finally:
                 controller.stop()
+
+
+def _predictions(yard: Yard, listening: Listening) -> AbstractContextManager[Answering]:
+    """What answers predictions, on the port after the control plane's."""
+    host, port, workers = listening.predict_host, listening.port + 1, listening.workers
+    if listening.engine == "processes":
+        return yard.serve(host=host, port=port, workers=workers)
+    return yard.serve_on_nodes(listening.engine, address=listening.cluster, host=host, port=port, workers=workers)
+
+
+class Answering(Protocol):
+    """What answers predictions somewhere."""
+
+    @property
+    def url(self) -> str:
+        """Where."""
+        ...
 
 
 def _answer(app: ASGIApp, listening: Listening) -> None:
