@@ -1,5 +1,7 @@
 """What training libraries log by themselves is what they report themselves."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -167,3 +169,99 @@ def test_a_torch_loop_is_logged_through_its_hooks(tracker):
     assert [value for _, value in curve(tracker, run, "gradient norm")] == pytest.approx(norms[::2], rel=1e-5)
     found = tracker.get_run(run.run_id)
     assert (found.params["optimizer"], found.params["momentum"], found.params["parameters"]) == ("SGD", "0.9", "4")
+
+
+def test_steps_may_be_called_anything(tracker):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    with tracker.run("a") as run:
+        autolog.fit(run, Pipeline([("scale (std), é!", StandardScaler()), ("model#1", LogisticRegression())]), X, Y)
+    found = tracker.get_run(run.run_id)
+    assert (found.status.value, found.params["model_1__C"]) == ("FINISHED", "1.0")
+
+
+@pytest.mark.parametrize("refit", [False, "roc_auc"])
+def test_a_search_within_a_search_and_by_two_scores_is_logged_with_both(tracker, refit):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    inner = GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2)
+    search = GridSearchCV(inner, {"cv": [2, 3]}, cv=2, scoring=["accuracy", "roc_auc"], refit=refit)
+    with tracker.run("a") as run:
+        model = autolog.fit(run, search, X, Y)
+    for name in ("mean_test_accuracy", "mean_test_roc_auc", "std_test_roc_auc"):
+        assert [value for _, value in curve(tracker, run, name)] == list(model.cv_results_[name])
+    found = tracker.get_run(run.run_id)
+    assert found.params["estimator__estimator__C"] == "1.0"
+    assert ("best score" in found.metrics) is ("training score" in found.metrics) is bool(refit)
+
+
+@pytest.mark.parametrize("booster", ["gbtree", "dart", "gblinear"])
+def test_every_booster_of_xgboost_says_what_it_was_set_to(tracker, booster):
+    import xgboost
+
+    with tracker.run("a") as run:
+        xgboost.train(
+            {"booster": booster, "nthread": 1, "eta": 0.25}, xgboost.DMatrix(X, Y), 2, callbacks=[autolog.xgboost(run)]
+        )
+    assert tracker.get_run(run.run_id).params["eta"] == "0.25"
+
+
+def test_a_search_may_copy_an_estimator_that_logs(tracker):
+    import xgboost
+    from sklearn.model_selection import GridSearchCV
+
+    with tracker.run("a") as run:
+        estimator = xgboost.XGBClassifier(n_estimators=2, n_jobs=1, callbacks=[autolog.xgboost(run)])
+        search = GridSearchCV(estimator, {"max_depth": [1, 2]}, cv=2)
+        assert autolog.fit(run, search, X, Y).best_score_ > 0.8
+    found = tracker.get_run(run.run_id)
+    assert (found.status.value, "best score" in found.metrics) == ("FINISHED", True)
+
+
+def test_a_fit_that_fails_ends_its_run_as_failed_and_says_of_what(tracker):
+    import lightgbm
+    from sklearn.linear_model import LogisticRegression
+
+    def bad_trees(run):
+        data = lightgbm.Dataset(X, Y)
+        settings = {"objective": "binary", "verbose": -1, "num_threads": 1}
+
+        def stop(_):
+            raise OSError("the disk is full")
+
+        stop.order = 30  # behind the one that logs
+        lightgbm.train(settings, data, 3, valid_sets=[data], callbacks=[autolog.lightgbm(run), stop])
+
+    for expected, fit in (
+        (ValueError, lambda run: autolog.fit(run, LogisticRegression(), X * np.nan, Y)),
+        (OSError, bad_trees),
+    ):
+        with pytest.raises(expected), tracker.run("a") as run:
+            fit(run)
+        found = tracker.get_run(run.run_id)
+        assert (found.status.value, found.tags["error.type"]) == ("FAILED", expected.__name__)
+        assert found.params
+        assert found.end_time is not None
+    assert found.metrics  # what was measured before it failed
+
+
+def test_trainings_in_threads_log_each_into_its_own_run(tracker):
+    import lightgbm
+
+    def train(seed):
+        with parent.nested(f"seed {seed}") as run:
+            data = lightgbm.Dataset(X, Y)
+            settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "seed": seed, "max_depth": seed + 1}
+            lightgbm.train(settings, data, 5, valid_sets=[data], callbacks=[autolog.lightgbm(run)])
+            return run.run_id
+
+    with tracker.run("a") as parent, ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(train, range(4)))
+    for seed, run_id in enumerate(runs):
+        found = tracker.get_run(run_id)
+        assert (found.params["seed"], found.params["max_depth"]) == (str(seed), str(seed + 1))
+        assert len(tracker.metric_history(run_id, "valid_0-binary_logloss").items) == 5
+        assert found.parent_run_id == parent.run_id

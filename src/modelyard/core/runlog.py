@@ -24,19 +24,21 @@ class RunLog(Protocol):
 def plain_settings(settings: Mapping[str, Any], *, longest: int = 250) -> dict[str, Any]:
     """The settings that are short plain values; data, functions and estimators among them are left out.
 
-    >>> plain_settings({"depth": 6, "objective": len, "classes": [0, 1]})
-    {'depth': 6, 'classes': '[0, 1]'}
+    Their names are made such as parameters have here: a pipeline's steps may be called anything.
+
+    >>> plain_settings({"depth": 6, "objective": len, "classes": [0, 1], "scale (std)__copy": True})
+    {'depth': 6, 'classes': '[0, 1]', 'scale _std___copy': True}
     """
     kept: dict[str, Any] = {}
     for name, value in settings.items():
         listed = isinstance(value, (list, tuple)) and all(isinstance(one, PLAIN) for one in value)
         if (isinstance(value, PLAIN) or listed) and len(str(value)) <= longest:
-            kept[str(name)] = str(list(value)) if listed else value
+            kept[metric_key(str(name))] = str(list(value)) if listed else value
     return kept
 
 
 def metric_key(*parts: str) -> str:
-    """A metric's name of a library's own words, which may have signs that names here have not.
+    """A metric's or parameter's name of a library's own words, which may have signs that names here have not.
 
     >>> metric_key("valid", "ndcg@5")
     'valid-ndcg_5'

@@ -67,7 +67,7 @@ def fit(run: RunLog, estimator: Any, x: Any, y: Any = None, **more: Any) -> Any:
     began = time.perf_counter()
     fitted = estimator.fit(x, **more) if y is None else estimator.fit(x, y, **more)
     run.log_metrics({"fit seconds": time.perf_counter() - began})
-    if y is not None and hasattr(fitted, "score"):
+    if y is not None and hasattr(fitted, "score") and getattr(fitted, "refit", True) is not False:
         run.log_metrics({"training score": float(fitted.score(x, y))})
     _log_curves(run, fitted)
     results = getattr(fitted, "cv_results_", None)
@@ -90,10 +90,12 @@ def _log_curves(run: RunLog, fitted: Any) -> None:
 
 
 def _log_search(run: RunLog, fitted: Any, results: Mapping[str, Any]) -> None:
-    for name in ("mean_test_score", "std_test_score", "mean_fit_time"):
-        for step, value in enumerate(results.get(name, ())):
-            run.log_metrics({name: float(value)}, step=step)
+    logged = [name for name in results if name.startswith(("mean_test_", "std_test_", "mean_fit_time"))]
+    for name in logged:  # a search by several scores has a column for each
+        for step, value in enumerate(results[name]):
+            run.log_metrics({metric_key(name): float(value)}, step=step)
     if hasattr(fitted, "best_score_"):
         run.log_metrics({"best score": float(fitted.best_score_)})
+    if hasattr(fitted, "best_params_"):
         best = plain_settings(fitted.best_params_)
         run.log_params({f"best {name}"[:250]: value for name, value in best.items()})

@@ -79,4 +79,4 @@ def _begun(tracker: ExperimentTracker, training: Training) -> Run:
 
 
 def _texts(params: Mapping[str, Any]) -> dict[str, str]:
-    return {metric_key(key): str(value) for key, value in plain_settings(params).items()}
+    return {key: str(value) for key, value in plain_settings(params).items()}
