@@ -263,5 +263,5 @@ def test_trainings_in_threads_log_each_into_its_own_run(tracker):
     for seed, run_id in enumerate(runs):
         found = tracker.get_run(run_id)
         assert (found.params["seed"], found.params["max_depth"]) == (str(seed), str(seed + 1))
-        assert len(tracker.metric_history(run_id, "valid_0-binary_logloss").items) == 5
+        assert len(tracker.metric_history(run_id, "training-binary_logloss").items) == 5
         assert found.parent_run_id == parent.run_id
