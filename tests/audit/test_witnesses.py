@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from modelyard.audit import AuditLogger, EventSeverity, EventType
 from modelyard.audit.copies import checked_target, copies_at
+from modelyard.audit.service import LEASE
 from modelyard.core.errors import Conflict, Invalid, NotFound, Unavailable
 from modelyard.core.instants import FixedClock
 
@@ -60,18 +62,29 @@ def test_only_one_of_several_sequencers_copies(watched: AuditLogger, clock: Fixe
     tell(watched)
     clock.advance(59)
     with watched.store.work() as work:
-        work.rows.run(
-            "INSERT INTO leases VALUES ('audit.sequencer', 'other', 9000000000000000) "
-            "ON CONFLICT (name) DO UPDATE SET holder = 'other', expires_at = 9000000000000000"
-        )
+        assert LEASE.take(work, "other")
     assert watched.copy_as("one") == 0
+
+
+def test_a_clock_that_jumps_back_holds_no_copy_up(watched: AuditLogger, place: Path, clock: FixedClock) -> None:
+    assert watched.copy_as("one") == 1
+    clock.advance(-86_400)
+    tell(watched)
+    assert watched.copy_as("one") == 1
+    shutil.rmtree(place)
+    place.write_text("in the way")
+    clock.advance(60)
+    tell(watched)
+    assert watched.copy_as("one") == 0
+    assert watched.list_witnesses()[0].failures == 1
+    place.unlink()
+    clock.advance(-86_400)
+    assert watched.copy_as("one") == 1
 
 
 def test_the_sequencer_copies_in_the_background(logger: AuditLogger, place: Path) -> None:
     logger.add_witness(str(place), user="ana", within_seconds=1)
     logger.start_sequencer(interval=0.001)
-    import threading
-
     for _ in range(10_000):
         if place.exists() and list(place.glob("*.checkpoint")):
             break

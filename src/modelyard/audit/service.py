@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 
-from modelyard.audit import store
 from modelyard.audit.erasure import Erasing
 from modelyard.audit.integration import BATCH, integrate
 from modelyard.audit.proving import Proving
 from modelyard.audit.reading import Reading
 from modelyard.audit.retention import Retention
 from modelyard.audit.rotation import Rotating
-from modelyard.audit.sequencer import LEASE_SECONDS, Sequencer
 from modelyard.audit.witnesses import Witnesses
+from modelyard.core.background import Background, Lease
 from modelyard.core.instants import micros
+
+LEASE = Lease("audit.sequencer", 5.0)
 
 
 class AuditLogger(Reading, Proving, Retention, Erasing, Witnesses, Rotating):
@@ -26,16 +28,16 @@ class AuditLogger(Reading, Proving, Retention, Erasing, Witnesses, Rotating):
     """
 
     @cached_property
-    def _sequencers(self) -> list[Sequencer]:
+    def _sequencers(self) -> list[Background[AuditLogger]]:
         return []
 
-    def start_sequencer(self, interval: float = 0.5) -> Sequencer:
+    def start_sequencer(self, interval: float = 0.5) -> Background[AuditLogger]:
         """A running background thread that integrates every `interval` seconds, so a checkpoint is at most 1 s late.
 
         Of several processes on one store, the one that holds the lease does the work, and copies checkpoints to the
         witnesses. Call `stop()` to end it.
         """
-        sequencer = Sequencer(self, interval)
+        sequencer = Background(self, interval, name="modelyard-audit", turn=_turn, last=_last)
         sequencer.start()
         self._sequencers.append(sequencer)
         return sequencer
@@ -51,10 +53,9 @@ class AuditLogger(Reading, Proving, Retention, Erasing, Witnesses, Rotating):
         total, more = 0, self._is_behind()
         while more:
             with self.store.work("audit") as work:
-                now = micros(work.now)
-                if not store.take_lease(work.rows, holder, now, now + int(LEASE_SECONDS * 1e6)):
+                if not LEASE.take(work, holder):
                     return total
-                taken = integrate(work.rows, self.keys, now)
+                taken = integrate(work.rows, self.keys, micros(work.now))
             total, more = total + taken, taken == BATCH
         return total
 
@@ -63,12 +64,21 @@ class AuditLogger(Reading, Proving, Retention, Erasing, Witnesses, Rotating):
         if not self.copies_due():
             return 0
         with self.store.work("audit") as work:
-            now = micros(work.now)
-            if not store.take_lease(work.rows, holder, now, now + int(LEASE_SECONDS * 1e6)):
+            if not LEASE.take(work, holder):
                 return 0
         return self.copy_checkpoints()
 
     def release(self, holder: str) -> None:
         """Give the sequencer's lease back, so that another process need not wait for its end."""
         with self.store.work("audit") as work:
-            store.drop_lease(work.rows, holder)
+            LEASE.drop(work, holder)
+
+
+def _turn(logger: AuditLogger, holder: str, stop: threading.Event) -> None:  # noqa: ARG001 - a turn is short
+    logger.integrate_as(holder)
+    logger.copy_as(holder)
+
+
+def _last(logger: AuditLogger, holder: str) -> None:
+    logger.integrate_as(holder)
+    logger.release(holder)

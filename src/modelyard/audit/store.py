@@ -10,7 +10,6 @@ from modelyard.audit.leaves import COLUMNS, Body, EventRow
 from modelyard.audit.merkle import HASH_BYTES, Subtree, number
 from modelyard.core.ports import Connection, Row
 
-LEASE = "audit.sequencer"
 IN_BLOCK = 64  # hashes in one row of audit_blocks: 2 kB, which fit a page of both databases
 _EVENT = ", ".join(COLUMNS)
 _BODY = ", ".join(COLUMNS[1:])
@@ -237,33 +236,6 @@ def intruders(rows: Connection, limit: int) -> list[Row]:
         """,
         limit=limit,
     )
-
-
-def lease(rows: Connection) -> Row | None:
-    """Who sequences, and until when."""
-    return rows.one("SELECT holder, expires_at FROM leases WHERE name = :name", name=LEASE)
-
-
-def take_lease(rows: Connection, holder: str, now: int, until: int) -> bool:
-    """True if the holder has the lease now: it was free, expired, or the holder's own."""
-    return bool(
-        rows.run(
-            """
-            INSERT INTO leases (name, holder, expires_at) VALUES (:name, :holder, :until)
-            ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
-            WHERE leases.holder = excluded.holder OR leases.expires_at <= :now
-            """,
-            name=LEASE,
-            holder=holder,
-            now=now,
-            until=until,
-        )
-    )
-
-
-def drop_lease(rows: Connection, holder: str) -> int:
-    """Give the lease back."""
-    return rows.run("DELETE FROM leases WHERE name = :name AND holder = :holder", name=LEASE, holder=holder)
 
 
 def events(rows: Connection, conditions: Mapping[str, Any], *, after: int, limit: int) -> list[Row]:

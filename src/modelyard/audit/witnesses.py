@@ -127,12 +127,12 @@ class Witnesses(Log):
 
 
 def _due(place: Row, size: int, now: int) -> bool:
-    """Whether a place shall get the newest checkpoint now."""
+    """Whether a place shall get the newest checkpoint now; a time ahead of now was given by a clock that jumped back."""
     if place["copied_size"] >= size:
         return False
     if place["failures"]:
-        return bool(now - place["tried_at"] >= min(SLACK << min(place["failures"], 20), LONGEST_PAUSE))
-    return bool(now - place["copied_at"] >= place["within"] * 1_000_000 - SLACK)
+        return not 0 <= now - place["tried_at"] < min(SLACK << min(place["failures"], 20), LONGEST_PAUSE)
+    return not 0 <= now - place["copied_at"] < place["within"] * 1_000_000 - SLACK
 
 
 def _resource(target: str) -> Resource:

@@ -48,10 +48,6 @@ class Connection(Protocol):
         """The same change for many rows."""
         ...
 
-    def insert(self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
-        """Add rows to a table, each given by its values in the order of the columns: the fastest way for a few dozen."""
-        ...
-
 
 @runtime_checkable
 class Database(Protocol):
@@ -60,11 +56,6 @@ class Database(Protocol):
     @property
     def url(self) -> str:
         """Where it is, without secrets."""
-        ...
-
-    @property
-    def busy(self) -> bool:
-        """Whether this thread is within a transaction."""
         ...
 
     def write(self) -> AbstractContextManager[Connection]:

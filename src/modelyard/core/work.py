@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,10 @@ EVENT_COLUMNS = (
     "occurred_at",
     "details",
 )
-INSERT_EVENT = f"""
+INSERT_EVENTS = f"""
 INSERT INTO events ({", ".join(EVENT_COLUMNS)}) VALUES ({", ".join(f":{name}" for name in EVENT_COLUMNS)})
-RETURNING position
 """
+INSERT_EVENT = f"{INSERT_EVENTS} RETURNING position"
 LAST_POSITION = "SELECT coalesce(max(position), 0) FROM events"
 POSITIONS_AFTER = "SELECT min(position), max(position) FROM events WHERE position > :before"
 EACH_POSITION_AFTER = "SELECT position FROM events WHERE position > :before ORDER BY position"
@@ -110,7 +109,7 @@ class Store:
     @contextmanager
     def work(self, actor: str = "system") -> Iterator[Work]:
         """A transaction: rows and events commit together, or not at all."""
-        with self.database.write() as connection:
+        with self._marked(), self.database.write() as connection:
             work = Work(self, connection, actor)
             if getattr(self._local, "quiet", False):
                 before = last_position(connection)
@@ -132,14 +131,24 @@ class Store:
         finally:
             self._local.quiet = before
 
-    def reading(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
         """A consistent view for reading."""
-        return self.database.read()
+        with self._marked(), self.database.read() as connection:
+            yield connection
 
     @property
     def busy(self) -> bool:
         """Whether this thread is within a transaction of this store."""
-        return self.database.busy
+        return getattr(self._local, "depth", 0) > 0
+
+    @contextmanager
+    def _marked(self) -> Iterator[None]:
+        depth = self._local.depth = getattr(self._local, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._local.depth = depth - 1
 
     def close(self) -> None:
         """Give connections back. Not closing loses nothing."""
@@ -200,14 +209,11 @@ def hush(rows: Connection, before: int) -> None:
 def insert_events(rows: Connection, events: Sequence[Mapping[str, Any]]) -> list[int]:
     """Write several events at once, for nobody to hear of within the transaction; returns their positions in order."""
     before = rows.tuples(LAST_POSITION)[0][0]
-    rows.insert("events", EVENT_COLUMNS, list(map(_in_columns, events)))
+    rows.many(INSERT_EVENTS, events)
     low, high = rows.tuples(POSITIONS_AFTER, before=before)[0]
     if low is not None and high - low + 1 == len(events):  # nobody else writes: one row's worth instead of all of them
         return list(range(low, high + 1))
     return [position for (position,) in rows.tuples(EACH_POSITION_AFTER, before=before)]
-
-
-_in_columns = itemgetter(*EVENT_COLUMNS)
 
 
 def event_from_row(row: Row) -> Event:

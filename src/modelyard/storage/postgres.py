@@ -7,9 +7,9 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -25,7 +25,6 @@ from modelyard.storage import schema
 CONNECTIONS = 8  # a process: a server's default is 100 in all, and only one of ours writes at a time
 WRITER_LOCK = 0x6D6F64656C796172  # "modelyar": the advisory lock that writers of one database queue on
 CONNECT_SECONDS = "10"
-ROWS_A_STATEMENT = 64
 _BEGIN_WRITE = f"BEGIN; SELECT pg_advisory_xact_lock({WRITER_LOCK})"
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _TOKEN = re.compile(
@@ -82,27 +81,11 @@ class PostgresConnection:
             except UnicodeEncodeError as error:
                 raise _unstorable(error) from error
 
-    def insert(self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
-        """Add rows, many by one statement."""
-        for start in range(0, len(rows), ROWS_A_STATEMENT):
-            part = rows[start : start + ROWS_A_STATEMENT]
-            values = {
-                f"{name}{n}": value for n, row in enumerate(part) for name, value in zip(columns, row, strict=True)
-            }
-            self._execute(_insertion(table, columns, len(part)), values)
-
     def _execute(self, sql: str, values: Mapping[str, Any], factory: Any = dict_row) -> psycopg.ClientCursor[Any]:
         try:
             return psycopg.ClientCursor(self.raw, row_factory=factory).execute(translated(sql), adapted(values))
         except UnicodeEncodeError as error:
             raise _unstorable(error) from error
-
-
-@cache
-def _insertion(table: str, columns: tuple[str, ...], count: int) -> str:
-    """The statement that adds so many rows."""
-    places = ", ".join(f"({', '.join(f':{name}{n}' for name in columns)})" for n in range(count))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places}"
 
 
 class PostgresDatabase:
@@ -125,15 +108,10 @@ class PostgresDatabase:
         """Server, database and user; never the password."""
         return self._url
 
-    @property
-    def busy(self) -> bool:
-        """Whether this thread is within a transaction."""
-        return self._current() is not None
-
     @contextmanager
     def write(self) -> Iterator[PostgresConnection]:
         """A transaction that no other writer shares."""
-        if self.busy:
+        if self._current() is not None:
             raise YardError(
                 "A transaction is open in this thread already. Pass its Work on instead of opening another."
             )

@@ -7,10 +7,8 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,6 @@ PRAGMAS = (
     "secure_delete=ON",  # what is deleted is overwritten with zeros
 )
 IDLE = 16  # connections kept for the next transaction, each with its pages and statements
-ROWS_A_STATEMENT = 64
-STATEMENTS = 256  # kept compiled: one for each number of rows, and those of the areas
 _LEFT_BEHIND: list[sqlite3.Connection] = []  # a parent's connections after a fork
 
 
@@ -64,16 +60,7 @@ class SqliteConnection:
         except (UnicodeEncodeError, OverflowError) as error:
             raise _unstorable(error) from error
 
-    def insert(self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
-        """Add rows, many by one statement: each statement lets other threads run, and waits for them to let it go on.
-
-        Values go by place, since SQLite looks each name up among all the others.
-        """
-        for start in range(0, len(rows), ROWS_A_STATEMENT):
-            part = rows[start : start + ROWS_A_STATEMENT]
-            self._execute(_insertion(table, columns, len(part)), list(chain.from_iterable(part)))
-
-    def _execute(self, sql: str, values: Mapping[str, Any] | Sequence[Any]) -> sqlite3.Cursor:
+    def _execute(self, sql: str, values: Mapping[str, Any]) -> sqlite3.Cursor:
         try:
             return self.raw.execute(sql, values)
         except (UnicodeEncodeError, OverflowError) as error:
@@ -101,11 +88,6 @@ class SqliteDatabase:
     def url(self) -> str:
         """The database file's path."""
         return str(self.file)
-
-    @property
-    def busy(self) -> bool:
-        """Whether this thread is within a transaction."""
-        return self._current() is not None
 
     @contextmanager
     def write(self) -> Iterator[SqliteConnection]:
@@ -145,7 +127,7 @@ class SqliteDatabase:
         return None if found is None or found.over else found
 
     def _refuse_nested(self) -> None:
-        if self.busy:
+        if self._current() is not None:
             raise YardError(
                 "A transaction is open in this thread already. Pass its Work on instead of opening another."
             )
@@ -245,9 +227,7 @@ class SqliteDatabase:
         raw.close()
 
     def _connected(self) -> sqlite3.Connection:
-        raw = sqlite3.connect(
-            self.file, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
-        )
+        raw = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
         try:
             for pragma in PRAGMAS:
                 raw.execute(f"PRAGMA {pragma}")
@@ -291,13 +271,6 @@ class SqliteDatabase:
 def _unstorable(error: Exception) -> Invalid:
     """A text with half a surrogate pair, or an integer of more than 64 bits."""
     return Invalid(f"A value cannot be stored: {error}. Send whole characters, and integers of 64 bits.")
-
-
-@cache
-def _insertion(table: str, columns: tuple[str, ...], count: int) -> str:
-    """The statement that adds so many rows."""
-    places = ", ".join([f"({', '.join('?' * len(columns))})"] * count)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places}"
 
 
 def _dicts(cursor: sqlite3.Cursor) -> list[Row]:

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import timedelta
 
+from modelyard.core.background import Lease
 from modelyard.core.errors import YardError
 from modelyard.core.events import Event, EventSeverity, EventType
 from modelyard.core.ids import new_id
@@ -31,7 +32,7 @@ log = logging.getLogger("modelyard.webhooks")
 
 BATCH = 500  # events a transaction: other writers wait for it no longer than a few milliseconds
 SENDERS = 8  # webhooks that are sent to at once, so that a slow receiver does not hold up the others
-LEASE_S = 15.0
+LEASE = Lease("webhooks.deliverer", 15.0)
 RENEW_S = 5.0
 LOOK_S = 0.5  # while messages are under way, how often to look for others
 KEPT = timedelta(days=30)  # for which ended deliveries can be listed and sent again
@@ -132,7 +133,7 @@ class Outbox:
     def release(self, holder: str) -> None:
         """Give the lease back, so that another process need not wait for its end."""
         with self._store.work("webhooks") as work:
-            store.drop_lease(work.rows, holder)
+            LEASE.drop(work, holder)
 
     def _anything(self) -> bool:
         """True if an event or a delivery waits. Only reads, so an idle deliverer writes nothing."""
@@ -156,7 +157,7 @@ class Outbox:
 
     def _hold(self, holder: str) -> bool:
         with self._store.work("webhooks") as work:
-            return store.take_lease(work.rows, holder, micros(work.now), micros(work.now + timedelta(seconds=LEASE_S)))
+            return LEASE.take(work, holder)
 
     def _collect(self) -> int:
         """Make deliveries of the events that wait, and forget old ones now and then."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.core.area import Area
+from modelyard.core.background import Background
 from modelyard.core.errors import Conflict, Invalid, NotFound, YardError
 from modelyard.core.events import EventType
 from modelyard.core.ids import new_id
@@ -21,7 +22,6 @@ from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store
 from modelyard.webhooks import rules, signing, store
-from modelyard.webhooks.deliverer import Deliverer
 from modelyard.webhooks.hooks import Answer, Delivery, DeliveryStatus, Round, TestResult, Webhook, WebhookStatus
 from modelyard.webhooks.outbox import Outbox, collect_all
 from modelyard.webhooks.sending import send
@@ -51,7 +51,7 @@ class Webhooks(Area):
         self._aim = Aim(hosts, resolve)
         self._vault = Vault(self.store.folder)
         self._outbox = Outbox(self.store, self._vault, self._aim, jitter)
-        self._deliverers: list[Deliverer] = []
+        self._deliverers: list[Background[Webhooks]] = []
 
     @operation("POST", "/webhooks", needs="webhooks.write")
     def create_webhook(
@@ -276,12 +276,13 @@ class Webhooks(Area):
         finally:
             self.release(holder)
 
-    def start(self, interval: float = 0.5) -> Deliverer:
+    def start(self, interval: float = 0.5) -> Background[Webhooks]:
         """A running background thread that sends what is due every `interval` seconds. Call `stop()` to end it.
 
         Of several processes on one store, the one that holds the lease does the work.
         """
-        deliverer = Deliverer(self, interval)
+        turn, last = Webhooks.deliver_as, Webhooks.release
+        deliverer = Background(self, interval, name="modelyard-webhooks", turn=turn, last=last)
         deliverer.start()
         self._deliverers.append(deliverer)
         return deliverer

@@ -16,7 +16,6 @@ from modelyard.webhooks.hooks import Delivery, DeliveryStatus, Webhook, WebhookS
 from modelyard.webhooks.mlflow import is_mlflow
 from modelyard.webhooks.vault import origin
 
-LEASE = "webhooks.deliverer"
 WINDOW = 20_000  # positions
 _EVENT = ("event_id", "event_type", "severity", "actor", "resource_type", "resource_id", "occurred_at", "details")
 
@@ -229,30 +228,6 @@ def revive(rows: Connection, delivery_id: str) -> None:
 def forget(rows: Connection, before: int) -> int:
     """Remove deliveries that ended before a moment; returns how many."""
     return rows.run("DELETE FROM webhook_deliveries WHERE ended_at < :before", before=before)
-
-
-def take_lease(rows: Connection, holder: str, now: int, until: int) -> bool:
-    """True if the holder has the lease now: it was free, expired, or the holder's own.
-
-    One that would end later than a new one was given by a clock that has jumped back since.
-    """
-    return bool(
-        rows.run(
-            "INSERT INTO leases (name, holder, expires_at) VALUES (:name, :holder, :until) "
-            "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at "
-            "WHERE leases.holder = excluded.holder OR leases.expires_at <= :now "
-            "OR leases.expires_at > :until",
-            name=LEASE,
-            holder=holder,
-            now=now,
-            until=until,
-        )
-    )
-
-
-def drop_lease(rows: Connection, holder: str) -> None:
-    """Give the lease back."""
-    rows.run("DELETE FROM leases WHERE name = :name AND holder = :holder", name=LEASE, holder=holder)
 
 
 def _changing(kept: Kept) -> dict[str, Any]:
