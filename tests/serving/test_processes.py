@@ -254,7 +254,7 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path, tools: Any)
 
 
 def test_too_much_at_once_is_a_503_that_says_when_to_come_again(server: ModelServer, tools: Any) -> None:
-    tools.install(server, "e", v1=tools.reference(slow=8))
+    tools.install(server, "e", v1=tools.reference(slow=2000))
     server.apply(tools.split("e", 1))
 
     async def all_at_once(url: str) -> list[httpx.Response]:

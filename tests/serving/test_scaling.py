@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import threading
 from typing import Any
@@ -145,6 +146,9 @@ def test_the_oracle_has_just_enough_workers_at_every_second() -> None:
     assert oracle([0.0, 1.0, 1.1, 2.5, 9.0], t) == [2, 2, 3, 5, 5]
 
 
+MANY = json.dumps({"features": [{"a": 0.25, "b": 0}] * 1000}).encode()  # work for the worker more than for the client
+
+
 class Load4:
     """Four clients that call as fast as they are answered, until told to stop."""
 
@@ -158,7 +162,7 @@ class Load4:
         with httpx.Client(base_url=url, timeout=30) as client:
             while not self._stop.is_set():
                 try:
-                    answer = client.post("/predict/e", json={"features": {"a": 0.25, "b": 0}})
+                    answer = client.post("/predict/e", content=MANY)
                 except httpx.TransportError as error:
                     self.wrong.append(repr(error))
                     continue

@@ -16,6 +16,7 @@ from modelyard.core.batches import batch_reader
 from modelyard.core.errors import Damaged, Invalid, YardError
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output, Runtime
+from modelyard.serving.batching import PAYS, Joiner
 from modelyard.serving.forms import compiled_runtime, located
 from modelyard.serving.rules import WARM_MICROS
 from modelyard.serving.values import Installed
@@ -42,6 +43,19 @@ class LoadedModel:
     pick: Any  # a record's values in the signature's order
     fixed: float
     per_row: float
+    joiner: Joiner | None = None  # where one call for many requests pays
+
+    def told(self) -> dict[str, Any]:
+        """How this process answers with it, for the model's metadata."""
+        form = self.installed.compiled
+        return {
+            "runtime": type(self.runtime).__name__,
+            "compiled": form is not None and form.path != "",
+            "not_compiled_because": form.reason if form is not None else "",
+            "micro_batching": self.joiner is not None,
+            "fixed_us": round(self.fixed, 1),
+            "row_us": round(self.per_row, 2),
+        }
 
     def slow(self, rows: int) -> bool:
         """Whether a batch of that many rows belongs in a thread."""
@@ -110,7 +124,8 @@ def load(installed: Installed) -> LoadedModel:
     model.answer(one)  # the warm-up: lazy set-up inside the library is not what a call costs
     first, last = _micros(model, one), _micros(model, many)
     per_row = max(last - first, 0.0) / (MANY - 1)
-    return replace(model, fixed=max(first - per_row, 0.0), per_row=per_row)
+    timed = replace(model, fixed=max(first - per_row, 0.0), per_row=per_row)
+    return replace(timed, joiner=Joiner(timed.answer, timed.slow)) if timed.fixed > PAYS else timed
 
 
 def _opened(installed: Installed) -> Runtime:

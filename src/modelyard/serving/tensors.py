@@ -382,6 +382,16 @@ def metadata(signature: Signature) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": outputs}
 
 
+def check_outputs(request: InferRequest, signature: Signature) -> None:
+    """Refuse an unknown output before the model is asked, so that it is the client's fault and not the arm's."""
+    if request.outputs is None:
+        return
+    known = [PREDICTIONS] if signature.task == "regression" else [PREDICTIONS, PROBABILITIES]
+    for one in request.outputs:
+        if one.name not in known:
+            raise Invalid(f"There is no output {one.name!r}. Known: {', '.join(known)}.")
+
+
 def _class_type(classes: tuple[Any, ...]) -> str:
     if classes and all(isinstance(one, bool) for one in classes):
         return "BOOL"

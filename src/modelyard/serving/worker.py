@@ -15,16 +15,13 @@ import signal
 import socket
 import sys
 import time
-from email.utils import formatdate
 from typing import Any
 
 import uvloop
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from modelyard.serving import guard
 from modelyard.serving.desk import Desk
+from modelyard.serving.http import Connection, Hub
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.places import Places, SlotReport
 from modelyard.serving.plane import Plane
@@ -43,18 +40,7 @@ class Worker:
         self.desk = Desk(places)
         self.plane = Plane(self.desk, RequestMetrics(places, self.desk.slot.number))
         self.listener = listener
-        config = Config(
-            self.plane,
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            ws="none",
-            server_header=False,
-            proxy_headers=False,  # nothing here reads the client's address
-        )
-        config.load()
-        self.config, self.state = config, ServerState()
+        self.hub = Hub(self.plane.answer)
         self.stopping = asyncio.Event()
 
     async def run(self, parent: int) -> None:
@@ -93,16 +79,16 @@ class Worker:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
         task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
-        self.state.tasks.add(task)  # type: ignore[arg-type]  # the set keeps tasks of any result alive
+        self.hub.tasks.add(task)
         task.add_done_callback(self._connected)
 
     def _connected(self, task: asyncio.Task[Any]) -> None:
-        self.state.tasks.discard(task)
+        self.hub.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.debug("A connection was gone before it began: %s", task.exception())
 
     def _protocol(self) -> asyncio.Protocol:
-        return HttpToolsProtocol(config=self.config, server_state=self.state, app_state={})
+        return Connection(self.hub)
 
     async def _watch(self) -> None:
         """Carry out what is published, judge guards, keep the Date header right."""
@@ -122,7 +108,7 @@ class Worker:
             guard.look(places, routes.by_name.values())
 
     def _tick(self) -> None:
-        self.state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        self.hub.tick(asyncio.get_running_loop().time(), time.time())
 
     def _report(self) -> None:
         routes = self.desk.routes
@@ -135,16 +121,16 @@ class Worker:
 
     async def _drain(self) -> None:
         """Not ready first, then no new connections, then wait for those in flight."""
-        self.plane.draining = True
+        self.plane.draining = self.hub.draining = True
         self._report()
         asyncio.get_running_loop().remove_reader(self.listener)
         self.listener.close()
         end = time.monotonic() + DRAIN_S
-        if self.state.connections:
+        if self.hub.connections:
             await asyncio.sleep(LINGER_S)
-        for connection in list(self.state.connections):
-            connection.shutdown()
-        while self.state.connections and time.monotonic() < end:
+        for connection in list(self.hub.connections):
+            connection.finish()
+        while self.hub.connections and time.monotonic() < end:
             await asyncio.sleep(0.01)
 
 

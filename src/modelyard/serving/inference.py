@@ -1,0 +1,287 @@
+"""From a request's bytes to its answer: read, choose the arm, predict, count, encode. The hot path, in one place.
+
+What can be answered within about a millisecond is answered at once. The rest (a slow model, a large batch, one that joins
+others, an answer that must first be on the disk) comes as an awaitable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelyard.core.errors import Invalid, YardError
+from modelyard.core.ports import Output
+from modelyard.serving import tensors
+from modelyard.serving.desk import Desk
+from modelyard.serving.http import Question
+from modelyard.serving.loaded import LoadedModel, ModelFailed
+from modelyard.serving.replies import BINARY, JSON, Refused, Reply
+from modelyard.serving.routing import Route
+
+MAX_IN_FLIGHT = 256  # answers that are being waited for, in this process
+DEADLINE_S = 30.0  # unless the request says otherwise
+THREADS = 4
+
+Encode = Callable[[Any], bytes]
+
+
+class Features(msgspec.Struct):
+    """The body of POST /predict/ENDPOINT."""
+
+    features: dict[str, Any] | list[dict[str, Any]]
+    request_id: str | None = None
+    unit_id: str | None = None
+
+
+class Answer(msgspec.Struct, gc=False):
+    """The body of its answer."""
+
+    predictions: list[Any]
+    probabilities: list[list[float]] | None
+    model_version: str
+    arm: str
+    request_id: str
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request: which arm answers it, whether it counts, and how its answer is written."""
+
+    route: Route
+    arm: int
+    hashed: int | None
+    unit: str | None
+    pinned: bool
+    request_id: str
+    start: int
+    deadline: bytes | None
+    features: Any = None
+    wanted: tensors.InferRequest | None = None
+
+    @property
+    def model(self) -> LoadedModel:
+        """The version that answers."""
+        return self.route.models[self.arm]
+
+
+class Inference:
+    """Answers requests for predictions through a desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._encode: Encode = msgspec.json.Encoder(enc_hook=_plain).encode
+        self._features = msgspec.json.Decoder(Features).decode
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="modelyard-predict")
+        self._prefix, self._numbers = secrets.token_hex(4), itertools.count()
+
+    def predict(self, name: str, _: str | None, question: Question) -> Reply | Awaitable[Reply]:
+        """The answer to named features: one row, or a list of rows."""
+        start = perf_counter_ns()
+        route = self.desk.routes.find(name)
+        try:
+            given = self._features(question.body)
+            asked = self._ask(route, None, question, unit=given.unit_id, request_id=given.request_id, start=start)
+            asked.features = given.features
+            batch = asked.model.batch(given.features)
+        except Invalid as error:
+            return self.told(error, name)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            text = f'{error}. Send {{"features": {{name: value, ...}}}} or a list of rows.'
+            return self.told(Invalid(text), name)
+        return self._answered(asked, batch)
+
+    def infer(self, name: str, version: str | None, question: Question) -> Reply | Awaitable[Reply]:
+        """The answer to tensors: Open Inference Protocol v2, JSON or binary."""
+        start = perf_counter_ns()
+        route, index = self.desk.routes.find_model(name, version)
+        try:
+            request, rest = tensors.parse(question.body, _json_length(question))
+            asked = self._ask(
+                route, index, question, unit=request.parameters.get("unit_id"), request_id=request.id, start=start
+            )
+            asked.wanted, model = request, asked.model
+            batch = tensors.one_row(request, rest, len(model.signature.inputs)) if model.plain else None
+            if batch is None:
+                batch = tensors.batch(model.signature, tensors.arrays(request, rest), model.read)
+            tensors.check_outputs(request, model.signature)
+        except Invalid as error:
+            return self.told(error, route.traffic.endpoint)
+        return self._answered(asked, batch)
+
+    def told(self, error: YardError, endpoint: str = "") -> Reply:
+        """An error as an answer."""
+        status = 400 if isinstance(error, Invalid) else error.status
+        headers = error.headers if isinstance(error, Refused) else ()
+        return Reply(status, self._encode({"error": str(error)}), headers=headers, endpoint=endpoint)
+
+    def close(self) -> None:
+        """End the prediction threads."""
+        self._pool.shutdown(wait=True)
+
+    async def threaded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The result of a call in one of the prediction threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    def _ask(
+        self, route: Route, pin: int | str | None, question: Question, *, unit: Any, request_id: str | None, start: int
+    ) -> Asked:
+        """Choose the arm: pinned by a tester's header or a version in the path, else by unit, else at random."""
+        headers = question.headers
+        header = headers.get(b"x-unit-id")
+        if header is not None:
+            unit = header.decode("latin-1")
+        if unit is not None and not isinstance(unit, str):
+            raise Invalid(f"unit_id is {str(unit)[:40]!r}, a {type(unit).__name__}. Send text.")
+        pinned = headers.get(b"x-modelyard-arm")
+        if pinned is not None:
+            pin = pinned.decode("latin-1")
+        if request_id is None:
+            request_id = headers.get(b"x-request-id", b"").decode("latin-1") or f"{self._prefix}{next(self._numbers):x}"
+        arm, hashed = route.choose(unit) if pin is None else (route.arm(pin) if isinstance(pin, str) else pin, None)
+        return Asked(route, arm, hashed, unit, pin is not None, request_id, start, headers.get(b"x-timeout-ms"))
+
+    def _answered(self, asked: Asked, batch: np.ndarray) -> Reply | Awaitable[Reply]:
+        """Predict at once, or later where that takes long."""
+        model = asked.model
+        if model.joiner is not None or model.slow(len(batch)):
+            if self.desk.in_flight >= MAX_IN_FLIGHT:
+                text = f"{self.desk.in_flight} requests are in flight. Try again in a second."
+                return self.told(Refused(503, text, (b"retry-after", b"1")), asked.route.traffic.endpoint)
+            return self._later(asked, batch)
+        try:
+            output = model.answer(batch)
+        except ModelFailed as error:
+            return self._failed(asked, error)
+        return self._finished(asked, batch, output)
+
+    async def _later(self, asked: Asked, batch: np.ndarray) -> Reply:
+        """Predict in a thread, alone or with others, within the request's time."""
+        desk, model = self.desk, asked.model
+        desk.in_flight += 1
+        try:
+            limit = _deadline(asked.deadline)
+            waited = model.joiner.ask(batch, self._pool) if model.joiner else self.threaded(model.answer, batch)
+            async with asyncio.timeout(limit - (perf_counter_ns() - asked.start) / 1e9):
+                output = await waited
+        except Invalid as error:
+            return self.told(error, asked.route.traffic.endpoint)
+        except TimeoutError:
+            return self._failed(asked, Refused(504, f"The model did not answer within {limit:g} seconds."))
+        except ModelFailed as error:
+            return self._failed(asked, error)
+        finally:
+            desk.in_flight -= 1
+        reply = self._finished(asked, batch, output)
+        return reply if isinstance(reply, Reply) else await reply
+
+    def _failed(self, asked: Asked, error: YardError) -> Reply:
+        """The arm's fault, counted as such."""
+        self._count(asked, failed=True)
+        return self._from(asked, self.told(error))
+
+    def _finished(self, asked: Asked, batch: np.ndarray, output: Output) -> Reply | Awaitable[Reply]:
+        """Count, hand to the shadow and the log, and encode."""
+        kind = JSON
+        if asked.wanted is None:
+            body = self._plain(asked, output)
+            extra: tuple[tuple[bytes, bytes], ...] = ()
+        else:
+            body, length = tensors.answer(asked.wanted, output, self._head(asked), self._encode)
+            extra = () if length is None else ((b"inference-header-content-length", b"%d" % length),)
+            kind = JSON if length is None else BINARY
+        micros = self._count(asked, failed=False)
+        reply = self._from(asked, Reply(200, body, kind, extra))
+        if asked.pinned:
+            return reply
+        kept = self.desk.after(
+            asked.route,
+            asked.arm,
+            request_id=asked.request_id,
+            features=asked.features,
+            batch=batch,
+            output=output,
+            micros=micros,
+            unit=asked.unit,
+        )
+        return reply if kept is None else self._kept(kept, reply)
+
+    async def _kept(self, kept: asyncio.Future[None], reply: Reply) -> Reply:
+        """The answer, once it is on the disk."""
+        try:
+            await kept
+        except YardError as error:
+            return self.told(error, reply.endpoint)
+        return reply
+
+    def _plain(self, asked: Asked, output: Output) -> bytes:
+        arm = asked.route.traffic.arms[asked.arm]
+        probabilities = output.probabilities
+        return self._encode(
+            Answer(
+                output.predictions.tolist(),
+                None if probabilities is None else probabilities.tolist(),
+                arm.version,
+                arm.name,
+                asked.request_id,
+            )
+        )
+
+    @staticmethod
+    def _head(asked: Asked) -> dict[str, Any]:
+        arm, route = asked.route.traffic.arms[asked.arm], asked.route
+        return {
+            "model_name": route.traffic.endpoint,
+            "model_version": arm.version,
+            "id": asked.request_id,
+            "parameters": {"arm": arm.name},
+        }
+
+    @staticmethod
+    def _from(asked: Asked, reply: Reply) -> Reply:
+        """The reply, saying which arm it is from."""
+        route = asked.route
+        reply.headers = (*reply.headers, *route.headers[asked.arm]) if reply.headers else route.headers[asked.arm]
+        reply.endpoint, reply.arm = route.traffic.endpoint, route.traffic.arms[asked.arm].name
+        return reply
+
+    def _count(self, asked: Asked, *, failed: bool) -> float:
+        micros = (perf_counter_ns() - asked.start) / 1000
+        if not asked.pinned:
+            self.desk.count(asked.route, asked.arm, asked.hashed, micros=micros, failed=failed)
+        return micros
+
+
+def _deadline(given: bytes | None) -> float:
+    """The seconds that X-Timeout-Ms allows; 30 without it."""
+    if given is None:
+        return DEADLINE_S
+    try:
+        limit = float(given) / 1000
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit <= 3600:
+        raise Invalid(f"X-Timeout-Ms is {given[:40]!r}. Send a number of milliseconds above 0, up to an hour.")
+    return limit
+
+
+def _json_length(question: Question) -> int | None:
+    told = question.headers.get(b"inference-header-content-length")
+    if told is None:
+        return None
+    if not told.isdigit() or len(told) > 12:
+        raise Invalid("Inference-Header-Content-Length is no number. Send the length of the JSON part.")
+    return int(told)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
