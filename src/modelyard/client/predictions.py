@@ -14,12 +14,10 @@ import msgspec
 
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Invalid, NotFound, Unavailable
-from modelyard.serving.regions import Place, parse
+from modelyard.serving.regions import ARM, Place, another, parse
 from modelyard.serving.regions_health import Health, Probes
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-PASSING = {502, 503, 504}  # says that another server, or a later moment, may do better
-ARM = "x-modelyard-arm"  # on every answer of a model: a 500 without it is of something in between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +102,7 @@ class Predictions:
         except httpx.TransportError as error:
             self._health.failed(place.url, at_once=isinstance(error, httpx.ConnectError))
             return None, f"{place.url}: {error!r}"
-        if answer.status_code in PASSING or (answer.status_code == 500 and ARM not in answer.headers):
+        if another(answer.status_code, by_model=ARM in answer.headers):
             self._health.failed(place.url)
             return None, f"{place.url} answered {answer.status_code}"
         return answer, ""

@@ -18,6 +18,7 @@ RECOVERIES = 3  # probes in a row that make it healthy again, as a load balancer
 WEIGHT = 0.2  # of the newest time in the moving average
 NEARER = 0.8  # another region is changed to only if it takes less than this share of the present one's time ...
 HOLD_S = 10.0  # ... and has been healthy and nearer for so long
+ARM = "x-modelyard-arm"  # on every answer of a model
 SLOWEST_MS = 60_000.0
 
 
@@ -122,6 +123,17 @@ def _near(places: Sequence[Place], seen: Mapping[str, Seen]) -> dict[str, float]
         if known is not None and known.healthy and known.latency_ms is not None:
             found[place.region] = min(known.latency_ms, found.get(place.region, SLOWEST_MS))
     return found
+
+
+def another(status: int, *, by_model: bool) -> bool:
+    """Whether another place may answer better than one that answered so; `by_model` if the answer names an arm.
+
+    A 500 of a model is its answer, wherever it is asked; a 500 of no model is of something that broke in between.
+
+    >>> another(503, by_model=False), another(500, by_model=True), another(400, by_model=False)
+    (True, False, False)
+    """
+    return status in (502, 503, 504) or (status == 500 and not by_model)
 
 
 def parse(regions: Mapping[str, Sequence[str] | str]) -> list[Place]:
