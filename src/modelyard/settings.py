@@ -26,6 +26,14 @@ class Setting:
     meaning: str
 
     @property
+    def number(self) -> int:
+        """The value of a setting that is a whole number."""
+        try:
+            return int(self.value)
+        except ValueError as error:
+            raise Invalid(f"The setting {self.name} is a number, and not {self.value!r} ({self.origin}).") from error
+
+    @property
     def shown(self) -> str:
         """The value as it may be shown: without the token, and without the passwords of URLs."""
         if self.name == "token" and self.value and not self.value.startswith("@"):
@@ -44,6 +52,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "format": ("", "output of commands: table, json or csv; a table on a terminal, else json"),
     "token": ("", "the access token a client sends; name a file with @path"),
     "url": ("", "the server a client talks to, instead of opening the yard itself"),
+    "master_key": ("", "env:NAME or file:PATH with what wraps the keys of persons; made beside them unless it is set"),
     "webhook_hosts": ("", "hosts, addresses or networks that webhooks may reach though they are not public"),
     "online": ("", "the online feature store: redis://host/0, or empty for the embedded one"),
     "oidc": ("", "a TOML file with the OpenID Connect issuer whose tokens the server takes"),
@@ -66,6 +75,13 @@ def settings(flags: Mapping[str, str | None] | None = None, *, folder: Path | No
             value = _login()
         found[name] = Setting(name=name, value=str(value), origin=origin, meaning=meaning)
     return found
+
+
+def checked_port(port: int) -> int:
+    """The port, if it can be the control plane's: predictions are answered on the next one."""
+    if not 0 < port < 65_535:
+        raise Invalid(f"{port} is no port with another one behind it. Choose one from 1 to 65534.")
+    return port
 
 
 def _layers(folder: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -31,6 +31,107 @@ def test_help_names_every_area_and_loads_no_library(tmp_path: Path) -> None:
     assert not {"cyclopts", "rich", "numpy", "pandas", "sqlalchemy", "fastapi"} & set(eval(done.stderr))
 
 
+def test_help_fits_a_terminal_and_shows_no_docstring_as_it_was_broken(tmp_path: Path) -> None:
+    for words in (["--help"], ["serve", "--help"]):
+        lines = run(*words, folder=tmp_path, COLUMNS="80").stdout.splitlines()
+        assert lines
+        assert max(map(len, lines)) <= 80, words
+    told = run("access", "create-token", "--help", folder=tmp_path, COLUMNS="80").stdout
+    assert "With `role` the subject is given the role in the" in told, "the docstring breaks its lines elsewhere"
+    assert "--empty-" not in told
+
+
+@pytest.mark.parametrize("words", [["help"], ["-h"], ["help", "access"], ["help", "access", "roles"]])
+def test_help_is_asked_for_in_any_way(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    done = capsys.readouterr()
+    assert done.err == ""
+    assert done.out.startswith("Usage: modelyard ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["acces", "roles"], ["Did you mean", "modelyard --help"]),
+        (["access", "role"], ["Did you mean", "modelyard access --help"]),
+        (["access", "create-token"], ["subject", "modelyard access create-token --help"]),
+        (["access", "create-token", "ann", "--days", "soon"], ["--days", "soon"]),
+        (["ab-testing", "nonsense"], ["modelyard ab-testing --help"]),
+        (["doctor", "more"], ["more", "modelyard doctor --help"]),
+        (["--yard", "x", "registry"], ["Options follow the command"]),
+        (["serve", "--port", "99999"], ["99999", "65534"]),
+        (["serve", "--port", "-1"], ["-1"]),
+        (["serve", "--workers", "0"], ["--workers 1"]),
+        (["registry", "list-models", "--format", "cvs"], ["cvs", "table, json or csv"]),
+    ],
+)
+def test_misuse_is_one_line_that_says_where_to_look(
+    words: list[str],
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    done = capsys.readouterr()
+    assert done.out == ""
+    assert done.err.startswith("modelyard: ")
+    assert done.err.count("\n") == 1
+    assert [part for part in told if part not in done.err] == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["access", "--help"], ["access", "roles"], ["config", "show"]])
+def test_a_reader_who_has_gone_is_no_fault_and_a_full_disk_is_told(words: list[str], tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MODELYARD_")}
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone = subprocess.run(
+        [*PROGRAM, *words], stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, env=env, check=False
+    )
+    os.close(writing)
+    assert (gone.returncode, gone.stderr) == (0, b"")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*PROGRAM, *words], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, env=env, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"modelyard: The output cannot be written: No space left on device.\n"
+
+
+def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("zsh", "fish", "bash"):
+        assert main(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        for word in ("registry", "ab-testing", "create-token", "tls-cert", "mlflow"):
+            assert word in script, (shell, word)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_setting_that_is_no_number_is_named_with_its_origin(tmp_path: Path) -> None:
+    done = run("serve", folder=tmp_path, MODELYARD_PORT="http")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "modelyard: The setting port is a number, and not 'http' (environment).\n",
+    )
+    checks = json.loads(run("doctor", folder=tmp_path, MODELYARD_PORT="http").stdout)
+    assert [check["state"] for check in checks if check["check"] == "port"] == ["fault"]
+
+
+def test_no_rows_are_no_csv(tmp_path: Path) -> None:
+    done = run("registry", "list-models", "--format", "csv", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_settings_and_checks_are_shown_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    for words, part in ((["config", "show"], "webhook_hosts"), (["doctor"], "fix")):
+        done = run(*words, "--format", "table", folder=tmp_path, COLUMNS="80")
+        assert part in done.stdout
+        assert "…" not in done.stdout
+        assert "Not shown" not in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+
 def test_the_version_is_printed(tmp_path: Path) -> None:
     assert run("--version", folder=tmp_path).stdout == f"{__version__}\n"
 

@@ -97,12 +97,12 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 
 
 def test_other_machines_are_let_in_only_with_tokens_and_a_certificate(tmp_path: Path) -> None:
-    refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "0")
+    refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "8080")
     assert refused.returncode == 1
     assert "modelyard access create-token" in refused.stderr
     with Yard(tmp_path / "yard") as yard:
         yard.access.create_token("root@example.com", role="admin", created_by="root")
-    refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "0")
+    refused = serve(tmp_path / "yard", "--host", "0.0.0.0", "--port", "8080")
     assert refused.returncode == 1
     assert "--tls-cert" in refused.stderr
 

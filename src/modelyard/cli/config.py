@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from modelyard.cli.output import show
+from modelyard.cli.output import show_whole
 from modelyard.settings import settings
 
 app = App(help="Show the settings and where each came from.", help_format="plaintext")
@@ -26,4 +26,4 @@ def show_settings(
         if origin:
             row["origin"] = setting.origin
         rows.append({**row, "meaning": setting.meaning})
-    show(rows, found["format"].value)
+    show_whole(rows, found["format"].value)

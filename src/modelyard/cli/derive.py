@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +25,8 @@ FORMAT = Annotated[str | None, Parameter(name="--format", group=COMMON, help="ta
 
 def area_app(area: str, name: str, help_text: str) -> App:
     """The app of one area with a command for each of its operations."""
-    app = App(name=name, help=help_text, help_format="plaintext")
+    defaults = Parameter(negative_iterable=())  # an empty list is what is there without the option
+    app = App(name=name, help=help_text, help_format="plaintext", default_parameter=defaults)
     for entry in operations(area):
         app.command(command_of(entry), name=entry.verb.replace("_", "-"))
     return app
@@ -92,14 +94,9 @@ def secret_of(token: str) -> str:
 
 
 def help_of(function: Callable[..., Any]) -> str:
-    """The docstring up to its example."""
-    text = inspect.getdoc(function) or ""
-    kept = []
-    for line in text.splitlines():
-        if line.lstrip().startswith(">>>"):
-            break
-        kept.append(line)
-    return "\n".join(kept).strip()
+    """The docstring up to its example, one line a paragraph: a terminal has its own width."""
+    told = re.split(r"^\s*>>>", inspect.getdoc(function) or "", maxsplit=1, flags=re.MULTILINE)[0]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in told.split("\n\n")).strip()
 
 
 def _parameter(parameter: inspect.Parameter, hint: Any, entry: Operation, order: int) -> inspect.Parameter:

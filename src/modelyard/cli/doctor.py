@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelyard.cli.derive import FORMAT, YARD
-from modelyard.cli.output import show
-from modelyard.core.errors import YardError
+from modelyard.cli.output import show_whole
+from modelyard.core.errors import Invalid, YardError
 from modelyard.core.plugins import EXTRA_OF
-from modelyard.settings import settings
+from modelyard.settings import Setting, checked_port, settings
 from modelyard.yard import Yard
 
 
@@ -36,11 +36,11 @@ def doctor(*, yard: YARD = None, format: FORMAT = None) -> int:
     checks = [
         _python(),
         *_disk(place),
-        _port(found["host"].value, int(found["port"].value)),
+        _port(found["host"].value, found["port"]),
         *_extras(),
         *_yard(place, files),
     ]
-    show(checks, found["format"].value)
+    show_whole(checks, found["format"].value)
     return int(any(check.state == "fault" for check in checks))
 
 
@@ -67,7 +67,11 @@ def _disk(place: str) -> Iterator[Check]:
     )
 
 
-def _port(host: str, port: int) -> Check:
+def _port(host: str, setting: Setting) -> Check:
+    try:
+        port = checked_port(setting.number)
+    except Invalid as error:
+        return Check(check="port", state="fault", finding=str(error), fix="Set MODELYARD_PORT, or pass --port.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from modelyard import __version__
 from modelyard.core.errors import YardError
+from modelyard.core.operations import operations
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -28,7 +31,7 @@ AREA_HELP = {
     "ci_templates": "Pipelines for GitHub, GitLab, Jenkins and Azure.",
     "webhooks": "Tell other systems what happens, by signed messages.",
     "access": "People, services, roles, projects and tokens.",
-    "marketplace": "Models shared between teams: listings, ratings, access, signed packages.",
+    "marketplace": "Models shared between teams: listings, access, packages.",
 }
 
 OWN = {  # command -> "module:function"
@@ -39,33 +42,34 @@ OWN = {  # command -> "module:function"
     "compare": "modelyard.cli.compare:compare",
     "export": "modelyard.cli.portable:export",
     "import": "modelyard.cli.portable:importing",
+    "completion": "modelyard.cli.completion:completion",
 }
 
 OWN_HELP = {
-    "demo": "Take a real model through its whole life, on this machine, in about a minute.",
+    "demo": "Take a real model through its whole life, in about a minute.",
     "serve": "Start the control plane and the serving processes of a yard.",
     "doctor": "Check this machine and this yard, with a fix for each fault.",
     "config": "Show the settings and where each came from.",
     "compare": "Put versions of models side by side, with intervals and a chart.",
     "export": "Write a yard as a folder of plain files.",
     "import": "Bring a yard, or another system's registry, into this yard.",
+    "completion": "Print a script that completes commands in bash, zsh or fish.",
 }
 
 
-def build(argv: Sequence[str]) -> App:
-    """The app with the subcommands that `argv` needs; the others are there by name, so that a misspelt one is told."""
+def build(wanted: Collection[str]) -> App:
+    """The app with the subcommands of the areas and commands named; the others by name, so that a misspelt one is told."""
     from cyclopts import App
 
     app = App(name="modelyard", help=overview(), version=__version__, help_format="plaintext")
-    wanted = argv[0].replace("-", "_") if argv else ""
     for area, text in AREA_HELP.items():
         name = area.replace("_", "-")
-        if area == wanted:
+        if name in wanted:
             app.command(importlib.import_module("modelyard.cli.derive").area_app(area, name, text))
         else:
             app.command(App(name=name, help=text))
     for name, text in OWN_HELP.items():
-        if name == wanted:
+        if name in wanted:
             module, _, attribute = OWN[name].partition(":")
             app.command(getattr(importlib.import_module(module), attribute), name=name)
         else:
@@ -95,21 +99,42 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 done, 1 refused or failed, 2 misused."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("--help", "-h"):
-        sys.stdout.write(overview())
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where it is known what to do about a reader who has gone
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed to nobody
         return 0
-    if arguments[0] == "--version":
-        sys.stdout.write(f"{__version__}\n")
-        return 0
-    return _run(arguments)
+    except OSError as error:
+        sys.stderr.write(f"modelyard: The output cannot be written: {error.strerror}.\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 def _run(arguments: list[str]) -> int:
+    match arguments:
+        case [] | ["--help" | "-h" | "help"]:
+            sys.stdout.write(overview())
+            return 0
+        case ["--version" | "-V" | "version"]:
+            sys.stdout.write(f"{__version__}\n")
+            return 0
+        case ["help", *named]:
+            return _called([*named, "--help"])
+        case [option, *_] if option.startswith("-"):
+            sys.stderr.write(f"modelyard: Options follow the command: modelyard COMMAND {option} ...\n")
+            return 2
+    return _called(arguments)
+
+
+def _called(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        result = build(arguments)(arguments, exit_on_error=False, print_error=True, result_action="return_value")
-    except CycloptsError:
+        result = build(arguments[:1])(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        sys.stderr.write(f"modelyard: {' '.join(str(error).split())} See: {_help_of(arguments)}\n")
         return 2
     except YardError as error:
         sys.stderr.write(f"modelyard: {error}\n")
@@ -117,7 +142,18 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("modelyard: interrupted\n")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        return 0
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # rich ends the program when its reader has gone
+            return 0
+        raise
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _help_of(arguments: Sequence[str]) -> str:
+    """The command that explains what was misused."""
+    first = arguments[0]
+    if first.replace("-", "_") not in AREA_HELP and first not in OWN:
+        return "modelyard --help"
+    verbs = [*takewhile(lambda word: not word.startswith("-"), arguments)]
+    known = {one.verb.replace("_", "-") for one in operations(first.replace("-", "_"))} if first not in OWN else set()
+    return " ".join(["modelyard", first, *(verb for verb in verbs[1:2] if verb in known), "--help"])

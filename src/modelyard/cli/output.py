@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from modelyard.core.canonical import dumps, plain
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv")
 WIDEST = 40  # characters of a column
+SHORT = 14  # characters of a cell that is never broken
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(Z|\+00:00)\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -34,6 +35,24 @@ def show(value: Any, format: str = "", *, out: TextIO | None = None) -> None:
         _csv(rows_of(value), stream)
     else:
         _table(value, stream)
+
+
+def show_whole(value: Sequence[Any], format: str = "") -> None:
+    """Write a result as `show` does, but for a table with every column, and long cells over several lines."""
+    if (format or ("table" if sys.stdout.isatty() else "json")) != "table":
+        show(value, format)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = rows_of(value)
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name in dict.fromkeys(name for row in rows for name in row):
+        longest = max(len(str(row.get(name, ""))) for row in rows)
+        table.add_column(name, overflow="fold", no_wrap=longest <= SHORT)
+    for row in rows:
+        table.add_row(*map(_text, row.values()))
+    Console(highlight=False).print(table)
 
 
 def rows_of(value: Any) -> list[dict[str, Any]]:
@@ -60,6 +79,8 @@ def _cell(value: Any) -> Any:
 
 
 def _csv(rows: list[dict[str, Any]], stream: TextIO) -> None:
+    if not rows:
+        return  # nothing has no columns
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()

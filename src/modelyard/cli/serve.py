@@ -13,7 +13,7 @@ from modelyard.cli.derive import YARD
 from modelyard.core.errors import Invalid
 from modelyard.server.run import Listening
 from modelyard.server.run import serve as run
-from modelyard.settings import settings
+from modelyard.settings import checked_port, settings
 
 
 def serve(
@@ -44,21 +44,21 @@ def serve(
     """Start the control plane and the serving processes, and control running rollouts, until interrupted."""
     numbers = {name: None if value is None else str(value) for name, value in (("port", port), ("workers", workers))}
     flags = {"host": host, "yard": yard, "oidc": oidc, **numbers}
-    found = {name: setting.value for name, setting in settings(flags).items()}
-    try:
-        listening = Listening(
-            host=found["host"],
-            port=int(found["port"]),
-            workers=int(found["workers"]),
-            predict_host=predict_host,
-            engine=engine,
-            cluster=cluster,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            client_ca=client_ca,
-        )
-    except ValueError as error:
-        raise Invalid(f"The settings port and workers are numbers: {error}") from error
+    chosen = settings(flags)
+    found = {name: setting.value for name, setting in chosen.items()}
+    listening = Listening(
+        host=found["host"],
+        port=checked_port(chosen["port"].number),
+        workers=chosen["workers"].number,
+        predict_host=predict_host,
+        engine=engine,
+        cluster=cluster,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        client_ca=client_ca,
+    )
+    if listening.workers < 1:
+        raise Invalid(f"{listening.workers} serving processes answer no prediction. Ask for at least one: --workers 1")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     run(found["yard"], found["files"] or None, listening, user=found["user"], oidc=found["oidc"])
