@@ -15,7 +15,7 @@ from modelyard.core.errors import Invalid, NotFound
 from modelyard.core.instants import FixedClock
 from modelyard.registry import ModelRegistry
 from modelyard.registry.comparison import compare_all, higher_is_better, spelt
-from modelyard.ui.comparison import comparison
+from modelyard.ui.comparison import comparison, page
 
 ANA = "ana@example.com"
 
@@ -169,3 +169,17 @@ def test_a_handful_of_rows_decides_nothing_however_much_they_agree(
     for version, score in (("v1.0.0", 0.0), ("v2.0.0", 1.0)):
         registry.store_scores("fraud", version, "may", [score] * rows, ANA, metric="correct")
     assert registry.compare_versions(_refs("v1.0.0", "v2.0.0")).scores[0].verdict == verdict
+
+
+def test_versions_are_named_by_alias_too_and_the_page_says_what_is_better(registry: ModelRegistry) -> None:
+    registry.set_alias("fraud", "challenger", "v2.0.0", user=ANA)
+    for version, level in (("v1.0.0", 1.0), ("v2.0.0", 0.5)):
+        registry.store_scores("fraud", version, "may", [level + n / 1000 for n in range(50)], ANA, metric="log_loss")
+    found = registry.compare_versions(["fraud:v1.0.0", "fraud@challenger"])
+    assert found.versions == ("fraud:v1.0.0", "fraud:v2.0.0")
+    for name in ("log_loss on may", "<td>lower</td>", "<td>better"):
+        assert name in page(found)
+    with pytest.raises(Invalid, match="different"):
+        registry.compare_versions(["fraud:v2.0.0", "fraud@challenger"])
+    with pytest.raises(NotFound, match="Did you mean challenger"):
+        registry.compare_versions(["fraud:v1.0.0", "fraud@chalenger"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from modelyard.cli.derive import FORMAT, YARD, call
-from modelyard.cli.output import show
+from modelyard.cli.output import show, show_whole
 from modelyard.core.operations import operations
 from modelyard.settings import settings
 
@@ -31,7 +31,10 @@ def compare(
         from modelyard.ui.pages import write_page
 
         write_page(html, page(answer))
-    show(answer if found["format"].value == "json" else side_by_side(answer), found["format"].value)
+    if found["format"].value == "json":
+        show(answer, "json")
+    else:
+        show_whole(side_by_side(answer), found["format"].value)
     return 0
 
 

@@ -18,10 +18,9 @@ from modelyard.core.models import ModelVersion
 from modelyard.core.operations import operation
 from modelyard.core.people import checked_person
 from modelyard.core.ports import Connection
-from modelyard.core.refs import ModelRef
 from modelyard.registry import checks, comparison, store_scores
 from modelyard.registry.comparison import ScoreComparison, Scores, VersionComparison
-from modelyard.registry.lookup import found, resource
+from modelyard.registry.lookup import found, referred, resource
 
 DOUBLES = "<f8"  # how scores are packed
 MOST_ROWS = 200_000
@@ -61,7 +60,9 @@ class Comparisons(Area):
         resamples: int = 2_000,
         seed: int = 0,
     ) -> VersionComparison:
-        """What differs between two or more `name:version`, each beside the first, and which one wins by a stated rule.
+        """What differs between two or more versions, each beside the first, and which one wins by a stated rule.
+
+        `refs` are `name:version`, `name@alias`, or a name for its champion.
 
         `metrics` are compared if they are given, else all. Where the first and another version have scores on the same
         rows of a data set, `scores` has the mean difference (the other minus the first) with a paired bootstrap
@@ -81,7 +82,9 @@ class Comparisons(Area):
         if not 0.5 <= level < 1 or not 100 <= resamples <= MOST_RESAMPLES:
             raise Invalid(f"Pass a level from 0.5 to below 1 and 100 to {MOST_RESAMPLES:,} resamples.")
         with self.store.reading() as rows:
-            versions = [found(rows, ref.name, ref.version) for ref in map(ModelRef.parse, refs)]
+            versions = [referred(rows, ref) for ref in refs]
+            if len({comparison.spelt(version) for version in versions}) < len(versions):
+                raise Invalid(f"{', '.join(refs)}: two of them are one version. Name different ones.")
             kept = [store_scores.all_of(rows, version) for version in versions]
             paired = [
                 _paired(rows, versions[0], other, one, two, level=level, resamples=resamples, seed=seed)

@@ -10,10 +10,11 @@ from modelyard.core.errors import Forbidden, NotFound, nearest
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.models import ModelVersion, RegisteredModel
 from modelyard.core.ports import Connection
-from modelyard.core.refs import Resource
+from modelyard.core.refs import ModelRef, Resource
 from modelyard.core.work import Store, Work
 from modelyard.registry import store as versions
 from modelyard.registry import store_models
+from modelyard.registry.rules import CHAMPION
 
 SHOWN = 1_000  # characters of a tag that an event tells
 
@@ -37,6 +38,25 @@ def found_model(rows: Connection, name: str) -> RegisteredModel:
     if model is None:
         raise NotFound(f"There is no model {name!r}. {nearest(name, store_models.names(rows))}")
     return model
+
+
+def by_alias(rows: Connection, name: str, alias: str) -> ModelVersion:
+    """The version that an alias points at; NotFound names the aliases there are."""
+    model = versions.by_alias(rows, name, alias)
+    if model is None:
+        raise NotFound(no_alias(rows, name, alias))
+    return model
+
+
+def referred(rows: Connection, reference: str) -> ModelVersion:
+    """The version that `name:version`, `name@alias`, or a name alone (its champion) refers to."""
+    name, at, alias = reference.rpartition("@")
+    if at:
+        return by_alias(rows, name, alias)
+    if ":" not in reference:
+        return by_alias(rows, reference, CHAMPION)
+    ref = ModelRef.parse(reference)
+    return found(rows, ref.name, ref.version)
 
 
 def no_alias(rows: Connection, name: str, alias: str) -> str:

@@ -23,7 +23,7 @@ from modelyard.registry import store_entries as entries
 from modelyard.registry.break_glass import BreakGlassMoves
 from modelyard.registry.comparisons import Comparisons
 from modelyard.registry.labels import Labels
-from modelyard.registry.lookup import found, found_model, no_alias, resource
+from modelyard.registry.lookup import by_alias, found, found_model, referred, resource
 from modelyard.registry.models import RegisteredModels
 from modelyard.registry.policies import Policies
 from modelyard.registry.promotions import Promotions
@@ -134,10 +134,7 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
         'v1.0.0'
         """
         with self.store.reading() as rows:
-            model = store.by_alias(rows, name, alias)
-            if model is None:
-                raise NotFound(no_alias(rows, name, alias))
-            return model
+            return by_alias(rows, name, alias)
 
     @operation("GET", "/resolve", needs="registry.read")
     def resolve(self, reference: str) -> ModelVersion:
@@ -148,13 +145,8 @@ class ModelRegistry(Registration, Promotions, Policies, BreakGlassMoves, Registe
         >>> registry.resolve("fraud:v1.0.0").version
         'v1.0.0'
         """
-        name, at, alias = reference.rpartition("@")
-        if at:
-            return self.get_by_alias(name, alias)
-        if ":" not in reference:
-            return self.champion(reference)
-        ref = ModelRef.parse(reference)
-        return self.get_model(ref.name, ref.version)
+        with self.store.reading() as rows:
+            return referred(rows, reference)
 
     @operation("PATCH", "/models/{name}/versions/{version}", needs="registry.write")
     def update(
