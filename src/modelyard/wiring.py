@@ -27,6 +27,7 @@ from modelyard.core.work import HEARD, Handler, Store, Work, event_from_row
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
 from modelyard.registry.checks import canonical_version
 from modelyard.tracking.following import Training
+from modelyard.tracking.runs import OURS, in_store
 from modelyard.tracking.values import Dataset, RunStatus
 
 log = logging.getLogger("modelyard.wiring")
@@ -192,13 +193,25 @@ def only_unneeded_runs(work: Work, event: Event) -> None:
 
 
 def only_files_free_of_holds(work: Work, event: Event) -> None:
-    """Files stay while a hold lies on their run, logged model or experiment, whose ids are parts of their path."""
-    first, *parts = event.resource_id.split("/")
-    things = [("experiment", first), *((kind, part) for kind in ("run", "logged_model") for part in parts)]
-    if any(is_held(work.rows, kind, name) for kind, name in things):
-        raise Conflict(
-            f"A legal hold lies on what {event.resource_id} belongs to. See them: modelyard audit list-holds"
-        )
+    """Files stay while a hold lies on the run, logged model or experiment that they belong to, or that lies below them."""
+    gone = f"{event.resource_id}/"
+    for row in work.rows.all(HELD_FILES):
+        place = f"{in_store(row['place'], '')}/" if row["place"].startswith(OURS) else "/"
+        if place.startswith(gone) or gone.startswith(place):
+            raise Conflict(
+                f"A legal hold lies on the {row['resource_type']} {row['resource_id']}, so {event.resource_id} is kept. "
+                "See them: modelyard audit list-holds"
+            )
+
+
+HELD_FILES = """
+SELECT h.resource_type, h.resource_id, r.artifact_uri AS place
+FROM audit_holds h JOIN runs r ON h.resource_type = 'run' AND h.resource_id = r.run_id
+UNION ALL SELECT h.resource_type, h.resource_id, m.artifact_location
+FROM audit_holds h JOIN logged_models m ON h.resource_type = 'logged_model' AND h.resource_id = m.model_id
+UNION ALL SELECT h.resource_type, h.resource_id, e.artifact_location
+FROM audit_holds h JOIN experiments e ON h.resource_type = 'experiment' AND h.resource_id = CAST(e.experiment_id AS TEXT)
+"""
 
 
 def keep_artifact(work: Work, event: Event) -> None:

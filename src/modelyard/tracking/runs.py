@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from modelyard.core.canonical import digest
-from modelyard.core.errors import Conflict, NotFound
+from modelyard.core.errors import Conflict, Invalid, NotFound
 from modelyard.core.events import EventType
 from modelyard.core.operations import operation
 from modelyard.core.pages import Page
@@ -91,13 +91,18 @@ class Runs(Experiments):
 
     @operation("POST", "/runs/{run_id}/end", needs="tracking.write")
     def end_run(self, run_id: str, *, status: RunStatus = RunStatus.FINISHED, user: str = "system") -> Run:
-        """The run, ended now.
+        """The run, ended now: finished, failed or killed.
+
+        A process that is killed outright leaves its run RUNNING; whoever finds it ends it as KILLED.
 
         >>> from modelyard.tracking import ExperimentTracker
         >>> tracker = ExperimentTracker(folder)
         >>> tracker.end_run(tracker.create_run("0").run_id).status.value
         'FINISHED'
         """
+        status = rules.chosen(RunStatus, status)
+        if not status.ended:
+            raise Invalid(f"A run does not end as {status.value}. Say FINISHED, FAILED or KILLED.")
         with self.store.work(user) as work:
             return change(work, active_run(work.rows, run_id), status=status, end_time=millis(work.now), name="")
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from modelyard.testing import servers
+from modelyard.testing.postgres import PostgresServer
 
 HERE = Path(__file__).parent
 collect_ignore_glob = [
@@ -91,13 +92,44 @@ def running(command: list[str], port: int, log: Path, **options: Any) -> Iterato
 
 
 @contextmanager
-def our_server(folder: Path, *modes: str) -> Iterator[str]:
-    """A server on a yard of its own; see serve.py for the modes."""
+def our_server(folder: Path, *modes: str, place: str = "", **environment: str) -> Iterator[str]:
+    """A server on a yard of its own, in the folder or at a place; see serve.py for the modes."""
     port = servers.free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(HERE / "serve.py"), str(folder / "yard"), str(port), *modes]
-    with running(command, port, folder / "log.txt") as uri:
+    command = [sys.executable, str(HERE / "serve.py"), place or str(folder / "yard"), str(port), *modes]
+    with running(command, port, folder / "log.txt", cwd=folder, env={**os.environ, **environment}) as uri:
         yield uri
+
+
+@contextmanager
+def object_store(moto: Path, log: Path) -> Iterator[dict[str, str]]:
+    """An S3 server with a bucket called yard, until the end of the block: what its clients have in their environment."""
+    port = servers.free_port()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [moto / "bin" / "moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
+        )
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/moto-api/", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+    try:
+        servers.wait_until(ready, process, log)
+        signature = "Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x"
+        headers = {"Authorization": f"AWS4-HMAC-SHA256 {signature}"}
+        httpx.put(f"http://127.0.0.1:{port}/yard", headers=headers).raise_for_status()
+        yield {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }
+    finally:
+        servers.end(process)
 
 
 @contextmanager
@@ -119,18 +151,42 @@ def answered(mlflow_peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> tup
     with ExitStack() as stack:
         ours = stack.enter_context(our_server(folder / "ours", "open"))
         theirs = stack.enter_context(mlflow_server(mlflow_peer, folder / "theirs"))
-        asked = [
-            subprocess.Popen(
-                [mlflow_peer.python, str(HERE / "runner.py"), uri],
-                env=mlflow_peer.environment(),
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-            for uri in (theirs, ours)
-        ]
-        told = [process.communicate(timeout=900)[0] for process in asked]
-    return json.loads(told[0]), json.loads(told[1])
+        told = ask(mlflow_peer, folder, theirs, ours)
+    return told[0], told[1]
+
+
+def ask(peer: Peer, folder: Path, *uris: str) -> list[Answers]:
+    """The answers of some servers to every scenario, all asked at the same time."""
+    asked = [
+        subprocess.Popen(
+            [peer.python, str(HERE / "runner.py"), uri],
+            env=peer.environment(),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for uri in uris
+    ]
+    return [json.loads(process.communicate(timeout=900)[0]) for process in asked]
+
+
+@pytest.fixture(scope="session")
+def answered_elsewhere(
+    mlflow_peer: Peer,
+    peer: Callable[[str], Path],
+    postgres_server: PostgresServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Answers:
+    """Our answers to every scenario from a yard on PostgreSQL with its files in S3."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    place = postgres_server.url(postgres_server.new_database())
+    with (
+        object_store(peer("moto"), folder / "s3.log") as environment,
+        our_server(folder, "open", "files=s3://yard/files", place=place, **environment) as uri,
+    ):
+        (told,) = ask(mlflow_peer, folder, uri)
+        assert not (folder / "yard" / "blobs").exists(), "the files lie in S3"
+    return told
 
 
 @pytest.fixture

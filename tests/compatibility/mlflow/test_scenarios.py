@@ -78,3 +78,12 @@ def test_there_are_enough_calls_and_every_difference_is_one(answered: tuple[dict
     told = {(name, label) for name, one in answered[0].items() for label, _ in one["answers"]}
     assert len(told) > 600
     assert set(DIFFERENCES) <= told
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("name", scenarios())
+def test_postgresql_and_s3_answer_as_sqlite_and_files_do(
+    name: str, answered: tuple[dict[str, Any], dict[str, Any]], answered_elsewhere: dict[str, Any]
+) -> None:
+    here, elsewhere = answered[1][name], answered_elsewhere[name]
+    assert (elsewhere["fault"], elsewhere["answers"]) == ("", here["answers"])
