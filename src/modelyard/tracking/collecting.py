@@ -86,7 +86,8 @@ class Collecting(RunFiles):
 
 def _remove_run(work: Work, row: Row) -> None:
     run = store.runs_from(work.rows, [row])[0]
-    told = {"experiment_id": run.experiment_id, "name": run.name, "digest": rules.record_digest(run)}
+    told: dict[str, Any] = {"experiment_id": run.experiment_id, "name": run.name}
+    told["digest"] = rules.record_digest(run)
     told["files"] = _remove_files(work, run.artifact_uri)
     work.emit(EventType.RUN_REMOVED, Resource("run", run.run_id), told)
     store.remove_run(work.rows, row["number"])
