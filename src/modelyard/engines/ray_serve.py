@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,6 +61,12 @@ class NodeLink:
         self.yard = yard
         self.node = ray.get_runtime_context().get_node_id()
         self._mailbox: Any = None
+        self._raylet = os.getppid()
+
+    @property
+    def lost(self) -> bool:
+        """Whether this node's raylet is gone. Ray leaves its actors running then, unknown to the cluster."""
+        return os.getppid() != self._raylet
 
     async def turn(self, uid: str, report: bytes) -> bytes | None:
         """Hand a report in; the newest reply, None while there is none."""

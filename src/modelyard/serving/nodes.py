@@ -43,6 +43,11 @@ class Link(Protocol):
         """The yard's name."""
         ...
 
+    @property
+    def lost(self) -> bool:
+        """Whether the cluster has lost the node, so that nobody sends requests to its processes any more."""
+        ...
+
     def turn(self, uid: str, report: bytes) -> Awaitable[bytes | None]:
         """Hand in a process's report; the newest reply to it, None while there is none."""
         ...

@@ -151,6 +151,7 @@ class Process:
         self._others_known: dict[metrics.Key, Any] = {}
         self._snapshot = ""
         self._tasks: list[asyncio.Task[None]] = []
+        self._leaving: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or begin and end with the server."""
@@ -185,6 +186,8 @@ class Process:
         gc.collect()
         gc.freeze()
         self.plane.ready = True
+        with suppress(OSError, YardError):
+            await self._turn()  # so that the yard knows of it as soon as requests may come
         self._tasks = [asyncio.create_task(one()) for one in (self._watch, self._keep_telling, self._keep_adopting)]
 
     async def end(self) -> None:
@@ -211,6 +214,18 @@ class Process:
                 tried = time.monotonic()
                 await asyncio.to_thread(routes.refresh)
             guard.look(self.places, routes.by_name.values())
+            if self._link.lost and self._leaving is None:
+                self._leaving = asyncio.create_task(self._leave())
+
+    async def _leave(self) -> None:
+        """End with the node: another process of the machine tells what this one cannot tell any more."""
+        log.warning("%s ends, since the cluster has lost its node.", self.uid)
+        self.plane.draining = True
+        end = time.monotonic() + LAST_S
+        while self.desk.in_flight and time.monotonic() < end:
+            await asyncio.sleep(LOOK_S)
+        await self.end()
+        os._exit(1)
 
     async def _keep_telling(self) -> None:
         told = ""

@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
@@ -16,7 +15,6 @@ from modelyard.serving.regions import PROBE_S, Choice, Place, Seen
 
 READY = "/v2/health/ready"
 PROBE_TIMEOUT_S = 2.0
-MOST_AT_ONCE = 16
 
 Clock = Callable[[], float]
 
@@ -68,23 +66,26 @@ class Probes:
     """Asks every place each second whether it is ready, in the background, for as long as this object is held."""
 
     def __init__(self, health: Health) -> None:
-        self._stop = threading.Event()
-        first = threading.Event()
-        thread = threading.Thread(target=_probe, args=(health, self._stop, first), name="modelyard-probes", daemon=True)
-        thread.start()
-        self._closed = weakref.finalize(self, self._stop.set)
-        first.wait(PROBE_TIMEOUT_S + 1)  # so that the first request goes to the nearest place already
+        stop, first = threading.Event(), threading.Semaphore(0)
+        for place in health.places:
+            threading.Thread(
+                target=_keep_probing, args=(health, place, stop, first), name="modelyard-probe", daemon=True
+            ).start()
+        self._closed = weakref.finalize(self, stop.set)
+        end = time.monotonic() + PROBE_TIMEOUT_S + 1
+        for _ in health.places:  # so that the first request goes to the nearest place already
+            first.acquire(timeout=max(end - time.monotonic(), 0))
 
     def stop(self) -> None:
         """Probe no more."""
         self._closed()
 
 
-def _probe(health: Health, stop: threading.Event, first: threading.Event) -> None:
-    with httpx.Client(timeout=PROBE_TIMEOUT_S) as client, ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+def _keep_probing(health: Health, place: Place, stop: threading.Event, first: threading.Semaphore) -> None:
+    with httpx.Client(timeout=PROBE_TIMEOUT_S) as client:
         while True:
-            list(pool.map(lambda place: probe(health, client, place), health.places))
-            first.set()
+            probe(health, client, place)
+            first.release()
             if stop.wait(PROBE_S):
                 return
 
