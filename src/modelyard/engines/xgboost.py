@@ -129,28 +129,29 @@ def _signature_of(booster: Any) -> Signature:
 class LogRounds(xgboost.callback.TrainingCallback):  # type: ignore[misc]  # XGBoost has no types
     """An XGBoost callback that logs the parameters once, and each round's evaluations with the round as the step.
 
-    It is XGBoost's own kind of callback, for `xgboost.train`, `xgboost.cv` and the `callbacks` of an estimator.
+    It is XGBoost's own kind of callback, for `xgboost.train`, `xgboost.cv` and the `callbacks` of an estimator. A copy of it,
+    as a search makes with its estimators, logs nothing: its trainings have other parameters.
     """
 
     def __init__(self, run: RunLog) -> None:
         super().__init__()
-        self._run = run
+        self._run: RunLog | None = run
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_run": None}
 
     def before_training(self, model: Any) -> Any:
         """Log what the booster is set to; a cross-validation has several boosters, which do not say."""
-        if hasattr(model, "save_config"):
+        if self._run is not None and hasattr(model, "save_config"):
             learner = json.loads(model.save_config())["learner"]
-            booster = learner["gradient_booster"]
-            told = {
-                **learner["learner_train_param"],
-                **booster.get("tree_train_param", {}),
-                **booster.get("gbtree_train_param", {}),
-            }
-            self._run.log_params({metric_key(name): value for name, value in plain_settings(told).items()})
+            told = {**learner["learner_train_param"], **_settings(learner["gradient_booster"])}
+            self._run.log_params(plain_settings(told))
         return model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Mapping[str, Mapping[str, Any]]) -> bool:  # noqa: ARG002
         """Log the round's evaluations, and go on."""
+        if self._run is None:
+            return False
         metrics: dict[str, float] = {}
         for data, told in evals_log.items():
             for name, values in told.items():
@@ -160,3 +161,14 @@ class LogRounds(xgboost.callback.TrainingCallback):  # type: ignore[misc]  # XGB
                     metrics[metric_key(data, name, "std")] = float(spread[0])
         self._run.log_metrics(metrics, step=epoch)
         return False
+
+
+def _settings(booster: Mapping[str, Any]) -> dict[str, Any]:
+    """What a booster was set to; one of dart has one of trees within it."""
+    told: dict[str, Any] = {}
+    for name, value in booster.items():
+        if name.endswith("_train_param"):
+            told |= value
+        elif isinstance(value, Mapping):
+            told |= _settings(value)
+    return told
