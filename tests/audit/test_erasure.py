@@ -187,7 +187,7 @@ def test_a_changed_sealed_part_is_found(logger: AuditLogger, folder: Path, chang
 def test_a_changed_key_of_a_person_is_found(logger: AuditLogger, folder: Path) -> None:
     tell(logger)
     with closing(sqlite3.connect(folder / "keys" / "subjects.db", isolation_level=None)) as raw:
-        raw.execute("UPDATE subject_keys SET key = randomblob(32) WHERE subject = 'patient-17'")
+        raw.execute("UPDATE subject_keys SET wrapped = randomblob(40) WHERE subject = 'patient-17'")
     assert "was changed" in logger.verify().problems[0]
 
 

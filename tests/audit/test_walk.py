@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     logger.rotate_key(user="ana")
     assert logger.verify().ok
     logger.close()
-    for name in ("audit.ed25519", "audit.ed25519.pub", "subjects.db"):
+    for name in ("audit.ed25519", "audit.ed25519.pub", "subjects.db", "subjects.aes256"):
         (folder / name).write_bytes((folder / "yard" / "keys" / name).read_bytes())
     _KEYS[:] = [folder]
     return (folder / "yard" / "modelyard.db").read_bytes()
@@ -94,7 +94,7 @@ def test_any_change_of_any_cell_and_any_row_is_found_at_every_height(whole: byte
         folder = Path(name)
         (folder / "modelyard.db").write_bytes(whole)
         (folder / "keys").mkdir()
-        for file in ("audit.ed25519", "audit.ed25519.pub", "subjects.db"):
+        for file in ("audit.ed25519", "audit.ed25519.pub", "subjects.db", "subjects.aes256"):
             (folder / "keys" / file).write_bytes((_KEYS[0] / file).read_bytes())
         logger = AuditLogger(folder)
         with closing(sqlite3.connect(folder / "modelyard.db", isolation_level=None)) as raw:

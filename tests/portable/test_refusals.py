@@ -289,9 +289,8 @@ def test_persons_that_events_are_about_stay_sealed_and_erased(lived: Yard, other
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"asthma" in path.read_bytes()]
     other.import_(tmp_path / "out")
     assert other.audit.verify().ok
-    (other.store.folder / "keys" / "subjects.db").write_bytes(
-        (lived.store.folder / "keys" / "subjects.db").read_bytes()
-    )
+    for name in ("subjects.db", "subjects.aes256"):
+        (other.store.folder / "keys" / name).write_bytes((lived.store.folder / "keys" / name).read_bytes())
     assert "patient-1" in str(other.audit.query_events(EventType.DATA_ACCESSED))
 
 

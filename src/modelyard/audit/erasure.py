@@ -54,20 +54,20 @@ class Erasing(Log):
         rules.checked_text(subject, "subject")
         why = rules.checked_text(reason, "reason")
         keys = SubjectKeys(self.store.folder)
-        key = keys.known(subject)
-        if key is None:
+        key_id = keys.id_of(subject)
+        if key_id is None:
             raise NotFound("No event is about that person, or they were erased already. Check how the name is written.")
         with self.store.work(rules.checked_text(user, "user")) as work:
-            _refuse_held(work.rows, key.key_id)
-            count = tables.drop_payloads_of(work.rows, key.key_id)
+            _refuse_held(work.rows, key_id)
+            count = tables.drop_payloads_of(work.rows, key_id)
             event = work.emit(
                 EventType.SUBJECT_ERASED,
-                Resource("subject", key.key_id),
-                {"key": key.key_id, "events": count, "reason": why},
+                Resource("subject", key_id),
+                {"key": key_id, "events": count, "reason": why},
                 severity=EventSeverity.WARNING,
             )
         self.finish_erasures()
-        return Erasure(key=key.key_id, events=count, event_id=event.event_id, scrubbed=self._scrubbed())
+        return Erasure(key=key_id, events=count, event_id=event.event_id, scrubbed=self._scrubbed())
 
     def finish_erasures(self) -> int:
         """Destroy what the log says is erased and a crash left behind; returns how many keys there were."""

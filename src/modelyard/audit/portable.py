@@ -188,7 +188,7 @@ def take_in(work: Work, some: Sequence[Told], sealed: Mapping[str, Document]) ->
     for one in some:
         if one.row["event_type"] == EventType.SUBJECT_ERASED.value:
             key = json.loads(one.row["details"]).get("key", "")
-            if isinstance(key, str) and keys.by_id(key) is not None:
+            if isinstance(key, str) and keys.has(key):
                 raise Conflict(f"There a person was erased whose key {key} is still here. Erase them here first.")
     positions = insert_events(work.rows, [one.row for one in some])
     payloads = []

@@ -156,8 +156,7 @@ class Reading(Writing):
         return file
 
     def _key_id(self, subject: str) -> str:
-        key = self.subjects.known(subject)
-        return "" if key is None else key.key_id  # no event has an empty one
+        return self.subjects.id_of(subject) or ""  # no event has an empty one
 
     def _readable(self, rows: Connection, event: Event) -> Event:
         """The event with what it says of a person, where that person's key is here."""

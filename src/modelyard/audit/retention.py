@@ -191,10 +191,10 @@ class Retention(Log):
             return [_hold(row) for row in tables.holds(rows)]
 
     def _pseudonym(self, subject: str) -> str:
-        key = SubjectKeys(self.store.folder).known(subject)
-        if key is None:
+        key_id = SubjectKeys(self.store.folder).id_of(subject)
+        if key_id is None:
             raise NotFound("No event is about that person, so there is nothing to hold. Check how the name is written.")
-        return key.key_id
+        return key_id
 
 
 @cache

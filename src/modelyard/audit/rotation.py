@@ -8,6 +8,7 @@ from modelyard.audit import rules, store
 from modelyard.audit.integration import BATCH, integrate, standing, statements, take_in
 from modelyard.audit.keyring import Rotation
 from modelyard.audit.log import Log
+from modelyard.audit.subjects import SubjectKeys
 from modelyard.core.errors import Conflict
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.instants import micros
@@ -25,6 +26,15 @@ class NewKey:
     public_key: str
     size: int
     statement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMaster:
+    """The name of the master key in force, how many persons' keys it wraps, and the event that tells of it."""
+
+    master: str
+    persons: int
+    event_id: str
 
 
 class Rotating(Log):
@@ -60,6 +70,28 @@ class Rotating(Log):
             every = statements(work.rows)
         self.keys.promote(new, every)
         return NewKey(public_key=str(new.public), size=size, statement=statement)
+
+    @operation("POST", "/audit/master-key", needs="audit.write", remote=False)
+    def rotate_master_key(self, *, user: str) -> NewMaster:
+        """The master key that wraps the keys of persons from now on, and how many it wraps.
+
+        In the default place it is a new one, and the old one is destroyed. Where the setting `master_key` names a place,
+        put the new key there before the old one, call this, and remove the old one.
+
+        >>> from modelyard.audit import AuditLogger, EventType
+        >>> logger = AuditLogger(folder)
+        >>> event = logger.log_event(EventType.DATA_ACCESSED, "file", "f7", user="ana", subject="patient-17")
+        >>> logger.rotate_master_key(user="dpo@example.org").persons
+        1
+        >>> logger.query_events(subject="patient-17")[0].details["reported"]
+        True
+        """
+        who = rules.checked_text(user, "user")
+        persons, new = SubjectKeys(self.store.folder).rewrap()
+        told = {"master": new.key_id, "persons": persons}
+        with self.store.work(who) as work:
+            event = work.emit(EventType.CONFIGURATION_CHANGED, KEY, told, severity=EventSeverity.WARNING)
+        return NewMaster(master=new.key_id, persons=persons, event_id=event.event_id)
 
     @operation("POST", "/audit/cosigner", needs="audit.write", remote=False)
     def add_post_quantum_key(self, *, user: str) -> NewKey:

@@ -2,8 +2,8 @@
 
 An event about a person holds a commitment in place of what it says: HMAC-SHA256 under a key that only that event has. What
 it says lies beside it, sealed by AES-256-GCM. Both keys come from the person's own random key, which lies outside the
-database, so that a copy of the database holds neither. Without the key the commitment tells nothing, not even to someone
-who guesses what was said.
+database, wrapped by a master key that can lie elsewhere again: a copy of the database holds neither. Without the person's
+key the commitment tells nothing, not even to someone who guesses what was said.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from modelyard.audit.master import Master, MasterKey
 from modelyard.audit.rules import MARK
 from modelyard.core.canonical import dumps
-from modelyard.core.errors import Damaged, Unavailable
+from modelyard.core.errors import Damaged, Invalid, Unavailable
 
 SEALED = f'{{"{MARK}":'  # how the details of an event about a person begin
 _NONCE = 12  # bytes
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS subject_keys (
-    subject TEXT PRIMARY KEY, key_id TEXT NOT NULL UNIQUE, key BLOB NOT NULL
+    subject TEXT PRIMARY KEY, key_id TEXT NOT NULL UNIQUE, master TEXT NOT NULL, wrapped BLOB NOT NULL
 ) WITHOUT ROWID
 """
 
@@ -78,42 +79,73 @@ class SubjectKey:
 
 
 class SubjectKeys:
-    """`FOLDER/keys/subjects.db`: persons and their keys, readable by its owner alone. Not in the database, on purpose."""
+    """`FOLDER/keys/subjects.db`: persons and their wrapped keys, readable by its owner alone. Not in the database, on purpose."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "keys" / "subjects.db"
+        self.master = Master(folder)
 
     def of(self, subject: str) -> SubjectKey:
         """The person's key, made now unless there is one."""
-        found = self.known(subject)
+        found = self._one("subject", subject)
         if found is not None:
             return found
         new = SubjectKey(secrets.token_bytes(32))
         self._make_file()
         with self._open() as raw:
             raw.execute("BEGIN IMMEDIATE")
+            master = self.master.newest()  # within the transaction: a rotation ends before or begins after it
             raw.execute(
-                "INSERT INTO subject_keys (subject, key_id, key) VALUES (?, ?, ?) ON CONFLICT (subject) DO NOTHING",
-                (subject, new.key_id, new.key),
+                "INSERT INTO subject_keys (subject, key_id, master, wrapped) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (subject) DO NOTHING",
+                (subject, new.key_id, master.key_id, master.wrapped(new.key)),
             )
-            row = raw.execute("SELECT key FROM subject_keys WHERE subject = ?", (subject,)).fetchone()
             raw.execute("COMMIT")
-        return SubjectKey(row[0])
+        return self._one("subject", subject) or new
 
-    def known(self, subject: str) -> SubjectKey | None:
-        """The person's key, None where there is none."""
-        return self._one("SELECT key FROM subject_keys WHERE subject = ?", subject)
+    def id_of(self, subject: str) -> str | None:
+        """The name of the person's key, which needs no master key; None where there is none."""
+        found = self._row("subject", subject)
+        return None if found is None else str(found[0])
 
     def by_id(self, key_id: str) -> SubjectKey | None:
         """A key by its id, None where it is gone."""
-        return self._one("SELECT key FROM subject_keys WHERE key_id = ?", key_id)
+        return self._one("key_id", key_id)
 
-    def ids(self) -> Iterator[tuple[str, str]]:
-        """(id as stored, id that the key itself has) of every key."""
+    def has(self, key_id: str) -> bool:
+        """Whether there is a key of this id."""
+        return self._row("key_id", key_id) is not None
+
+    def ids(self) -> Iterator[tuple[str, str | None]]:
+        """(id as stored, id that the key itself has, "" for one that was changed) of every key. The second is None where
+        the master key is not at hand: whoever checks the log need not have it."""
         if self.file.exists():
             with self._open() as raw:
-                rows = raw.execute("SELECT key_id, key FROM subject_keys ORDER BY key_id").fetchall()
-            yield from ((key_id, SubjectKey(bytes(key)).key_id) for key_id, key in rows)
+                rows = raw.execute("SELECT key_id, master, wrapped FROM subject_keys ORDER BY key_id").fetchall()
+            for key_id, master, wrapped in rows:
+                try:
+                    yield key_id, SubjectKey(self.master.named(master).unwrapped(wrapped)).key_id
+                except Damaged:
+                    yield key_id, ""
+                except (Unavailable, Invalid):
+                    yield key_id, None
+
+    def rewrap(self) -> tuple[int, MasterKey]:
+        """Wrap every key by the newest master key; (how many there are, that key)."""
+        self._make_file()
+        with self._open() as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            new = self.master.renewed()
+            rows = raw.execute("SELECT subject, master, wrapped FROM subject_keys").fetchall()
+            for subject, master, wrapped in rows:
+                again = new.wrapped(self.master.named(master).unwrapped(wrapped))
+                raw.execute(
+                    "UPDATE subject_keys SET master = ?, wrapped = ? WHERE subject = ?", (new.key_id, again, subject)
+                )
+            raw.execute("COMMIT")
+            raw.execute("VACUUM")
+        self.master.forget_older()
+        return len(rows), new
 
     def forget(self, key_ids: list[str]) -> int:
         """Destroy keys and what names their persons, down to the file's free pages; returns how many were there."""
@@ -125,12 +157,23 @@ class SubjectKeys:
                 raw.execute("VACUUM")
         return gone
 
-    def _one(self, sql: str, value: str) -> SubjectKey | None:
+    def _one(self, column: Literal["subject", "key_id"], value: str) -> SubjectKey | None:
+        row = self._row(column, value)
+        if row is None:
+            return None
+        key = SubjectKey(self.master.named(row[1]).unwrapped(row[2]))
+        if key.key_id != row[0]:
+            raise Damaged(f"The key {row[0]} of a person was changed. See what was changed: modelyard audit verify")
+        return key
+
+    def _row(self, column: Literal["subject", "key_id"], value: str) -> tuple[Any, ...] | None:
+        """(key id, master key's id, wrapped key)."""
         if not self.file.exists():
             return None
         with self._open() as raw:
-            row = raw.execute(sql, (value,)).fetchone()
-        return None if row is None else SubjectKey(bytes(row[0]))
+            sql = f"SELECT key_id, master, wrapped FROM subject_keys WHERE {column} = ?"
+            found: tuple[Any, ...] | None = raw.execute(sql, (value,)).fetchone()
+        return found
 
     def _make_file(self) -> None:
         try:

@@ -143,7 +143,7 @@ class Upkeep:
 
     def _subject_keys(self) -> Iterator[Problem]:
         for key_id, own in self._keys.ids():
-            if key_id != own:
+            if own is not None and key_id != own:
                 yield None, f"the key {key_id} of a person was changed: what it sealed cannot be read"
             elif key_id in self._erased:
                 yield None, f"the key {key_id} of an erased person is still there. Erase again, or restore less."
