@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpRequestParser(self)
         self.waiting: deque[Question] = deque()
         self.busy = False
-        self.closing = False
+        self.closing = self.ending = False
         self.blocked: asyncio.Future[None] | None = None
         self.loop = asyncio.get_running_loop()
         self.since = self.loop.time()  # when the present request began, or the last one ended
@@ -112,6 +112,11 @@ class Connection(asyncio.Protocol):
         self.held = 0
         self.waiting.clear()
         self.resume_writing()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; what it asked for is still answered."""
+        self.ending = True
+        return self.busy
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; every request that is whole is answered or queued by the parser's callbacks."""
@@ -219,6 +224,9 @@ class Connection(asyncio.Protocol):
         while self.waiting and not self.busy and not self.closing:
             self.transport.resume_reading()
             self._answer(self.waiting.popleft())
+        if self.ending and not self.busy and not self.closing:
+            self.closing = True
+            self.transport.close()
 
     def _send(self, reply: Reply, question: Question) -> None:
         body = reply.body
