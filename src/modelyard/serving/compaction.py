@@ -22,8 +22,9 @@ import msgspec
 
 from modelyard.core import plugins
 from modelyard.core.errors import YardError
-from modelyard.serving import logged, segments
+from modelyard.serving import logged, merging, retention, segments
 from modelyard.serving.places import Places, held
+from modelyard.serving.values import EndpointConfig
 
 LOSSES = "losses.jsonl"
 log = logging.getLogger("modelyard.serving")
@@ -46,14 +47,18 @@ class Loss:
     damaged: int = 0
 
 
-def compact(folder: Path, *, wait: bool = True) -> int:
-    """How many raw segments of an endpoint became Parquet. What cannot be written now is tried again next time."""
+def compact(folder: Path, *, wait: bool = True, days: float = 0.0, mib: float = 0.0) -> int:
+    """How many raw segments of an endpoint became Parquet. What cannot be written now is tried again next time.
+
+    Small segments are merged, and what is older than so many days or beyond so many MiB goes; 0 keeps all.
+    """
     if not folder.is_dir():
         return 0
     with segments.locked(folder, wait=wait) as alone:
         if not alone:
             return 0
         settle(folder)
+        merging.finish(folder)
         for part in folder.glob("*.part"):
             part.unlink()
         done = 0
@@ -63,6 +68,11 @@ def compact(folder: Path, *, wait: bool = True) -> int:
                 continue
             raw.unlink()
             done += 1
+        retention.drop_old(folder, now=time.time(), days=days, mib=mib)
+        try:
+            merging.merge(folder)
+        except OSError as error:
+            log.error("The segments of %s cannot be merged now: %s", folder.name, error)  # noqa: TRY400 - that says all
         return done
 
 
@@ -85,10 +95,9 @@ def _written(raw: Path, whole: Path, folder: Path) -> bool:
             table.columns,
             table.types,
             lists={"probabilities": table.probabilities},
-            beside={logged.KEY: json.dumps(table.beside)},
+            beside={merging.KEY: json.dumps(table.beside)},
         )
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        merging.seal(part, float(table.columns["at"].max()) / 1e6)
     except OSError as error:
         log.error("%s cannot become Parquet now: %s", raw, error)  # noqa: TRY400 - the reason is all there is to say
         part.unlink(missing_ok=True)
@@ -172,7 +181,10 @@ def main(arguments: list[str]) -> None:
     places = Places(given.folder)
     for folder in sorted((places.root / "payloads").glob("*")):
         try:
-            compact(folder, wait=False)
+            config = (
+                places.read_traffic(folder.name).config if places.traffic(folder.name).exists() else EndpointConfig()
+            )
+            compact(folder, wait=False, days=config.payload_days, mib=config.payload_mib)
         except (OSError, YardError):
             log.exception("%s cannot be compacted.", folder)
 

@@ -20,7 +20,7 @@ from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import Resource
 from modelyard.core.traffic import GuardTrip, Traffic, TrafficCounts
 from modelyard.core.work import Store, Work
-from modelyard.serving import counters, logged, metrics, store
+from modelyard.serving import counters, metrics, store
 from modelyard.serving.compiling import compiled
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.nodes_serving import NodeServing
@@ -219,19 +219,6 @@ class EndpointControl(Area):
         if file.exists():
             mark_recorded(file)
         return new
-
-    @operation("GET", "/serving/endpoints/{endpoint}/payloads", needs="serving.read")
-    def payloads(self, endpoint: str, since: float = 0.0) -> list[dict[str, Any]]:
-        """What the endpoint was asked and answered from a moment on (seconds since 1970): one mapping a row, oldest first.
-
-        Keys: request_id, row, at, endpoint, arm, model, version, unit, features, prediction, probabilities, latency_ms.
-        The log is at most a second behind.
-
-        >>> from modelyard.serving import ModelServer
-        >>> ModelServer(folder).payloads("fraud")
-        []
-        """
-        return logged.payloads(self.places.payloads(checked_name(endpoint, "endpoint")), since=since)
 
     @operation("GET", "/serving/processes", needs="serving.read")
     def processes(self) -> list[SlotReport]:

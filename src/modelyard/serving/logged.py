@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from modelyard.core import plugins
-from modelyard.core.errors import Damaged
-from modelyard.serving import segments
+from modelyard.serving import merging, segments
 from modelyard.serving.segments import Columns, Layout
 
 PREFIX = "feature_"
-KEY = "modelyard"  # of the text beside a Parquet segment's rows
 BASE = {
     "request_id": "string",
     "row": "int",
@@ -63,7 +61,7 @@ def table(blocks: Sequence[Columns], endpoint: str) -> Table:
         columns[column], types[column] = _feature(blocks, name, kind), kind
     versions = [{"model": one.model, "version": one.version, "features": list(one.names)} for one in layouts]
     seen = list({json.dumps(one): one for one in versions}.values())
-    beside = {"features": {column: name for name, column in places.items()}, "versions": seen}
+    beside = {"features": {column: name for name, column in places.items()}, "versions": seen, "types": types}
     return Table(columns=columns, types=types, probabilities=_probabilities(blocks), beside=beside)
 
 
@@ -175,15 +173,12 @@ _CASTS: dict[str, Any] = {"float": float, "int": int, "bool": bool, "string": st
 
 def parquet_rows(path: Path, since: float) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet segment from a moment on."""
-    engine = plugins.load("parquet", "segment")(path)
-    beside = json.loads(engine.beside(KEY) or "null")
-    if not isinstance(beside, dict):
-        raise Damaged(f"{path} is no payload segment of modelyard. Move it out of the folder.")
+    beside = merging.beside(path)
     named = {name: column for column, name in beside["features"].items()}
     taken = {
         (one["model"], one["version"]): [(name, named[name]) for name in one["features"]] for one in beside["versions"]
     }
-    for row in engine.rows(since):
+    for row in plugins.load("parquet", "segment")(path).rows(since):
         features = taken[row["model"], row["version"]]
         told = {name: row[name] for name in (*BASE, "prediction", "probabilities")}
         told["features"] = {name: row[column] for name, column in features}
@@ -192,10 +187,7 @@ def parquet_rows(path: Path, since: float) -> Iterator[dict[str, Any]]:
 
 def raw_rows(path: Path, endpoint: str, since: float) -> Iterator[dict[str, Any]]:
     """The rows of a raw segment from a moment on."""
-    try:
-        segment = segments.read(path)
-    except FileNotFoundError:  # closed since it was listed
-        segment = segments.read(path.with_suffix(".rows"))
+    segment = opened(path)
     for block in segment.blocks:
         for row in rows_of(segments.columns(block, segment.layouts[block.layout]), endpoint):
             if row["at"] >= since:
@@ -208,11 +200,42 @@ def payloads(folder: Path, *, since: float = 0.0) -> list[dict[str, Any]]:
         return []
     found: list[dict[str, Any]] = []
     with segments.locked(folder, shared=True):
-        whole = sorted(folder.glob("*.parquet"))
-        for path in whole:
+        for path in merging.valid(folder):
             if path.stat().st_mtime >= since:
                 found.extend(parquet_rows(path, since))
-        stems = {path.stem for path in whole}
-        for stem in sorted({path.stem for path in folder.glob("*+*") if path.suffix in (".open", ".rows")} - stems):
-            found.extend(raw_rows(folder / f"{stem}.open", folder.name, since))
+        for path in raw(folder):
+            found.extend(raw_rows(path, folder.name, since))
     return sorted(found, key=lambda row: row["at"])
+
+
+def raw(folder: Path) -> list[Path]:
+    """The raw segments whose rows do not stand in Parquet yet, as `opened` takes them, in the order of writing."""
+    stems = {path.stem for path in folder.glob("*+*") if path.suffix in (".open", ".rows")}
+    return [folder / stem for stem in sorted(stems) if not (folder / f"{stem}.parquet").exists()]
+
+
+def opened(path: Path) -> segments.Segment:
+    """A raw segment, whether or not its writer has closed it meanwhile."""
+    try:
+        return segments.read(path.with_name(path.name + ".open"))
+    except FileNotFoundError:
+        return segments.read(path.with_name(path.name + ".rows"))
+
+
+def present(folder: Path, ids: set[str]) -> set[tuple[str, int]]:
+    """(request id, row) of the logged rows whose request id is one of these."""
+    if not folder.is_dir() or not ids:
+        return set()
+    found: set[tuple[str, int]] = set()
+    with segments.locked(folder, shared=True):
+        for path in merging.valid(folder):
+            found.update(plugins.load("parquet", "segment")(path).among(sorted(ids)))
+        for path in raw(folder):
+            segment = opened(path)
+            for block in segment.blocks:
+                if not ids.isdisjoint(block.ids):
+                    some = segments.columns(block, segment.layouts[block.layout])
+                    found.update(
+                        (one, row) for one, row in zip(some.request_id, some.row.tolist(), strict=True) if one in ids
+                    )
+    return found

@@ -165,9 +165,7 @@ def _write_all(out: Outbox) -> None:
     for stream in list(out.streams.values()):
         _flush(stream)
         stream.appender.end()
-        if stream.counts[DROPPED] == stream.counts[FAILED] == 0:
-            stream.tally.path.unlink(missing_ok=True)  # nothing is left to tell
-        stream.tally.close()
+        stream.tally.close()  # what it says is settled by whoever looks next
 
 
 def _flush(stream: Stream) -> None:

@@ -198,14 +198,14 @@ class Tally:
 
     def __init__(self, folder: Path, writer: str) -> None:
         self.path = folder / f"{writer}.tally"
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new = folder / f".{writer}.tally"  # has no name that anybody looks for before it is locked and whole
+        self._handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            written = os.pwrite(self._handle, _TALLY.pack(_TALLY_MARK, os.getpid(), *(0,) * 6), 0)
-            if written != _TALLY.size:
-                raise OSError(28, "No space left on device")
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write(self._handle, _TALLY.pack(_TALLY_MARK, os.getpid(), *(0,) * 6))
+            new.rename(self.path)
         except OSError:
-            self.path.unlink()
+            new.unlink(missing_ok=True)
             os.close(self._handle)
             raise
         self._map = mmap.mmap(self._handle, _TALLY.size)

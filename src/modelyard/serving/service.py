@@ -21,6 +21,8 @@ from modelyard.serving.batch_service import BatchPrediction
 from modelyard.serving.control import EndpointControl, known_traffic
 from modelyard.serving.desk import Desk
 from modelyard.serving.loaded import ModelFailed
+from modelyard.serving.logged_service import LoggedPredictions
+from modelyard.serving.outcomes import OutcomeLog
 from modelyard.serving.places import SlotReport
 from modelyard.serving.routing import Route
 from modelyard.serving.values import EndpointConfig, ModelFramework, PredictionRequest, PredictionResponse
@@ -29,7 +31,7 @@ from modelyard.stats.sketch import merged, quantile
 LOOK_S = 0.05
 
 
-class ModelServer(EndpointControl, BatchPrediction):
+class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPrediction):
     """Opens on a folder, a database URL, or another area's store."""
 
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import Work
 from modelyard.serving.values import Compiled, EndpointConfig, Installed
 
+LOOKED_UP = 500  # ids in one statement
 
 def traffic_of(rows: Connection, endpoint: str) -> Traffic | None:
     """The endpoint's routing, None for an unknown one."""
@@ -122,6 +124,57 @@ def control_of(rows: Connection, experiment_id: str) -> str | None:
     """The experiment's control, None for an unknown one."""
     row = rows.one("SELECT control FROM serving_experiments WHERE experiment_id = :id", id=experiment_id)
     return None if row is None else str(row["control"])
+
+
+def outcomes_of(rows: Connection, endpoint: str, ids: Sequence[str]) -> dict[tuple[str, int], tuple[str, int]]:
+    """(request id, row) -> (outcome as canonical JSON, when it became known in microseconds), of these requests."""
+    found: dict[tuple[str, int], tuple[str, int]] = {}
+    for start in range(0, len(ids), LOOKED_UP):
+        some = {f"id{place}": one for place, one in enumerate(ids[start : start + LOOKED_UP])}
+        names = ", ".join(f":{name}" for name in some)
+        for request_id, row, value, at in rows.tuples(
+            "SELECT request_id, row_number, value, known_at FROM serving_outcomes "
+            f"WHERE endpoint = :endpoint AND request_id IN ({names})",
+            endpoint=endpoint,
+            **some,
+        ):
+            found[request_id, row] = (value, at)
+    return found
+
+
+def outcome_value(text: str) -> Any:
+    """The outcome that canonical JSON tells."""
+    return json.loads(text)
+
+
+def put_outcomes(work: Work, endpoint: str, told: Iterable[Any]) -> None:
+    """Keep outcomes, each in the place of the one before."""
+    now = micros(work.now)
+    work.rows.many(
+        "INSERT INTO serving_outcomes (endpoint, request_id, row_number, value, known_at, recorded_at) "
+        "VALUES (:endpoint, :request_id, :row, :value, :at, :now) "
+        "ON CONFLICT (endpoint, request_id, row_number) DO UPDATE SET value = :value, known_at = :at, recorded_at = :now",
+        [
+            {
+                "endpoint": endpoint,
+                "request_id": one.request_id,
+                "row": one.row,
+                "value": dumps(one.value),
+                "at": one.at,
+                "now": now,
+            }
+            for one in told
+        ],
+    )
+
+
+def drop_outcomes(work: Work, endpoint: str, *, before: int) -> int:
+    """Forget the outcomes that were recorded before a moment in microseconds; returns how many."""
+    return work.rows.run(
+        "DELETE FROM serving_outcomes WHERE endpoint = :endpoint AND recorded_at < :before",
+        endpoint=endpoint,
+        before=before,
+    )
 
 
 def _value(text: str, kind: Any) -> Any:

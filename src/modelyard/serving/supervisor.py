@@ -27,6 +27,7 @@ from modelyard.core.errors import Damaged, Unavailable, YardError
 from modelyard.serving.metrics import LatencyWindow
 from modelyard.serving.places import Places
 from modelyard.serving.scaling import LOOK_BACK_S, MEMORY_S, Load, Targets, replicas
+from modelyard.serving.tidying import Tidier
 from modelyard.serving.values import EndpointConfig
 
 log = logging.getLogger("modelyard.serving")
@@ -85,6 +86,7 @@ class Serving:
         self._pause = 0.0
         self._stopping = threading.Event()
         self.restarts = 0
+        self._tidier = Tidier(self.places, output)
         self._keeper = threading.Thread(target=self._keep, name="modelyard-supervisor", daemon=True)
 
     @property
@@ -123,6 +125,7 @@ class Serving:
         self._stopping.set()
         if self._keeper.is_alive():
             self._keeper.join(STOP_S)
+        self._tidier.stop()
         self._set_size(0)
         self._listener.close()
         os.close(self._alive)
@@ -179,6 +182,7 @@ class Serving:
         next_look = time.monotonic() + SCALE_S
         while not self._stopping.wait(LOOK_S):
             self._restart_dead()
+            self._tidier.look()
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + SCALE_S
                 try:

@@ -80,11 +80,16 @@ class Segment:
             while many := answer.fetchmany(10_000):
                 yield from (dict(zip(names, row, strict=True)) for row in many)
 
-    def summary(self) -> tuple[int, float | None, float | None]:
-        """How many rows there are, and the first and last moment (seconds since 1970)."""
-        return self._asked(  # type: ignore[no-any-return]  # one row of three
-            'SELECT count(*), epoch_us(min("at")) / 1000000, epoch_us(max("at")) / 1000000 FROM read_parquet($file)'
-        )[0]
+    def request_ids(self) -> list[str]:
+        """The request id of each row."""
+        return [one for (one,) in self._asked("SELECT request_id FROM read_parquet($file)")]
+
+    def among(self, ids: Sequence[str]) -> list[tuple[str, int]]:
+        """(request id, row) of the rows whose request id is one of these."""
+        return self._asked(
+            "SELECT request_id, row FROM read_parquet($file) WHERE request_id IN (SELECT unnest($ids::VARCHAR[]))",
+            ids=list(ids),
+        )
 
     def _asked(self, sql: str, **values: Any) -> list[Any]:
         with _reading(self._path), _engine(os.getpid()).cursor() as session:

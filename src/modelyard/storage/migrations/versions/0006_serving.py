@@ -43,3 +43,13 @@ def upgrade() -> None:
         sa.Column("control", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
     )
+    op.create_table(
+        "serving_outcomes",
+        sa.Column("endpoint", sa.Text, primary_key=True),
+        sa.Column("request_id", sa.Text, primary_key=True),
+        sa.Column("row_number", sa.BigInteger, primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+        sa.Column("known_at", sa.BigInteger, nullable=False),
+        sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("serving_outcomes_by_time", "serving_outcomes", ["endpoint", "recorded_at"])

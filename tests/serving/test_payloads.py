@@ -1,0 +1,458 @@
+"""The payload log keeps every answered row, says what it could not keep, and is readable by anybody's tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from modelyard.core.errors import Damaged, Invalid
+from modelyard.serving import ModelServer, PredictionRequest, compaction, logged, merging, segments
+from modelyard.serving.segments import HEAD, Appender, Layout, frame
+
+TRUSTED = {"trusted_code": True}
+
+
+def ask(endpoint: str, features: Any, request_id: str = "r", unit: str | None = None) -> PredictionRequest:
+    return PredictionRequest(request_id=request_id, endpoint_id=endpoint, features=features, unit=unit)
+
+
+def fill(server: ModelServer, tools: Any, rows: int = 30, *, name: str = "m", model: str = "Linear") -> Path:
+    """An endpoint's folder with one closed segment of so many rows, their ids r0, r1, ..."""
+
+    async def scenario() -> str:
+        known = {one.endpoint for one in server.endpoints()}
+        endpoint = f"{name}-v1"
+        if endpoint not in known:
+            reference = tools.reference() if model == "Linear" else f"{tools.models}:{model}"
+            await server.deploy_model(name, "v1", reference, "python", TRUSTED)
+        for n in range(rows):
+            row = {"a": float(n), "b": None} if model == "Linear" else {"colour": "red", "n": n}
+            await server.predict(ask(endpoint, row, f"r{n}"))
+        server.close()
+        return endpoint
+
+    return server.places.payloads(asyncio.run(scenario()))
+
+
+def read_all(folder: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))], ignore_index=True)
+
+
+def test_duckdb_reads_the_whole_folder_by_names(server: ModelServer, tools: Any) -> None:
+    folder = fill(server, tools)
+    server.compact_payloads(folder.name)
+    fill(server, tools)
+    server.compact_payloads(folder.name)
+    query = f"SELECT version, count(*), sum(feature_a) FROM read_parquet('{folder}/*.parquet', union_by_name = true) GROUP BY 1"
+    with duckdb.connect() as connection:
+        assert connection.execute(query).fetchall() == [("v1", 60, 870.0)]
+
+
+def test_parquet_holds_what_the_raw_rows_held_in_typed_columns(server: ModelServer, tools: Any) -> None:
+    for model, name in (("Linear", "m"), ("Texts", "t")):
+        folder = fill(server, tools, name=name, model=model)
+        before = server.payloads(folder.name)
+        assert server.compact_payloads(folder.name) == 1
+        assert not list(folder.glob("*.rows"))
+        assert server.payloads(folder.name) == before
+        frame_ = read_all(folder)
+        assert len(frame_) == len(before) == 30
+        assert frame_["request_id"].tolist() == [f"r{n}" for n in range(30)]
+        assert str(frame_["at"].dtype).startswith("datetime64")
+    assert frame_["feature_n"].tolist() == list(range(30))
+    assert pd.api.types.is_integer_dtype(frame_["feature_n"])
+    assert set(frame_["prediction"]) == {"yes"}
+
+
+def test_pandas_and_polars_read_it(server: ModelServer, tools: Any) -> None:
+    folder = fill(server, tools)
+    server.compact_payloads(folder.name)
+    (path,) = folder.glob("*.parquet")
+    rows = server.payloads(folder.name)
+    found = pd.read_parquet(path)
+    assert found["feature_a"].tolist() == [row["features"]["a"] for row in rows]
+    assert found["feature_b"].isna().all()
+    assert np.allclose(np.stack(found["probabilities"]), [row["probabilities"] for row in rows])
+    polars = pytest.importorskip("polars")
+    assert polars.read_parquet(path).height == 30
+
+
+def test_versions_that_take_different_features_share_a_log(server: ModelServer, tools: Any) -> None:
+    """A column that one version lacks is null in its rows, and absent from what is read back as its features."""
+    from modelyard.core.traffic import Arm
+
+    fill(server, tools)
+    server.configure("m-v1", TRUSTED)
+    server.install("m-v1", "t", "v2", f"{tools.models}:Texts", "python")
+    arms = (Arm(name="texts", model="t", version="v2", weight=1.0),)
+    server.apply(tools.split("m-v1", 9).__class__(endpoint="m-v1", generation=9, arms=arms))
+    asyncio.run(server.predict(ask("m-v1", {"colour": "blue", "n": 3}, "last")))
+    server.close()
+    folder = server.places.payloads("m-v1")
+    server.compact_payloads("m-v1")
+    assert [set(row["features"]) for row in server.payloads("m-v1")] == [{"a", "b"}] * 30 + [{"colour", "n"}]
+    frame_ = read_all(folder)
+    assert frame_["feature_colour"].notna().sum() == 1
+    assert frame_["feature_a"].notna().sum() == 30
+    assert frame_["prediction"].astype(str).tolist()[-1] == "no"
+
+
+def blocks(*layouts: tuple[tuple[str, ...], tuple[str, ...]], rows: int = 3) -> list[segments.Columns]:
+    """Columns of numeric inputs 0, 1, 2, ... for each (names, kinds)."""
+    found = []
+    for number, (names, kinds) in enumerate(layouts):
+        layout = Layout(number, "a", "m", f"v{number}", "regression", names, kinds)
+        found.append(
+            segments.Columns(
+                layout=layout,
+                request_id=[f"{number}-{n}" for n in range(rows)],
+                row=np.zeros(rows, np.int32),
+                at=np.arange(rows, dtype=float) + 1.7e9,
+                unit=[None] * rows,
+                latency_ms=np.ones(rows),
+                batch=np.arange(rows * len(names), dtype=float).reshape(rows, len(names)) % 2,
+                predictions=np.arange(rows, dtype=float),
+                probabilities=None,
+            )
+        )
+    return found
+
+
+def test_features_of_odd_names_and_changing_kinds_stay_apart(tmp_path: Path) -> None:
+    from modelyard.core import plugins
+
+    odd = ("Age", "age", 'a "quoted", name', "é", "age_2", "version")
+    table = logged.table(
+        blocks((odd, ("float", "int", "bool", "float", "int", "float")), (("Age",), ("int",)), (("é",), ("bool",))), "e"
+    )
+    path = tmp_path / "x.parquet"
+    plugins.load("parquet", "write_segment")(
+        path,
+        table.columns,
+        table.types,
+        lists={"probabilities": table.probabilities},
+        beside={merging.KEY: json.dumps(table.beside)},
+    )
+    rows = list(logged.parquet_rows(path, 0.0))
+    assert rows[0]["features"] == dict(zip(odd, [0.0, 1, False, "1.0", 0, 1.0], strict=True))
+    assert rows[3]["features"] == {"Age": 0.0}
+    assert rows[6]["features"] == {"é": "0.0"}
+    assert rows[0]["version"] == "v0"
+
+
+GARBAGE = {
+    "nothing": lambda data: b"",
+    "half a head": lambda data: data[:5],
+    "a torn end": lambda data: data[:-7],
+    "noise behind": lambda data: data + os.urandom(1000),
+    "noise before": lambda data: os.urandom(100) + data,
+    "a flipped bit": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+    ),
+    "only noise": lambda data: os.urandom(len(data)),
+    "a frame of rubbish": lambda data: data + frame(b"\x93\x01\x02\x03"),
+    "a block of an unknown layout": lambda data: HEAD + data[data.index(b"\xc1MYB", len(HEAD) + 4) :],
+}
+
+
+@pytest.mark.parametrize("damage", list(GARBAGE))
+def test_a_damaged_raw_segment_gives_what_is_whole_and_harms_nothing(
+    damage: str, server: ModelServer, tools: Any
+) -> None:
+    folder = fill(server, tools)
+    fill(server, tools)
+    first, _ = sorted(folder.glob("*.rows"))
+    first.write_bytes(GARBAGE[damage](first.read_bytes()))
+    rows = server.payloads(folder.name)
+    assert 30 <= len(rows) <= 60
+    server.compact_payloads(folder.name)
+    assert server.payloads(folder.name) == rows
+    assert not list(folder.glob("*.rows"))
+
+
+def test_a_hole_in_a_segment_is_counted(tmp_path: Path, server: ModelServer, tools: Any) -> None:
+    folder = fill(server, tools)
+    (path,) = folder.glob("*.rows")
+    segment = segments.read(path)
+    appender = Appender(folder, "1-1-0")
+    appender.begin()
+    for layout in segment.layouts.values():
+        appender.append([frame(segments.msgspec.msgpack.encode(layout))], sync=False)
+    (block,) = segment.blocks[:1]
+    for total in (30, 60, 90):
+        block.total = total - 30 + block.rows
+        appender.append([frame(segments.msgspec.msgpack.encode(block))], sync=False)
+    appender.end()
+    data = (folder / "1-1-0+00000.rows").read_bytes()
+    places = [n for n in range(len(data)) if data.startswith(b"\xc1MYB", n)]
+    middle = places[-2] + 40
+    (folder / "1-1-0+00000.rows").write_bytes(data[:middle] + b"xxxx" + data[middle + 4 :])
+    server.compact_payloads(folder.name)
+    assert server.payload_state(folder.name).damaged == 30
+
+
+def test_a_parquet_segment_that_is_garbage_is_named(server: ModelServer, tools: Any) -> None:
+    folder = fill(server, tools)
+    server.compact_payloads(folder.name)
+    (folder / "00-1-0+00000.parquet").write_bytes(b"PAR1" + os.urandom(200) + b"PAR1")
+    with pytest.raises(Damaged, match=r"00-1-0\+00000.parquet .* Move it out"):
+        server.payloads(folder.name)
+    server.compact_payloads(folder.name)
+    (folder / "00-1-0+00000.parquet").unlink()
+    assert len(server.payloads(folder.name)) == 30
+
+
+COMPACT = """
+import sys
+from pathlib import Path
+from modelyard.serving.compaction import compact
+sys.stdin.read(1)
+print(compact(Path(sys.argv[1])))
+"""
+
+
+def test_two_processes_that_compact_at_once_share_the_work(server: ModelServer, tools: Any) -> None:
+    for _ in range(6):
+        folder = fill(server, tools, 10)
+    before = server.payloads(folder.name)
+    command = [sys.executable, "-c", COMPACT, str(folder)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in both:
+        one.stdin.write("x")  # type: ignore[union-attr]
+        one.stdin.flush()  # type: ignore[union-attr]
+    told = [int(one.communicate(timeout=60)[0]) for one in both]
+    assert sum(told) == 6
+    assert server.payloads(folder.name) == before
+
+
+@pytest.mark.parametrize("moment", ["part", "renamed"])
+def test_a_compaction_that_was_killed_repeats_nothing(moment: str, server: ModelServer, tools: Any) -> None:
+    folder = fill(server, tools)
+    before = server.payloads(folder.name)
+    (raw,) = folder.glob("*.rows")
+    kept = raw.read_bytes()
+    if moment == "part":
+        raw.with_suffix(".part").write_bytes(b"half a file")
+    else:
+        server.compact_payloads(folder.name)
+        raw.write_bytes(kept)  # as it stood between the Parquet's appearance and its own removal
+        assert server.payloads(folder.name) == before
+    server.compact_payloads(folder.name)
+    assert server.payloads(folder.name) == before
+    assert {path.suffix for path in folder.glob("*+*")} == {".parquet"}
+
+
+def test_small_segments_are_merged_and_each_row_is_read_once_at_every_moment(server: ModelServer, tools: Any) -> None:
+    for _ in range(merging.ENOUGH):
+        folder = fill(server, tools, 3)
+        server.compact_payloads(folder.name)
+    (one,) = folder.glob("*.parquet")
+    rows = server.payloads(folder.name)
+    assert [row["request_id"] for row in rows] == ["r0", "r1", "r2"] * merging.ENOUGH
+    fill(server, tools, 3)
+    compaction.compact(folder)
+    other = next(path for path in folder.glob("*.parquet") if path != one)
+    rows = server.payloads(folder.name)
+    merging.write(folder / merging.NOTE, merging.Note(into=one.name, sources=[other.name]))
+    assert len(server.payloads(folder.name)) == len(rows) - 3  # as if `one` held it: the note rules
+    os.rename(one, one.with_suffix(".part"))
+    assert len(server.payloads(folder.name)) == 3  # not yet renamed: the sources rule
+    server.compact_payloads(folder.name)
+    assert [path.name for path in folder.glob("*.parquet")] == [one.name]
+
+
+def test_old_and_superfluous_segments_go(server: ModelServer, tools: Any) -> None:
+    folder = fill(server, tools)
+    fill(server, tools)
+    server.compact_payloads(folder.name)
+    old, new = sorted(folder.glob("*.parquet"))
+    os.utime(old, (time.time() - 3 * 86_400,) * 2)
+    server.configure("m-v1", {"payload_days": 2, **TRUSTED})
+    server.compact_payloads("m-v1")
+    assert list(folder.glob("*.parquet")) == [new]
+    server.configure("m-v1", {"payload_mib": 1e-6, **TRUSTED})
+    server.compact_payloads("m-v1")
+    assert not list(folder.glob("*.parquet"))
+    with pytest.raises(Invalid, match="payload_days"):
+        server.configure("m-v1", {"payload_days": -1})
+    with pytest.raises(Invalid, match="payload_durable"):
+        server.configure("m-v1", {"payload_durable": 1})
+
+
+def test_a_row_that_cannot_be_written_down_is_counted_and_takes_no_other_with_it(
+    server: ModelServer, tools: Any
+) -> None:
+    async def scenario() -> None:
+        endpoint = await server.deploy_model("m", "v1", tools.reference(), "python", TRUSTED)
+        for request_id in ("good", "lone \ud800", "good too"):
+            await server.predict(ask(endpoint, {"a": 1, "b": 2}, request_id))
+        server.close()
+
+    asyncio.run(scenario())
+    assert [row["request_id"] for row in server.payloads("m-v1")] == ["good", "good too"]
+    state = server.payload_state("m-v1")
+    assert (state.offered, state.written, state.failed, state.lost) == (3, 2, 1, 0)
+
+
+def test_a_full_queue_drops_and_counts(server: ModelServer, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modelyard.serving import payloads
+
+    monkeypatch.setattr(payloads, "QUEUE_ROWS", 10)
+    monkeypatch.setattr(payloads, "FLUSH_S", 30.0)
+
+    async def scenario() -> None:
+        endpoint = await server.deploy_model("m", "v1", tools.reference(), "python", TRUSTED)
+        await server.predict(ask(endpoint, [{"a": 1, "b": 2}] * 10))
+        await server.predict(ask(endpoint, [{"a": 1, "b": 2}] * 3))
+        server.close()
+
+    asyncio.run(scenario())
+    state = server.payload_state("m-v1")
+    assert (state.offered, state.written, state.dropped) == (13, 10, 3)
+
+
+FULL = """
+import asyncio, resource, sys
+from modelyard.core.errors import Unavailable
+from modelyard.serving import ModelServer, PredictionRequest
+async def main(folder, durable):
+    server = ModelServer(folder)
+    def ask(n):
+        return server.predict(PredictionRequest(request_id=f"r{n}", endpoint_id="m-v1", features={"a": n, "b": 1}))
+    await ask(0)
+    await asyncio.sleep(0.5)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    refused = 0
+    for n in range(1, 200):
+        try:
+            await ask(n)
+        except Unavailable as error:
+            assert "could not be kept" in str(error), error
+            refused += 1
+        if n == 150:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        if n % 50 == 0:
+            await asyncio.sleep(0.3)
+    server.close()
+    print(refused)
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_full_disk_is_counted_and_the_log_goes_on_with_room(
+    durable: bool, server: ModelServer, tools: Any, tmp_path: Path
+) -> None:
+    asyncio.run(server.deploy_model("m", "v1", tools.reference(), "python", {**TRUSTED, "payload_durable": durable}))
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "yard"), str(durable)], capture_output=True, text=True, check=True
+    )
+    refused = int(told.stdout)
+    state = server.payload_state("m-v1")
+    rows = {row["request_id"] for row in server.payloads("m-v1")}
+    assert {"r0", "r199"} <= rows
+    assert state.offered == 200
+    assert state.failed > 0
+    assert state.written == len(rows) == 200 - state.failed
+    assert refused == (state.failed if durable else 0)
+    assert "could not be written" in told.stderr
+
+
+KILLED = """
+import asyncio, sys, os, signal
+from modelyard.serving import ModelServer, PredictionRequest
+async def main(folder):
+    server = ModelServer(folder)
+    await server.predict(PredictionRequest(request_id="first", endpoint_id="m-v1", features={"a": 1, "b": 1}))
+    n = 0
+    while True:
+        tasks = [
+            server.predict(PredictionRequest(request_id=f"r{n + k}", endpoint_id="m-v1", features={"a": 1, "b": 1}))
+            for k in range(32)
+        ]
+        await asyncio.gather(*tasks)
+        for k in range(32):
+            os.write(1, b"r%d\\n" % (n + k))
+        n += 32
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_killed_process_loses_a_moment_and_says_how_much_and_nothing_when_durable(
+    durable: bool, server: ModelServer, tools: Any, tmp_path: Path
+) -> None:
+    asyncio.run(server.deploy_model("m", "v1", tools.reference(), "python", {**TRUSTED, "payload_durable": durable}))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "yard")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        answered = [process.stdout.readline() for _ in range(2000)]
+        process.send_signal(signal.SIGKILL)
+        answered += process.stdout.read().splitlines()
+    answered = [line.strip() for line in answered if line.strip()]
+    rows = [row["request_id"].encode() for row in server.payloads("m-v1")]
+    state = server.payload_state("m-v1")
+    assert len(set(rows)) == len(rows) == state.written
+    assert state.offered == state.written + state.lost + state.dropped
+    assert state.offered >= len(answered)
+    if durable:
+        assert set(answered) <= set(rows)
+    assert server.payload_state("m-v1") == state  # told once
+    server.compact_payloads("m-v1")
+    assert sorted(row["request_id"].encode() for row in server.payloads("m-v1")) == sorted(rows)
+
+
+def test_a_worker_killed_under_load_is_settled_by_the_supervisor_and_its_rows_are_parquet(
+    tmp_path: Path, tools: Any
+) -> None:
+    server = ModelServer(tmp_path / "yard")
+    tools.install(server, "e", v1=tools.reference())
+    server.apply(tools.split("e", 1))
+    serving = server.start(workers=2)
+    try:
+        answered = 0
+        with httpx.Client(base_url=serving.url) as client:
+            while answered < 300:
+                answered += client.post("/predict/e", json={"features": {"a": answered, "b": 1}}).status_code == 200
+                if answered == 150:
+                    busy = server.payload_state("e")
+                    assert busy.writers >= 1
+        for pid in serving.pids:
+            os.kill(pid, signal.SIGKILL)
+        folder = server.places.payloads("e")
+        tools.until(lambda: list(folder.glob("*.parquet")) and not list(folder.glob("*.rows")), 60)
+        state = server.payload_state("e")
+        assert state.offered == 300
+        assert state.written + state.lost == 300
+        assert len(server.payloads("e")) == state.written
+    finally:
+        serving.stop()
+
+
+def test_answers_wait_for_the_disk_over_http(tmp_path: Path, tools: Any) -> None:
+    server = ModelServer(tmp_path / "yard")
+    tools.install(server, "e", v1=tools.reference())
+    server.configure("e", {"payload_durable": True, **TRUSTED})
+    server.apply(tools.split("e", 1))
+    serving = server.start(workers=1)
+    try:
+        with httpx.Client(base_url=serving.url) as client:
+            for n in range(20):
+                told = client.post("/predict/e", json={"features": {"a": n, "b": 1}, "request_id": f"q{n}"})
+                assert told.json()["request_id"] == f"q{n}"
+                assert server.payloads("e")[-1]["request_id"] == f"q{n}"
+    finally:
+        serving.stop()
