@@ -17,11 +17,11 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from modelyard.artifacts import keras, onnx, packed, pickles, saved_model, tensors, trusted, zips
+from modelyard.artifacts import boosters, keras, onnx, packed, pickles, saved_model, tensors, trusted, zips
 from modelyard.artifacts.formats import identify
 from modelyard.artifacts.inspection import Foreign, Inspection, Malformed
 
-RULES_VERSION = 2  # raise it when a rule changes: files admitted under another version are inspected again
+RULES_VERSION = 3  # raise it when a rule changes: files admitted under another version are inspected again
 JSON_LIMIT = 512 << 20
 INFLATED_LIMIT = 8 << 30
 CHUNK = 1 << 20
@@ -98,10 +98,12 @@ def _json(stream: BinaryIO, size: int) -> Inspection:
     if size > JSON_LIMIT:
         raise Malformed(f"it is JSON of more than {JSON_LIMIT:,} bytes. Save it in its framework's binary form")
     # long rows of figures are most of a model and none of its structure
-    value = tensors.strict_json(_FIGURES.sub(b"[]", stream.read()))
-    keys = set(value) if isinstance(value, dict) else set()
-    if {"learner", "version"} <= keys:
+    data = stream.read()
+    value = tensors.strict_json(_FIGURES.sub(b"[]", data))
+    if boosters.is_xgboost(value):
+        boosters.refuse_out_of_bounds("xgboost", data)
         return Inspection(format="xgboost-json")
+    keys = set(value) if isinstance(value, dict) else set()
     return Inspection(format="catboost-json" if {"features_info", "model_info"} <= keys else "json")
 
 
@@ -112,20 +114,6 @@ def _catboost(stream: BinaryIO, size: int) -> Inspection:
     if not 8 <= length <= size - 8 or not 4 <= root <= length - 4:
         raise Malformed("it is cut short")
     return Inspection(format="catboost")
-
-
-def _lightgbm(stream: BinaryIO, _: int) -> Inspection:
-    """The parts that LightGBM writes, in their order (LightGBM, gbdt_model_text.cpp, SaveModelToString)."""
-    expected = iter((b"num_class=", b"max_feature_idx=", b"feature_names=", b"tree_sizes=", b"end of trees"))
-    wanted = next(expected)
-    for line in stream:
-        if b"\x00" in line:
-            raise Malformed("it is no text")
-        if line.startswith(wanted):
-            wanted = next(expected, b"")
-            if not wanted:
-                return Inspection(format="lightgbm")
-    raise Malformed(f"it is cut short: the part {wanted.decode()!r} is missing")
 
 
 def _parquet(stream: BinaryIO, size: int) -> Inspection:
@@ -191,8 +179,8 @@ _CHECKS: Mapping[str, Callable[[BinaryIO, int], Inspection]] = {
     "onnx": onnx.onnx,
     "safetensors": tensors.safetensors,
     "npy": tensors.npy,
-    "xgboost-ubj": tensors.ubj,
-    "lightgbm": _lightgbm,
+    "xgboost-ubj": boosters.ubj,
+    "lightgbm": boosters.lightgbm,
     "parquet": _parquet,
     "catboost": _catboost,
     "hdf5": keras.weights,

@@ -18,7 +18,8 @@ MAGIC = {
     b"PAR1": "parquet",
     b"CBM1": "catboost",
     b"\x93NUMPY": "npy",
-    b"tree\nversion=v": "lightgbm",
+    b"tree\n": "lightgbm",  # LightGBM looks at no more than this line
+    b"tree\r": "lightgbm",
 }
 COMPRESSED = {  # the codecs that joblib reads without being asked (joblib, compressor.py), lz4 aside
     b"\x1f\x8b": "gzip",

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from modelyard.artifacts import keras, torch, trusted, zips
+from modelyard.artifacts import boosters, keras, torch, trusted, zips
 from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.artifacts.tensors import strict_json
 from modelyard.artifacts.zips import InspectMember
@@ -46,6 +46,7 @@ def _skops(archive: zipfile.ZipFile, names: list[str]) -> Inspection:
     schema = strict_json(zips.read(archive, "schema.json"))
     for name in names:
         zips.drain(archive, name)
+    boosters.refuse_out_of_bounds("skops", schema, archive.read)
     return Inspection(format="skops", unsafe=tuple(dict.fromkeys(_skops_findings(schema))))
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from modelyard.artifacts import trusted
+from modelyard.artifacts import boosters, trusted
 from modelyard.artifacts.inspection import Foreign, Malformed
 from modelyard.artifacts.opcodes import operations
 
@@ -49,6 +49,8 @@ class Name:
 WRAPPER = Name("joblib.numpy_pickle", "NumpyArrayWrapper")
 DTYPE = Name("numpy", "dtype")
 ARRAYS = (Name("numpy", "ndarray"), Name("numpy", "memmap"))
+LIGHTGBM, XGBOOST = Name("lightgbm.basic", "Booster"), Name("xgboost.core", "Booster")
+ENCODE, BYTEARRAYS = Name("_codecs", "encode"), (Name("builtins", "bytearray"), Name("__builtin__", "bytearray"))
 
 
 @dataclass(slots=True)
@@ -180,6 +182,10 @@ def acts(stream: BinaryIO) -> bool:
 def _literal(name: str, argument: Any) -> Any:
     if name in _TEXT or name in _NUMBERS:
         return argument
+    if (
+        name in _BYTES and argument[:1] == b"{"
+    ):  # as XGBoost's boosters begin; the bytes of arrays would fill the memory
+        return argument
     if name in _CONSTANTS:
         return _CONSTANTS[name]
     if name == "EMPTY_TUPLE":
@@ -192,9 +198,10 @@ def _literal(name: str, argument: Any) -> Any:
 _TEXT = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"}
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_OTHERS = {"FLOAT", "BINFLOAT", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8", "EMPTY_LIST", "EMPTY_SET"}
+_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_OTHERS = {"FLOAT", "BINFLOAT", "EMPTY_LIST", "EMPTY_SET"}
 _HARMLESS = {"APPEND", "APPENDS", "ADDITEMS", "LIST", "FROZENSET", "EMPTY_TUPLE", "EMPTY_DICT", "MARK"}
-_GENERIC = _TEXT | _NUMBERS | set(_CONSTANTS) | _OTHERS | _HARMLESS
+_GENERIC = _TEXT | _NUMBERS | set(_CONSTANTS) | _BYTES | _OTHERS | _HARMLESS
 
 
 def _frame(walk: Walk, argument: int, position: int | None) -> None:
@@ -244,6 +251,8 @@ def _setitems(walk: Walk, _: Any, __: int | None) -> None:
 def _set(target: Any, items: list[Any]) -> None:
     if len(items) % 2:
         raise Malformed("a mapping has a key without a value")
+    if isinstance(target, bytearray) or (isinstance(target, Made) and target.maker in BYTEARRAYS):
+        raise Foreign("it changes bytes after they were made")
     if isinstance(target, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
             if isinstance(key, str):
@@ -321,9 +330,38 @@ def _build(walk: Walk, _: Any, position: int | None) -> None:
         if target.built:  # a second state could undo what was checked of the first
             raise Foreign("it sets an object's state twice")
         target.state, target.built = state, True
+        _check_booster(target)
         if target.maker == WRAPPER and not walk.plain:
             _skip_array(walk, state, (position or 0) + 1)
             walk.stack[-1] = OPAQUE
+
+
+def _check_booster(made: Made) -> None:
+    """A booster hands its state to its library as it is built, which reads it without a look at its indices."""
+    named = (made.maker, *(made.arguments if isinstance(made.arguments, tuple) else ()))
+    if LIGHTGBM in named or XGBOOST in named:
+        kind, key = ("lightgbm", "_handle") if LIGHTGBM in named else ("xgboost-snapshot", "handle")
+        state = made.state if isinstance(made.state, dict) else {}
+        held = _held_bytes(state.get(key))
+        if held is None or OPAQUE in state or {"handle", "_handle"} & state.keys() != {key}:
+            raise Foreign("it holds a booster in an unknown way")
+        boosters.refuse_out_of_bounds(kind, held)
+
+
+def _held_bytes(value: Any) -> bytes | None:
+    """What a str or a bytearray holds, as pickles of any protocol write it; None for what is neither."""
+    match value:
+        case str():
+            return value.encode("utf-8", "surrogatepass")
+        case bytes() | bytearray():
+            return bytes(value)
+        case Made(maker=maker, arguments=(inner,)) if maker in BYTEARRAYS and not isinstance(inner, str):
+            return _held_bytes(inner)
+        case Made(maker=maker, arguments=(str(text), "latin1")) if maker == ENCODE and not re.search(
+            "[^\x00-\xff]", text
+        ):
+            return text.encode("latin-1")
+    return None
 
 
 def _instance(walk: Walk, argument: Any, _: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the formats that hold only numbers: safetensors, NumPy arrays, XGBoost's binary JSON."""
+"""Checks of the formats that hold only numbers: safetensors and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from typing import Any, BinaryIO
 from modelyard.artifacts.inspection import Inspection, Malformed
 
 HEADER_LIMIT = 100_000_000  # the safetensors specification's own
-DEPTH = 200
 SAFETENSORS_BITS = {  # safetensors, src/tensor.rs
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "BOOL": 8, "U8": 8, "I8": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "F64": 64, "I64": 64, "U64": 64, "C64": 64,
 }  # fmt: skip
-UBJ_SIZES = {b"i": 1, b"U": 1, b"I": 2, b"l": 4, b"L": 8, b"d": 4, b"D": 8, b"C": 1, b"Z": 0, b"T": 0, b"F": 0}
-UBJ_INTEGERS = {b"i": "b", b"U": "B", b"I": ">h", b"l": ">i", b"L": ">q"}
 
 
 def strict_json(text: bytes | str) -> Any:
@@ -120,77 +117,6 @@ def _npy_field(field: Any, depth: int) -> int:
     if not all(type(side) is int and side >= 0 for side in sides):
         raise Malformed("its record type is written in an unknown way")
     return _npy_item(field[1], depth + 1) * math.prod(sides)
-
-
-def ubj(stream: BinaryIO, size: int) -> Inspection:
-    """One UBJSON object with XGBoost's `learner`, and nothing after it (https://ubjson.org/type-reference/)."""
-    if _exactly(stream, 1) != b"{":
-        raise Malformed("it is no UBJSON object")
-    keys = _ubj_object(stream, size, 0)
-    if stream.tell() != size:
-        raise Malformed("bytes follow its end")
-    if not {"learner", "version"} <= set(keys):
-        raise Malformed("it is a UBJSON file, but no XGBoost model")
-    return Inspection(format="xgboost-ubj")
-
-
-def _ubj_object(stream: BinaryIO, size: int, depth: int) -> list[str]:
-    keys: list[str] = []
-    while (marker := _exactly(stream, 1)) != b"}":
-        length = _ubj_integer(stream, marker)
-        if length > size:
-            raise Malformed("a key is longer than the file")
-        keys.append(_exactly(stream, length).decode("utf-8", "replace"))
-        _ubj_value(stream, _exactly(stream, 1), size, depth + 1)
-    if len(set(keys)) != len(keys):
-        raise Malformed("an object repeats a key")
-    return keys
-
-
-def _ubj_value(stream: BinaryIO, marker: bytes, size: int, depth: int) -> None:
-    if depth > DEPTH:
-        raise Malformed("it is nested too deeply")
-    if marker in UBJ_SIZES:
-        _step(stream, UBJ_SIZES[marker], size)
-    elif marker == b"S":
-        _step(stream, _ubj_integer(stream, _exactly(stream, 1)), size)
-    elif marker == b"{":
-        _ubj_object(stream, size, depth)
-    elif marker == b"[":
-        _ubj_array(stream, size, depth)
-    else:
-        raise Malformed(f"it has the unknown marker {marker!r}")
-
-
-def _ubj_array(stream: BinaryIO, size: int, depth: int) -> None:
-    marker = _exactly(stream, 1)
-    if marker == b"$":
-        kind = _exactly(stream, 1)
-        if UBJ_SIZES.get(kind, 0) == 0 or _exactly(stream, 1) != b"#":
-            raise Malformed("an array has an unknown type")
-        _step(stream, UBJ_SIZES[kind] * _ubj_integer(stream, _exactly(stream, 1)), size)
-    elif marker == b"#":
-        for _ in range(_ubj_integer(stream, _exactly(stream, 1))):
-            _ubj_value(stream, _exactly(stream, 1), size, depth + 1)
-    else:
-        while marker != b"]":
-            _ubj_value(stream, marker, size, depth + 1)
-            marker = _exactly(stream, 1)
-
-
-def _ubj_integer(stream: BinaryIO, marker: bytes) -> int:
-    if marker not in UBJ_INTEGERS:
-        raise Malformed(f"a length has the unknown marker {marker!r}")
-    value: int = struct.unpack(UBJ_INTEGERS[marker], _exactly(stream, UBJ_SIZES[marker]))[0]
-    if value < 0:
-        raise Malformed("a length is negative")
-    return value
-
-
-def _step(stream: BinaryIO, length: int, size: int) -> None:
-    if stream.tell() + length > size:
-        raise Malformed("it is cut short")
-    stream.seek(length, 1)
 
 
 def _exactly(stream: BinaryIO, length: int) -> bytes:

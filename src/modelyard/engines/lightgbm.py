@@ -11,6 +11,8 @@ from typing import Any
 import lightgbm
 import numpy as np
 
+from modelyard.bounds import OutOfBounds
+from modelyard.bounds.lightgbm import check
 from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Traits
 from modelyard.core.models import FeatureSpec, Signature
@@ -93,11 +95,13 @@ class LightgbmRuntime:
     def __init__(self, path: Path, signature: Signature | None = None) -> None:
         if not path.exists():
             raise NotFound(f"There is no model file {path}. Check the path.")
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if not text.startswith("tree\n") or "end of trees" not in text or "end of parameters" not in text:
-            raise Damaged(f"{path} is no whole LightGBM text model. Write it with booster.save_model(path).")
+        content = path.read_bytes()
         try:
-            self.native = lightgbm.Booster(model_str=_unsized(text))
+            check(content)
+            text = content.decode("utf-8")
+            self.native = lightgbm.Booster(model_str=text)
+        except (OutOfBounds, UnicodeDecodeError) as error:
+            raise Damaged(f"{path} is refused: {error}. Write it again with booster.save_model(path).") from error
         except lightgbm.basic.LightGBMError as error:
             raise Damaged(f"{path} cannot be read by LightGBM: {error}") from error
         self._signature = signature or _signature_of(self.native, text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import warnings
 import zipfile
@@ -29,6 +31,8 @@ from sklearn import (
 )
 from skops import io as skops_io
 
+from modelyard.bounds import OutOfBounds
+from modelyard.bounds import skops as boosters
 from modelyard.core import plugins
 from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Block, Folding, Step, Traits
@@ -472,13 +476,17 @@ def _read(path: Path) -> Estimator:
     if not path.exists():
         raise NotFound(f"There is no model file {path}. Check the path.")
     try:
-        unknown = skops_io.get_untrusted_types(file=path)
-        _refuse_unknown(unknown, path)
+        data = path.read_bytes()
+        _refuse_unknown(skops_io.get_untrusted_types(data=data), path)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            boosters.check(json.loads(archive.read("schema.json")), archive.read)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # another scikit-learn version than the one that wrote the file
-            model = skops_io.load(path, trusted=list(TRUSTED))
+            model = skops_io.loads(data, trusted=list(TRUSTED))
             refuse_out_of_bounds(model, path.name)
             return model
+    except OutOfBounds as error:
+        raise Damaged(f"{path.name} is refused: {error}. Save the model again from where it was trained.") from error
     except (*_UNREADABLE, zipfile.BadZipFile) as error:
         if isinstance(error, (Damaged, Invalid, NotFound)):
             raise

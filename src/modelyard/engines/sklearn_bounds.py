@@ -35,7 +35,7 @@ _LEAVES = (
 _NAMED: Mapping[str, Callable[[Any], str]] = {
     "lightgbm.basic.Booster": lightgbm_booster,
     "scipy.interpolate._interpolate.interp1d": sound,  # IsotonicRegression makes it itself as it is loaded
-    "xgboost.core.Booster": sound,  # XGBoost's own loader reads it
+    "xgboost.core.Booster": sound,  # bounds/skops.py looked at it before XGBoost read it
 }
 _NUMBERS_ONLY = ("sklearn._loss._loss", "sklearn.linear_model._sgd_fast")  # compiled, but they hold no index
 _PACKAGES = ("sklearn", "modelyard", "lightgbm", "xgboost")

@@ -371,7 +371,7 @@ def random_numbers(found: Any) -> str:
 
 
 def lightgbm_booster(found: Any) -> str:
-    """LightGBM follows its handle."""
+    """LightGBM follows its handle; bounds/skops.py looked at what it stands for before LightGBM read it."""
     return "" if getattr(getattr(found, "_handle", None), "value", None) else "holds no model"
 
 

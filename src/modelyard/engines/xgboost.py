@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import xgboost
 
+from modelyard.bounds import OutOfBounds
+from modelyard.bounds.xgboost import check
 from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
 from modelyard.core.learning import Traits
 from modelyard.core.models import FeatureSpec, Signature
@@ -68,11 +70,12 @@ class XgboostRuntime:
         if not path.exists():
             raise NotFound(f"There is no model file {path}. Check the path.")
         content = path.read_bytes()
-        if not content.startswith(b"{"):  # both forms start so; XGBoost ends the process on an empty buffer
-            raise Damaged(f"{path} is no XGBoost JSON or UBJSON model. Write it with booster.save_model(path).")
         self.native = xgboost.Booster()
         try:
+            check(content)
             self.native.load_model(bytearray(content))
+        except OutOfBounds as error:
+            raise Damaged(f"{path} is refused: {error}. Write it again with booster.save_model(path).") from error
         except xgboost.core.XGBoostError as error:
             raise Damaged(f"{path} cannot be read by XGBoost: {str(error).splitlines()[0]}") from error
         self.native.set_param({"nthread": 1})
