@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from modelyard import Client, Yard
@@ -72,6 +74,46 @@ def test_a_version_deployed_over_rest_is_predicted_with_and_sigterm_ends_everyth
         assert server.stop() == 0, server.log.read_text()
         assert server.processes() == []
         assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_ends_under_load_has_kept_all_that_it_acknowledged(tmp_path: Path, how: signal.Signals) -> None:
+    acknowledged: list[str] = []
+    failures: set[str] = set()
+
+    def write(number: int) -> None:
+        with httpx.Client(base_url=server.url) as client:
+            for turn in range(100_000):
+                try:
+                    answer = client.post(f"/api/v1/models/m{number}-{turn}", json={})
+                except httpx.TransportError as error:
+                    failures.add(type(error).__name__)
+                    return
+                if answer.status_code != 200:
+                    failures.add(str(answer.status_code))
+                    return
+                acknowledged.append(answer.json()["name"])
+
+    with YardServer(tmp_path / "yard") as server:
+        writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for writer in writers:
+            writer.start()
+        until(lambda: len(acknowledged) >= 40)
+        server.process.send_signal(how)
+        server.process.wait(60)
+        for writer in writers:
+            writer.join(60)
+        until(lambda: server.processes() == [])
+        assert "Traceback" not in server.log.read_text()
+    if how is signal.SIGTERM:
+        assert failures <= {"ConnectError", "503"}, "what was under way is answered"
+    with Yard(tmp_path / "yard") as yard:
+        with yard.store.reading() as rows:
+            kept = {row["name"] for row in rows.all("SELECT name FROM registered_models")}
+        assert set(acknowledged) <= kept
+        assert yard.audit.verify().ok
+        made = {event.resource_id for event in yard.audit.query_events(resource_type="model", limit=10_000)}
+        assert kept <= made, "no change without its event"
 
 
 def test_sigint_ends_it_as_well(tmp_path: Path) -> None:

@@ -13,5 +13,5 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
 
     For bash: modelyard completion bash > ~/.local/share/bash-completion/completions/modelyard
     """
-    every = main.build([*(area.replace("_", "-") for area in main.AREA_HELP), *main.OWN])
+    every = main.build([*main.AREA_HELP, *main.OWN])
     sys.stdout.write(every.generate_completion(prog_name="modelyard", shell=shell))

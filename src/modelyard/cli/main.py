@@ -62,6 +62,7 @@ def build(wanted: Collection[str]) -> App:
     from cyclopts import App
 
     app = App(name="modelyard", help=overview(), version=__version__, help_format="plaintext")
+    wanted = {word.replace("_", "-") for word in wanted}
     for area, text in AREA_HELP.items():
         name = area.replace("_", "-")
         if name in wanted:
