@@ -131,11 +131,12 @@ def checked_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
 def refusal(identity: Identity, permission: str, project: str) -> str:
     """What a caller is told who may not do something."""
     roles = ", ".join(sorted({_shown(grant) for grant in identity.grants}))
+    lacks = f"{roles}, which lacks" if roles else "no role, and so lacks"
     where = "" if project == EVERY else f" in the project {project}"
     held = any(covers(scope, permission, frozenset()) for scope in identity.scopes)
     if held and identity.project in (EVERY, project):
         return (
-            f"{identity.subject} has {f'{roles}, which lacks' if roles else 'no role, and so lacks'} {permission}{where or ' for the whole yard'}. "
+            f"{identity.subject} has {lacks} {permission}{where or ' for the whole yard'}. "
             f"Ask an administrator: modelyard access grant-role {identity.subject} ROLE --project NAME"
         )
     bound = f" and the project {identity.project}" if identity.project != EVERY else ""
