@@ -1,12 +1,20 @@
-"""What every test and every docstring example can use: an empty folder and a small real model file."""
+"""What every test and every docstring example can use: an empty folder, a small real model file, a bucket."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
+import subprocess
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from modelyard.testing.servers import end, free_port, wait_until
 
 settings.register_profile("untimed", deadline=None)  # speed is measured in benchmarks/
 settings.load_profile("untimed")
@@ -33,6 +41,63 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = lightgbm.Dataset(x, x[:, 0] > 0, feature_name=["a", "b", "c"])
     lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, num_boost_round=3).save_model(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def peer() -> Callable[[str], Path]:
+    """The environment of another product, made by scripts/peers.sh; else a skip, or a failure with CI=true."""
+
+    def place_of(name: str) -> Path:
+        place = Path(__file__).parent / ".peers" / name
+        if not (place / ".ready").exists():
+            told = f"{name} is not installed. Install it: scripts/peers.sh {name}"
+            if os.environ.get("CI", "").lower() == "true":
+                pytest.fail(told, pytrace=False)
+            pytest.skip(told)
+        return place
+
+    return place_of
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], Path]) -> Iterator[str]:
+    """The address of a real S3 server (moto, in an environment of its own)."""
+    port, log = free_port(), tmp_path_factory.mktemp("moto") / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [peer("moto") / "bin" / "moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
+        )
+    try:
+        wait_until(lambda: _answers(port), process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end(process)
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a fresh bucket, with everything in the environment that reaches it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{uuid.uuid4().hex[:20]}"
+    signature = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x"
+    head = {"Authorization": signature}
+    request = urllib.request.Request(f"{s3_server}/{name}", method="PUT", headers=head)  # noqa: S310 - loopback
+    urllib.request.urlopen(request).close()  # noqa: S310
+    return f"s3://{name}/yard"
 
 
 @pytest.fixture(autouse=True)

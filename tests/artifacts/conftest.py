@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -32,22 +31,6 @@ def yard(migrated: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def clock() -> FixedClock:
     return FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
-
-
-@pytest.fixture(scope="session")
-def peer() -> Callable[[str], Path]:
-    """The environment of another product, made by scripts/peers.sh; else a skip, or a failure with CI=true."""
-
-    def place_of(name: str) -> Path:
-        place = Path(__file__).parents[2] / ".peers" / name
-        if not (place / ".ready").exists():
-            told = f"{name} is not installed. Install it: scripts/peers.sh {name}"
-            if os.environ.get("CI", "").lower() == "true":
-                pytest.fail(told, pytrace=False)
-            pytest.skip(told)
-        return place
-
-    return place_of
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import socket
-import subprocess
 import time
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,46 +19,7 @@ from modelyard.core.work import Store
 from modelyard.storage import objects
 from modelyard.storage.objects import ObjectBlobs
 from modelyard.testing.contracts import BlobsContract
-from modelyard.testing.servers import end, free_port, wait_until
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], Path]) -> Iterator[str]:
-    port, log = free_port(), tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [peer("moto") / "bin" / "moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
-        )
-    try:
-        wait_until(lambda: _answers(port), process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        end(process)
-
-
-@pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a fresh bucket, with everything in the environment that reaches it."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"b{uuid.uuid4().hex[:20]}"
-    signature = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x"
-    request = urllib.request.Request(f"{s3_server}/{name}", method="PUT", headers={"Authorization": signature})
-    urllib.request.urlopen(request).close()
-    return f"s3://{name}/yard"
+from modelyard.testing.servers import free_port
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import obstore
 from obstore import exceptions, store
@@ -35,7 +35,7 @@ class ObjectBlobs:
         self.cache = FileBlobs(cache or _cache_of(url))
         self._whole: dict[str, tuple[int, int, int]] = {}
         try:
-            self.store = store.from_url(url)
+            self.store = store.from_url(url, **_checked(url))
         except (exceptions.BaseError, ValueError) as error:
             raise Invalid(f"{url!r} is no object-store URL: {error}. Write it as s3://bucket/folder.") from error
 
@@ -139,6 +139,12 @@ def _known(key: str, url: str) -> Iterator[None]:
         yield
     except (exceptions.NotFoundError, FileNotFoundError) as error:
         raise NotFound(f"There is no blob {key} in {url}.") from error
+
+
+def _checked(url: str) -> Any:
+    """S3 is sent a SHA-256 with each object: it refuses bytes that were changed on their way, and a bucket with object
+    lock takes nothing without one."""
+    return {"checksum_algorithm": "SHA256"} if url.startswith("s3://") else {}
 
 
 def _cache_of(url: str) -> Path:
