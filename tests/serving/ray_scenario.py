@@ -145,6 +145,18 @@ def killed_node(folder: Path, cluster: Cluster, callers: Callers, *, whole: bool
     }
 
 
+def rescaled(server: ModelServer, folder: Path, callers: Callers, endpoint: str) -> dict[str, Any]:
+    """Let the cluster choose between one and two processes; those before are replaced under load."""
+    before = set(processes(folder))
+    server.configure(endpoint, {"payload_durable": True, "min_replicas": 1, "max_replicas": 2})
+    server.configure("g", {"trusted_code": True, "min_replicas": 1, "max_replicas": 2})
+    until(lambda: set(processes(folder)) - before, 120)
+    until(lambda: not before & set(processes(folder)), 120)
+    callers.quick(0)
+    until(lambda: callers.quick(100), 120)
+    return {"before": len(before), "after": len(processes(folder))}
+
+
 def answered(server: ModelServer, folder: Path, endpoint: str, callers: Callers) -> dict[str, Any]:
     """What the callers were answered, and what the yard knows of it."""
     callers.stop()
@@ -211,7 +223,7 @@ def cluster_of(nodes: int) -> Cluster:
         first = not cluster.list_all_nodes()
         try:
             cluster.add_node(
-                num_cpus=1, object_store_memory=80 << 20, **({"include_dashboard": False} if first else {})
+                num_cpus=2, object_store_memory=80 << 20, **({"include_dashboard": False} if first else {})
             )
         except Exception as error:  # Ray raises nothing more exact
             sys.stderr.write(f"a node did not start: {error}\n")
@@ -240,6 +252,7 @@ def main(folder: Path) -> None:
         try:
             told["raylet"] = killed_node(folder, cluster, callers, whole=False)
             told["node"] = killed_node(folder, cluster, callers, whole=True)
+            told["scaled"] = rescaled(server, folder, callers, endpoint)
         finally:
             callers.stop()
         told["load"] = answered(server, folder, endpoint, callers)

@@ -68,6 +68,11 @@ def test_processes_are_spread_and_another_node_takes_the_place_of_a_killed_one(t
     assert len(set(second["nodes_after"]) - {second["killed"]}) >= 1
 
 
+def test_other_bounds_replace_the_processes_under_load(told: dict[str, Any]) -> None:
+    assert told["scaled"]["before"] >= 1
+    assert 1 <= told["scaled"]["after"] <= 2
+
+
 def test_nodes_have_their_models_from_the_yard_by_digest(told: dict[str, Any]) -> None:
     (path,) = {path for path in told["load"]["paths"] if path.endswith("model.txt")}
     assert Path(path).parts[-4:-2] == ("node", "models")

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ NAMESPACE = "modelyard"
 ANSWERS_WITHIN = 30.0
 DRAIN_S = 20.0
 MOST_ONGOING = 200  # in one process, below the number at which it refuses by itself
+MOST_KNOWN = 256  # processes, the dead ones of which others tell included
 log = logging.getLogger("modelyard.serving")
 
 
@@ -44,7 +46,11 @@ class Mailbox:
 
     def drive(self, replies: dict[str, bytes], offered: dict[str, list[Any]]) -> dict[str, bytes]:
         """Leave replies and what is on offer; the reports since the last time."""
-        self._replies.update(replies)
+        for uid, reply in replies.items():
+            self._replies.pop(uid, None)
+            self._replies[uid] = reply
+        while len(self._replies) > MOST_KNOWN:
+            del self._replies[next(iter(self._replies))]  # of the process that has been silent longest
         self._offered = offered
         reports, self._reports = self._reports, {}
         return reports
@@ -114,10 +120,10 @@ class RayServe:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "name": yard, "namespace": NAMESPACE, "scheduling_strategy": here}
         try:
-            self._mailbox = ray.remote(Mailbox).options(**options).remote()
-        except ValueError as error:
+            self._mailbox = _named(options)
+        except Unavailable:
             self._cluster.close()
-            raise Unavailable(f"Another process serves this yard on the cluster: {error}") from error
+            raise
 
     @property
     def nodes(self) -> int:
@@ -189,6 +195,8 @@ class RayServe:
         """Let the processes drain and end; returns once they have. Call `drive` meanwhile: they tell what is left."""
         try:
             serve.delete(NAMESPACE)
+            if not serve.status().applications:
+                serve.shutdown()  # so that the next one may choose another port
         except (RayError, RayServeException) as error:  # nothing has begun, or the cluster is gone
             log.info("Nothing is left to end on the cluster: %s", error)
 
@@ -196,3 +204,17 @@ class RayServe:
         """Leave the cluster; one that was started here stops."""
         ray.kill(self._mailbox)
         self._cluster.close()
+
+
+def _named(options: Mapping[str, Any]) -> Any:
+    """A mailbox; Unavailable where another process keeps one of this name. One that was killed loses it in a moment."""
+    end = time.monotonic() + ANSWERS_WITHIN
+    while True:
+        try:
+            return ray.remote(Mailbox).options(**options).remote()
+        except ValueError as error:
+            if time.monotonic() > end:
+                raise Unavailable(
+                    f"Another process serves this yard on the cluster: {error} Stop it, or serve another yard."
+                ) from error
+            time.sleep(0.5)

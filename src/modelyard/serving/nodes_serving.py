@@ -6,6 +6,7 @@ import atexit
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from modelyard.serving.scaling import BUSIEST, LOOK_BACK_S, Targets
 APPLICATION = "modelyard.serving.nodes_process:application"
 DRIVE_S = 0.1
 FOLLOW_S = 1.0
+TELL_S = 60.0
 UP_S = 4.0  # two looks at what is asked, as for the processes beside the yard
 log = logging.getLogger("modelyard.serving")
 
@@ -89,6 +91,7 @@ class NodeServing:
         self._reporter = Reporter(places, place, report) if report else None
         self._replies: dict[str, bytes] = {}
         self._wanted: Targets | None = None
+        self._told: dict[str, float] = {}
         self._ending = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="modelyard-nodes", daemon=True)
@@ -154,16 +157,19 @@ class NodeServing:
         self._wanted = targets
 
     def _keep(self) -> None:
-        told = ""
         while not self._ended.wait(DRIVE_S):
             try:
                 self._look()
-                told = ""
             except (YardError, OSError) as error:  # the nodes go on with what they have
-                if str(error) != told:
-                    told = str(error)
-                    log.warning("The nodes cannot be looked after: %s", error)
-        self._look()
+                self._tell(f"The nodes cannot be looked after: {error}")
+
+    def _tell(self, text: str) -> None:
+        """Log a fault, the same one once a minute."""
+        now = time.monotonic()
+        if now - self._told.get(text, -TELL_S) >= TELL_S:
+            self._told = {known: at for known, at in self._told.items() if now - at < TELL_S}
+            self._told[text] = now
+            log.warning("%s", text)
 
     def _look(self) -> None:
         name, snapshot = self._head.snapshot()
@@ -172,8 +178,13 @@ class NodeServing:
         }
         offer[name] = lambda: snapshot
         reports = self._engine.drive(self._replies, offer)
-        self._replies = {uid: self._head.take(uid, data, name) for uid, data in reports.items()}
         self._head.look()
+        self._replies = {}
+        for uid, data in reports.items():
+            try:
+                self._replies[uid] = self._head.take(uid, data, name)
+            except (YardError, OSError) as error:  # of one process: the others are heard all the same
+                self._tell(f"What {uid} tells cannot be taken: {error}")
 
     def _follow(self) -> None:
         """Follow the targets. Not where the mail is carried: a process that starts waits for mail."""
@@ -181,4 +192,4 @@ class NodeServing:
             try:
                 self._scale()
             except YardError as error:
-                log.warning("The number of processes cannot be changed: %s", error)
+                self._tell(f"The number of processes cannot be changed: {error}")

@@ -20,6 +20,7 @@ import numpy as np
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import GuardTrip
 from modelyard.serving import metrics, nodes
+from modelyard.serving.compaction import LOSSES
 from modelyard.serving.counters import Counters
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.nodes import Counts, MetricRow, Model, Piece, Reply, Report, Snapshot
@@ -27,6 +28,8 @@ from modelyard.serving.places import Places, Slot, SlotReport, read, write_once
 from modelyard.serving.values import Installed
 
 SILENT_S = 5.0  # after so long without a word a process is no longer listed; what it says later counts all the same
+GONE_S = 600.0
+FORGOTTEN_S = 7 * 86_400.0  # nothing of a process is awaited any more
 log = logging.getLogger("modelyard.serving")
 
 Key = tuple[str, int]
@@ -54,11 +57,16 @@ class Headquarters:
         self.places = places
         self._nodes = places.root / "nodes"
         self._nodes.mkdir(exist_ok=True)
+        for file in self._nodes.glob("*.counted"):
+            if time.time() - file.stat().st_mtime > FORGOTTEN_S:
+                file.unlink(missing_ok=True)
         self._known: dict[str, Known] = {}
         self._stamps: object = None
         self._snapshot, self._name = Snapshot(), ""
         self._packed: dict[str, tuple[object, str]] = {}  # path -> (stamp, digest)
         self._paths: dict[str, Path] = {}  # digest -> path
+        self._totals: dict[Key, np.ndarray] = {}  # of one round, since each process is told them
+        self._metrics: dict[metrics.Key, np.ndarray] = {}
 
     @property
     def yard(self) -> str:
@@ -106,14 +114,13 @@ class Headquarters:
         for trip in report.trips:
             self._trip(trip)
         kept = {f"{piece.endpoint}/{piece.name}": self._keep(piece) for piece in report.pieces}
+        known.heard = time.monotonic()
         if report.ended:
             self._lost(known, report.losses)
             self._leave(known)
-        elif known.slot is not None:
-            known.heard = time.monotonic()
-            if report.said != known.said:
-                known.said = report.said
-                known.slot.report(report.said)
+        elif known.slot is not None and report.said != known.said:
+            known.said = report.said
+            known.slot.report(report.said)
         reply = Reply(
             number=known.number,
             snapshot=snapshot,
@@ -125,11 +132,14 @@ class Headquarters:
         return nodes.encode(reply)
 
     def look(self) -> None:
-        """Let go of the slots of those that say nothing any more."""
+        """Begin a round: see anew what this machine's own processes count, and let go of the slots of the silent."""
+        self._totals, self._metrics = {}, metrics.merged(self.places)
         now = time.monotonic()
-        for known in self._known.values():
+        for uid, known in list(self._known.items()):
             if known.slot is not None and now - known.heard > SILENT_S:
                 self._leave(known)
+            if now - known.heard > GONE_S:
+                del self._known[uid]  # should it speak again, what was counted of it is in its file
 
     def close(self) -> None:
         """Give every slot back."""
@@ -197,6 +207,8 @@ class Headquarters:
             more = words if before is None else words - before
             if more.any():
                 row += more
+                if (one.endpoint, one.generation) in self._totals:
+                    self._totals[one.endpoint, one.generation] += more
                 known.counts[one.endpoint, one.generation] = words
                 changed = True
         for endpoint, arm, code, values in report.metrics:
@@ -204,6 +216,7 @@ class Headquarters:
             more = now - known.metrics[key] if key in known.metrics else now
             if more.any() and known.own is not None:
                 known.own.add(key, more)
+                self._metrics[key] = self._metrics[key] + more if key in self._metrics else more
                 known.metrics[key] = now
                 changed = True
         if changed:
@@ -236,18 +249,25 @@ class Headquarters:
         """What all others have counted of the endpoints as they are routed now."""
         found = []
         for one in self._snapshot.published:
-            name, generation = one.traffic.endpoint, one.traffic.generation
-            file = self.places.counters(name, generation)
-            if file.exists():
-                total = Counters(file).total()
-                own = known.counts.get((name, generation))
-                words = nodes.sparse(total if own is None else total - own)
-                found.append(Counts(endpoint=name, generation=generation, words=words))
+            key = (one.traffic.endpoint, one.traffic.generation)
+            total = self._total(key)
+            if total is not None:
+                words = nodes.sparse(total - known.counts[key] if key in known.counts else total)
+                found.append(Counts(endpoint=key[0], generation=key[1], words=words))
         return tuple(found)
+
+    def _total(self, key: Key) -> np.ndarray | None:
+        total = self._totals.get(key)
+        if total is None:
+            file = self.places.counters(*key)
+            if not file.exists():
+                return None
+            total = self._totals[key] = Counters(file).total()
+        return total
 
     def _rest_metrics(self, known: Known) -> tuple[MetricRow, ...]:
         found = []
-        for key, row in metrics.merged(self.places).items():
+        for key, row in self._metrics.items():
             rest = row - known.metrics[key] if key in known.metrics else row
             if rest.any():
                 found.append((*key, rest.tolist()))
@@ -283,5 +303,7 @@ class Headquarters:
         for endpoint, lines in losses.items():
             if endpoint not in known.losses:
                 known.losses.add(endpoint)
-                with (self.places.payloads(endpoint) / "losses.jsonl").open("ab") as stream:
+                folder = self.places.payloads(endpoint)
+                folder.mkdir(parents=True, exist_ok=True)
+                with (folder / LOSSES).open("ab") as stream:
                     stream.write(lines)
