@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -90,9 +89,7 @@ def running(command: list[str], folder: Path) -> Iterator[str]:
             time.sleep(0.05)
         yield uri
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+        servers.end_group(process)
 
 
 def healthy(uri: str) -> bool:

@@ -58,6 +58,17 @@ def end(process: subprocess.Popen[bytes], sign: signal.Signals = signal.SIGTERM)
             process.wait()
 
 
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process that was started with a session of its own, and all that it started, to end; make them, if they do not."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def someone_else() -> str | None:
     """A user without privileges to run a server as, None where we have no privileges ourselves."""
     if os.geteuid() != 0:

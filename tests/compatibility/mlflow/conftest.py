@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -86,9 +85,7 @@ def running(command: list[str], port: int, log: Path, **options: Any) -> Iterato
             time.sleep(0.05)
         yield uri
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+        servers.end_group(process)
 
 
 @contextmanager
