@@ -292,19 +292,19 @@ def test_old_and_superfluous_segments_go(server: ModelServer, tools: Any) -> Non
         server.configure("m-v1", {"payload_durable": 1})
 
 
-def test_a_row_that_cannot_be_written_down_is_counted_and_takes_no_other_with_it(
-    server: ModelServer, tools: Any
-) -> None:
+def test_an_id_that_is_no_text_for_any_file_is_told_with_a_question_mark(server: ModelServer, tools: Any) -> None:
     async def scenario() -> None:
-        endpoint = await server.deploy_model("m", "v1", tools.reference(), "python", TRUSTED)
+        endpoint = await server.deploy_model("t", "v1", f"{tools.models}:Texts", "python", TRUSTED)
         for request_id in ("good", "lone \ud800", "good too"):
-            await server.predict(ask(endpoint, {"a": 1, "b": 2}, request_id))
+            await server.predict(ask(endpoint, {"colour": "re\udfff", "n": 1}, request_id, unit="\ud800"))
         server.close()
 
     asyncio.run(scenario())
-    assert [row["request_id"] for row in server.payloads("m-v1")] == ["good", "good too"]
-    state = server.payload_state("m-v1")
-    assert (state.offered, state.written, state.failed, state.lost) == (3, 2, 1, 0)
+    rows = server.payloads("t-v1")
+    assert [row["request_id"] for row in rows] == ["good", "lone ?", "good too"]
+    assert rows[0]["features"]["colour"] == "re?"
+    state = server.payload_state("t-v1")
+    assert (state.offered, state.written, state.failed, state.lost) == (3, 3, 0, 0)
 
 
 def test_a_full_queue_drops_and_counts(server: ModelServer, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,14 +74,14 @@ class Desk:
         logged = _drawn(config.payload_sampling)
         if not (shadowed or logged):
             return None
-        answered = Answered(request_id, time.time(), route, arm, features, batch, output, micros, unit)
+        at = time.time()
         if shadowed:
-            self.shadows.offer(answered)
-        if logged and config.payload_durable:
-            return self.payloads.kept(answered)
-        if logged:
-            self.payloads.offer(answered)
-        return None
+            self.shadows.offer(Answered(request_id, at, route, arm, features, batch, output, micros, unit))
+        if not logged:
+            return None
+        keep = self.payloads.kept if config.payload_durable else self.payloads.offer
+        kept = keep(route, arm, request_id=request_id, at=at, micros=micros, unit=unit, batch=batch, output=output)
+        return None if isinstance(kept, bool) else kept
 
     def stop(self) -> None:
         """Finish what is queued and give the slot back."""

@@ -59,10 +59,12 @@ class Block(msgspec.Struct, array_like=True, tag=1, gc=False):
     at: bytes  # float64 seconds since 1970, a request
     micros: bytes  # float32, a request
     units: list[Any] | None  # None where no request has one
-    batch: Any  # float64 (rows, inputs), or a list of rows where some input is text
-    predictions: Any  # an array of the type `kind`, or a list
+    batch: Any  # an array (rows, inputs) of the type `batch_kind`, or a list of rows where some input is text
+    batch_kind: str
+    predictions: Any  # an array (rows,) of the type `kind`, or a list
     kind: str
-    probabilities: bytes | None  # float64 (rows, classes)
+    shares: Any  # an array (rows, classes) of the type `share_kind`, a list, or None where there are none
+    share_kind: str
 
 
 _decode = msgspec.msgpack.Decoder(Layout | Block).decode
@@ -132,9 +134,27 @@ def _framed(data: bytes, at: int) -> tuple[Layout | Block | None, int]:
 
 def _whole(block: Block, segment: Segment) -> bool:
     """Whether a block's columns are as long as it says: a right checksum on a wrong body is no reason to fail later."""
-    width = len(segment.layouts[block.layout].names)
-    batch = len(block.batch) == (block.rows * width * 8 if isinstance(block.batch, bytes) else block.rows)
-    return batch and len(block.at) == 8 * len(block.ids) and len(block.micros) == 4 * len(block.ids)
+    width, requests = len(segment.layouts[block.layout].names), len(block.ids)
+    fits = (
+        _rows(block.batch, block.batch_kind, width) == _rows(block.predictions, block.kind, 1) == block.rows
+        and len(block.at) == 8 * requests
+        and len(block.micros) == 4 * requests
+        and len(block.counts) in (0, 4 * requests)
+        and (block.units is None or len(block.units) == requests)
+    )
+    rows = int(np.frombuffer(block.counts, "<i4").sum()) if block.counts else requests
+    return fits and rows == block.rows and (not block.rows or len(block.shares or ()) % block.rows == 0)
+
+
+def _rows(values: Any, kind: str, width: int) -> int:
+    """How many rows of some width there are; -1 for what is no whole number of them."""
+    if not isinstance(values, bytes):
+        return len(values)
+    try:
+        size = np.dtype(kind).itemsize * width
+    except TypeError:
+        return -1
+    return len(values) // size if size and len(values) % size == 0 else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +182,9 @@ def columns(block: Block, layout: Layout) -> Columns:
     units = [None] * requests if block.units is None else [None if u is None else str(u) for u in block.units]
     single = not block.counts
     first = np.repeat(np.cumsum(counts) - counts, counts)
-    shares = None if block.probabilities is None else np.frombuffer(block.probabilities, "<f8").reshape(block.rows, -1)
+    shares = None
+    if block.shares is not None:
+        shares = _array(block.shares, block.share_kind).astype(np.float64).reshape(block.rows, -1)
     return Columns(
         layout=layout,
         request_id=ids if single else [ids[n] for n in of],
@@ -170,26 +192,27 @@ def columns(block: Block, layout: Layout) -> Columns:
         at=np.frombuffer(block.at, "<f8")[of],
         unit=units if single else [units[n] for n in of],
         latency_ms=np.frombuffer(block.micros, "<f4")[of].astype(np.float64) / 1000,
-        batch=_matrix(block.batch, len(layout.names), block.rows),
-        predictions=_vector(block.predictions, block.kind),
+        batch=_matrix(block, len(layout.names)),
+        predictions=_array(block.predictions, block.kind),
         probabilities=shares,
     )
 
 
-def _matrix(batch: Any, width: int, rows: int) -> np.ndarray:
-    if isinstance(batch, bytes):
-        return np.frombuffer(batch, "<f8").reshape(rows, width)
-    found = np.empty((rows, width), dtype=object)
-    for place, values in enumerate(batch):
+def _matrix(block: Block, width: int) -> np.ndarray:
+    if isinstance(block.batch, bytes):
+        return np.frombuffer(block.batch, block.batch_kind).astype(np.float64, copy=False).reshape(block.rows, width)
+    found = np.empty((block.rows, width), dtype=object)
+    for place, values in enumerate(block.batch):
         found[place, :] = values
     return found
 
 
-def _vector(values: Any, kind: str) -> np.ndarray:
+def _array(values: Any, kind: str) -> np.ndarray:
     if isinstance(values, bytes):
         return np.frombuffer(values, kind)
     found = np.empty(len(values), dtype=object)
-    found[:] = values
+    for place, value in enumerate(values):
+        found[place] = value
     return found
 
 
