@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelyard.audit import store
+from modelyard.audit import chunks, store
+from modelyard.audit.chunks import Chunk, Span
 from modelyard.audit.keyring import Keyring
 from modelyard.audit.leaves import Body, EventRow, leaf_bytes, leaf_hashes
 from modelyard.audit.merkle import (
@@ -34,56 +34,7 @@ from modelyard.core.events import EventType
 from modelyard.core.ports import Connection, Row
 
 HEIGHT = 10
-PAGE = 5_000
 MOST_PROBLEMS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Leaves of one run that belong to one chunk: the first one's index, its event's position, how many, when they were
-    integrated, and what the run tells of the times of its events, if this is the end of it."""
-
-    index: int
-    position: int
-    count: int
-    integrated_at: int
-    times: tuple[Any, Any] | None
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Leaves that are checked together."""
-
-    index: int
-    count: int = 0
-    spans: list[Span] = field(default_factory=list)
-
-    @property
-    def first(self) -> int:
-        """The position of the first event."""
-        return self.spans[0].position
-
-    @property
-    def last(self) -> int:
-        """The position of the last event."""
-        return self.spans[-1].position + self.spans[-1].count - 1
-
-    def stretches(self) -> list[tuple[int, int]]:
-        """(first, last) of the positions that follow each other without a gap."""
-        found: list[tuple[int, int]] = []
-        for span in self.spans:
-            last = span.position + span.count - 1
-            if found and found[-1][1] + 1 == span.position:
-                found[-1] = found[-1][0], last
-            else:
-                found.append((span.position, last))
-        return found
-
-    def leaves(self) -> Iterator[tuple[int, int, int]]:
-        """(index, position, integrated_at) of each leaf."""
-        for span in self.spans:
-            for n in range(span.count):
-                yield span.index + n, span.position + n, span.integrated_at
 
 
 class Walk:
@@ -121,7 +72,7 @@ class Walk:
         self.rows = rows
         self.upkeep = Upkeep(rows, folder)
         self.cosigners = _cosigners(rows)
-        self._notes = self._stored_notes()
+        self._notes = chunks.notes(rows)
         self._note = next(self._notes, None)
         for chunk in self._chunks():
             if not self._at_once(chunk):
@@ -133,7 +84,7 @@ class Walk:
 
     def unreadable(self, error: Damaged) -> Verification:
         """What was found before the database could not be read any further."""
-        self._bad(self.size, f"it or one of the {PAGE} after it cannot be read ({error})")
+        self._bad(self.size, f"it or one of the {chunks.PAGE} after it cannot be read ({error})")
         return self.found(0)
 
     def found(self, waiting: int) -> Verification:
@@ -165,11 +116,11 @@ class Walk:
     def _chunks(self) -> Iterator[Chunk]:
         """The leaves in chunks that end at multiples of 2^height; ends early where the runs of leaves do not follow."""
         size, chunk, position, expected, before = 1 << self.height, Chunk(0), 0, 0, None
-        for run in self._runs():
+        for run in chunks.runs(self.rows):
             if before not in (None, run[3]) or (expected and run[1] == position + 1):
                 self._ends_at.add(expected)  # runs that were integrated together are apart by a gap, and by no time
             before = run[3]
-            words = _fault(run, expected, position)
+            words = chunks.fault(run, expected, position)
             if words is not None:
                 if chunk.count:
                     yield chunk
@@ -188,44 +139,6 @@ class Walk:
         if chunk.count:
             yield chunk
 
-    def _runs(self) -> Iterator[tuple[Any, ...]]:
-        after = -(2**62)
-        while page := store.runs(self.rows, after, PAGE):
-            yield from page
-            after = page[-1][0]
-
-    def _stored_notes(self) -> Iterator[Row]:
-        after = -(2**62)
-        while page := store.checkpoints(self.rows, after, PAGE):
-            yield from page
-            after = page[-1]["size"]
-
-    def _hashes(self, start: int, stop: int) -> dict[int, bytes]:
-        """The stored hashes with numbers from start up to, not including, stop: those that are there."""
-        found: dict[int, bytes] = {}
-        for block, data in store.blocks(self.rows, start // store.IN_BLOCK, (stop - 1) // store.IN_BLOCK + 1):
-            if type(data) is bytes:
-                low = block * store.IN_BLOCK
-                for at in range(0, len(data), HASH_BYTES):
-                    found[low + at // HASH_BYTES] = data[at : at + HASH_BYTES]
-        return found
-
-    def _piece(self, start: int, stop: int) -> bytes:
-        """The stored hashes with numbers from start up to, not including, stop, as one; b"" unless all are there."""
-        first, size = start // store.IN_BLOCK, store.IN_BLOCK * HASH_BYTES
-        found = store.blocks(self.rows, first, (stop - 1) // store.IN_BLOCK + 1)
-        whole = all(
-            block == first + n and type(data) is bytes and (len(data) == size or n == len(found) - 1)
-            for n, (block, data) in enumerate(found)
-        )
-        low = first * store.IN_BLOCK
-        piece = (
-            b"".join(data for _, data in found)[(start - low) * HASH_BYTES : (stop - low) * HASH_BYTES]
-            if whole
-            else b""
-        )
-        return piece if len(piece) == (stop - start) * HASH_BYTES else b""
-
     # many leaves at once
 
     def _at_once(self, chunk: Chunk) -> bool:
@@ -236,7 +149,7 @@ class Walk:
         if bodies is None:
             return False
         start, stop = number(0, chunk.index), number(0, chunk.index + chunk.count)
-        piece, below = self._piece(start, stop), 2 * chunk.count - 1
+        piece, below = chunks.piece(self.rows, start, stop), 2 * chunk.count - 1
         if not piece:
             return False
         try:
@@ -311,7 +224,7 @@ class Walk:
 
     def _one_by_one(self, chunk: Chunk) -> None:
         events = {event[0]: event for event in store.events_between(self.rows, chunk.first, chunk.last)}
-        stored = self._hashes(number(0, chunk.index), number(0, chunk.index + chunk.count))
+        stored = chunks.hashes(self.rows, number(0, chunk.index), number(0, chunk.index + chunk.count))
         gone = self.upkeep.expired(chunk.first, chunk.last)
         for index, position, integrated_at in chunk.leaves():
             self._leaf(index, (position, integrated_at), events.get(position), stored, position in gone)
@@ -427,18 +340,6 @@ class Walk:
 def _ends_of(seen: Sequence[Any], times: tuple[Any, Any]) -> bool:
     """Whether these are the earliest and the latest of the times; a time that is no number is named by its leaf."""
     return any(type(time) is not int for time in seen) or times == (min(seen), max(seen))
-
-
-def _fault(run: tuple[Any, ...], expected: int, position: int) -> str | None:
-    """What is wrong with a run of leaves that should begin at an index, behind a position."""
-    index, first, count, integrated_at, *_ = run
-    if any(type(value) is not int for value in (first, count, integrated_at)) or count < 1:
-        return "the run of leaves holds a number that no modelyard wrote"
-    if index != expected:
-        return "the leaf is missing" if index > expected else "the leaf is doubled"
-    if first <= position:
-        return f"its event's position {first} does not follow that of the leaf before, {position}"
-    return None
 
 
 def _cosigners(rows: Connection) -> list[tuple[Any, int]]:
