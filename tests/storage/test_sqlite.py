@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -367,3 +368,31 @@ def test_scrubbing_says_so_while_another_reads_an_older_state(tmp_path: Path, mo
     database.scrub()
     with database.read(), pytest.raises(YardError, match="open in this thread"):
         database.scrub()
+
+
+def test_threads_that_come_and_go_share_connections_and_leave_none_behind(folder: Path) -> None:
+    database = SqliteDatabase(folder)
+
+    def use(number: int) -> None:
+        with database.write() as rows:
+            rows.run(CURSOR, reader=str(number), position=1)
+        with database.read() as rows:
+            rows.one("SELECT 1")
+
+    for number in range(50):
+        thread = threading.Thread(target=use, args=(number,))
+        thread.start()
+        thread.join()
+    assert len(database._open) == 1
+
+
+def test_a_view_that_another_thread_gives_up_leaves_both_threads_free(folder: Path) -> None:
+    database = SqliteDatabase(folder)
+    view = database.read()
+    view.__enter__()
+    thread = threading.Thread(target=view.__exit__, args=(None, None, None))  # as a garbage collector may
+    thread.start()
+    thread.join()
+    with database.write() as rows:
+        rows.run(CURSOR, reader="a", position=1)
+    assert readers(database) == {"a"}
