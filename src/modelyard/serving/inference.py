@@ -10,11 +10,11 @@ import asyncio
 import itertools
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ from modelyard.serving import tensors
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
 from modelyard.serving.loaded import LoadedModel, ModelFailed
-from modelyard.serving.replies import BINARY, JSON, Refused, Reply
+from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.routing import Route
 
 MAX_IN_FLIGHT = 256  # answers that are being waited for, in this process
@@ -53,6 +53,28 @@ class Answer(msgspec.Struct, gc=False):
     request_id: str
 
 
+class Tensors(Protocol):
+    """A request of tensors, as one of the protocols brought it."""
+
+    @property
+    def id(self) -> str | None:
+        """What the client calls it."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What it says besides."""
+        ...
+
+    def batch(self, model: LoadedModel) -> np.ndarray:
+        """The batch for a model; Invalid for what does not fit it."""
+        ...
+
+    def reply(self, head: tensors.Head, output: Output) -> Reply:
+        """The answer, as that protocol has it."""
+        ...
+
+
 @dataclass(slots=True)
 class Asked:
     """One request: which arm answers it, whether it counts, and how its answer is written."""
@@ -66,7 +88,7 @@ class Asked:
     start: int
     deadline: bytes | None
     features: Any = None
-    wanted: tensors.InferRequest | None = None
+    tensors: Tensors | None = None
 
     @property
     def model(self) -> LoadedModel:
@@ -90,7 +112,9 @@ class Inference:
         route = self.desk.routes.find(name)
         try:
             given = self._features(question.body)
-            asked = self._ask(route, None, question, unit=given.unit_id, request_id=given.request_id, start=start)
+            asked = self._ask(
+                route, None, question.headers, unit=given.unit_id, request_id=given.request_id, start=start
+            )
             asked.features = given.features
             batch = asked.model.batch(given.features)
         except Invalid as error:
@@ -104,16 +128,23 @@ class Inference:
         """The answer to tensors: Open Inference Protocol v2, JSON or binary."""
         start = perf_counter_ns()
         route, index = self.desk.routes.find_model(name, version)
+        headers = question.headers
         try:
-            request, rest = tensors.parse(question.body, _json_length(question))
-            asked = self._ask(
-                route, index, question, unit=request.parameters.get("unit_id"), request_id=request.id, start=start
-            )
-            asked.wanted, model = request, asked.model
-            batch = tensors.one_row(request, rest, len(model.signature.inputs)) if model.plain else None
-            if batch is None:
-                batch = tensors.batch(model.signature, tensors.arrays(request, rest), model.read)
-            tensors.check_outputs(request, model.signature)
+            sent = tensors.parse(question.body, headers.get(b"inference-header-content-length"))
+        except Invalid as error:
+            return self.told(error, route.traffic.endpoint)
+        return self.given(sent, route, index, headers, start)
+
+    def given(
+        self, sent: Tensors, route: Route, pin: int | None, headers: Mapping[bytes, bytes], start: int
+    ) -> Reply | Awaitable[Reply]:
+        """The answer to tensors, whichever protocol brought them; `headers` choose arm, unit, request id and deadline."""
+        try:
+            asked = self._ask(route, pin, headers, unit=sent.parameters.get("unit_id"), request_id=sent.id, start=start)
+            asked.tensors = sent
+            if sent.parameters and asked.deadline is None:
+                asked.deadline = _timeout(sent.parameters.get("timeout"))
+            batch = sent.batch(asked.model)
         except Invalid as error:
             return self.told(error, route.traffic.endpoint)
         return self._answered(asked, batch)
@@ -133,10 +164,16 @@ class Inference:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     def _ask(
-        self, route: Route, pin: int | str | None, question: Question, *, unit: Any, request_id: str | None, start: int
+        self,
+        route: Route,
+        pin: int | str | None,
+        headers: Mapping[bytes, bytes],
+        *,
+        unit: Any,
+        request_id: str | None,
+        start: int,
     ) -> Asked:
         """Choose the arm: pinned by a tester's header or a version in the path, else by unit, else at random."""
-        headers = question.headers
         header = headers.get(b"x-unit-id")
         if header is not None:
             unit = header.decode("latin-1")
@@ -191,16 +228,14 @@ class Inference:
 
     def _finished(self, asked: Asked, batch: np.ndarray, output: Output) -> Reply | Awaitable[Reply]:
         """Count, hand to the shadow and the log, and encode."""
-        kind = JSON
-        if asked.wanted is None:
-            body = self._plain(asked, output)
-            extra: tuple[tuple[bytes, bytes], ...] = ()
+        arm = asked.route.traffic.arms[asked.arm]
+        if asked.tensors is None:
+            reply = Reply(200, self._plain(asked, output))
         else:
-            body, length = tensors.answer(asked.wanted, output, self._head(asked), self._encode)
-            extra = () if length is None else ((b"inference-header-content-length", b"%d" % length),)
-            kind = JSON if length is None else BINARY
+            head = tensors.Head(asked.route.traffic.endpoint, arm.version, arm.name, asked.request_id)
+            reply = asked.tensors.reply(head, output)
         micros = self._count(asked, failed=False)
-        reply = self._from(asked, Reply(200, body, kind, extra))
+        reply = self._from(asked, reply)
         if asked.pinned:
             return reply
         kept = self.desk.after(
@@ -237,16 +272,6 @@ class Inference:
         )
 
     @staticmethod
-    def _head(asked: Asked) -> dict[str, Any]:
-        arm, route = asked.route.traffic.arms[asked.arm], asked.route
-        return {
-            "model_name": route.traffic.endpoint,
-            "model_version": arm.version,
-            "id": asked.request_id,
-            "parameters": {"arm": arm.name},
-        }
-
-    @staticmethod
     def _from(asked: Asked, reply: Reply) -> Reply:
         """The reply, saying which arm it is from."""
         route = asked.route
@@ -274,13 +299,13 @@ def _deadline(given: bytes | None) -> float:
     return limit
 
 
-def _json_length(question: Question) -> int | None:
-    told = question.headers.get(b"inference-header-content-length")
-    if told is None:
+def _timeout(micros: Any) -> bytes | None:
+    """Triton's parameter `timeout`, in microseconds, as what X-Timeout-Ms says."""
+    if not micros:
         return None
-    if not told.isdigit() or len(told) > 12:
-        raise Invalid("Inference-Header-Content-Length is no number. Send the length of the JSON part.")
-    return int(told)
+    if isinstance(micros, bool) or not isinstance(micros, int):
+        raise Invalid(f"timeout is {str(micros)[:40]!r}. Send a whole number of microseconds.")
+    return b"%d.%03d" % divmod(micros, 1000)
 
 
 def _plain(value: Any) -> Any:

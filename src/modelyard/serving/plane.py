@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import msgspec
 
 from modelyard.core.errors import NotFound, YardError
-from modelyard.serving import metrics, tensors
+from modelyard.serving import feeds, metrics
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import MAX_BODY, Question
 from modelyard.serving.inference import Inference
@@ -136,7 +136,7 @@ class Plane:
             "name": name,
             "versions": [arm.version for arm in route.traffic.arms],
             "platform": f"modelyard_{model.installed.framework}",
-            **tensors.metadata(model.signature),
+            **feeds.metadata(model.signature),
             "parameters": model.told(),
         }
         return Reply(200, _encode(told))
