@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import Damaged, NotFound, Unavailable
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import ModelServer, nodes, nodes_process
@@ -42,6 +43,7 @@ class Wire:
         if self.away or self._draw.random() < self._loss:
             raise Unavailable("The message was lost.")
         name, _ = self.head.snapshot()
+        self.head.look()
         reply = self.head.take(uid, report, name)
         if self._draw.random() < self._loss:
             reply = self.head.take(uid, report, name)
@@ -238,6 +240,34 @@ def test_a_guard_judges_what_all_nodes_have_counted(server: ModelServer, head: H
         await asyncio.gather(*(process.end() for process in processes))
 
     run(work())
+
+
+def test_an_unlucky_unit_counts_once_on_all_nodes_together(server: ModelServer, head: Headquarters, tools: Any) -> None:
+    tools.install(server, "e", v1=tools.reference(fail=0.5), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.5, Guard(rollout_id="dep_u", step=0, share=0.5)))
+    unit = next(u for u in map(str, range(99)) if position(unit_hash("", u)) < 0.5)  # its arm is the one that fails
+
+    async def asked(process: Process, count: int) -> list[int]:
+        transport = httpx.ASGITransport(app=process)
+        async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+            body = {"features": {"a": 0.25, "b": 0}, "unit_id": unit}
+            return [(await client.post("/predict/e", json=body)).status_code for _ in range(count)]
+
+    def errors() -> int:
+        return server.counts("e").arms["baseline"].errors
+
+    async def work() -> None:
+        first, second = Process(Wire(head, "a")), Process(Wire(head, "b"))
+        await asyncio.gather(first.begin(), second.begin())
+        assert await asked(first, 3) == [500] * 3
+        await until(lambda: errors() == 1)
+        await until(second.desk.routes.by_name["e"].counters.marks.any)
+        assert await asked(second, 5) == [500] * 5
+        await until(lambda: requests(server, "e") == 8)
+        await asyncio.gather(first.end(), second.end())
+
+    run(work())
+    assert errors() == 1
 
 
 def test_new_routing_and_its_model_reach_a_process_and_a_missing_one_leaves_the_old_in_force(

@@ -68,9 +68,10 @@ def test_processes_are_spread_and_another_node_takes_the_place_of_a_killed_one(t
     assert len(set(second["nodes_after"]) - {second["killed"]}) >= 1
 
 
-def test_other_bounds_replace_the_processes_under_load(told: dict[str, Any]) -> None:
-    assert told["scaled"]["before"] >= 1
-    assert 1 <= told["scaled"]["after"] <= 2
+def test_other_bounds_take_effect_under_load_and_replace_no_process(told: dict[str, Any]) -> None:
+    """One node is left, on which the first bounds had no room for a second process; the new ones are content with one."""
+    assert len(told["scaled"]["before"]) == 1
+    assert set(told["scaled"]["before"]) <= set(told["scaled"]["after"])
 
 
 def test_nodes_have_their_models_from_the_yard_by_digest(told: dict[str, Any]) -> None:

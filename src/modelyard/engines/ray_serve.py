@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import ray
@@ -134,7 +135,7 @@ class RayServe:
         """Have so many processes of an application ("module:function", called with a link) as `scale` says.
 
         `scale` has min_replicas, max_replicas, ongoing (requests in one process), up_s and down_s; at most `spread`
-        processes share a node. Another scale replaces the processes one after the other.
+        processes share a node. Another scale replaces no process; another spread replaces all, one after the other.
         """
         yard = self.yard
 
@@ -168,6 +169,9 @@ class RayServe:
             logging_config={"log_level": "WARNING", "enable_access_log": False},
             **number,
         )
+        # Serve takes what it is given for new code each time, unless it is told a version; it has no public name for that.
+        # Where it does not listen, the processes are replaced one after the other, and nothing is lost.
+        deployment._version = f"{yard}-{version('modelyard')}"
         try:
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
             serve.run(deployment.bind(), name=NAMESPACE, route_prefix="/")

@@ -114,6 +114,11 @@ class Counters:
         row: np.ndarray = self._all[slot]
         return row
 
+    @property
+    def marks(self) -> np.ndarray:
+        """The live bytes that say which units' bad events were counted in this step, by the units' hashes."""
+        return np.frombuffer(self._map, np.uint8, UNITS, SEEN)
+
     def total(self) -> np.ndarray:
         """The words of all slots summed, shape (arms + 1, 1024)."""
         rows: np.ndarray = self._all[self._used != 0].sum(axis=0)

@@ -23,8 +23,11 @@ import numpy as np
 
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import GuardTrip
+from modelyard.serving.counters import Counters
 from modelyard.serving.places import Published, SlotReport
 from modelyard.serving.values import Installed
+
+MOST_MARKS = 65_536
 
 Sparse = tuple[bytes, bytes]  # the places (int32) and the values (int64) that are not zero
 MetricRow = tuple[str, str, int, list[int]]  # endpoint, arm, code, and the row of serving.metrics
@@ -85,6 +88,16 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """The units whose bad events have been counted in a generation, so that each counts once on all nodes together."""
+
+    endpoint: str
+    generation: int
+    places: bytes  # int32
+    bits: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """Bytes of a payload segment from a place on, and whether the segment is closed with them."""
 
@@ -104,6 +117,7 @@ class Report:
     ended: bool = False  # by another process, of one that is dead
     counts: tuple[Counts, ...] = ()
     metrics: tuple[MetricRow, ...] = ()
+    marks: tuple[Marks, ...] = ()
     trips: tuple[GuardTrip, ...] = ()
     pieces: tuple[Piece, ...] = ()
     losses: Mapping[str, bytes] = field(default_factory=dict)  # endpoint -> lines
@@ -119,6 +133,7 @@ class Reply:
     closed: tuple[str, ...] = ()  # those segments that are whole there
     rest: tuple[Counts, ...] = ()
     rest_metrics: tuple[MetricRow, ...] = ()
+    marks: tuple[Marks, ...] = ()
 
 
 def encode(value: Any) -> bytes:
@@ -148,6 +163,21 @@ def dense(words: Sparse, like: np.ndarray) -> np.ndarray:
     found = np.zeros(like.size, np.int64)
     found[np.frombuffer(words[0], np.int32)] = np.frombuffer(words[1], np.int64)
     return found.reshape(like.shape)
+
+
+def marks_of(endpoint: str, generation: int, counters: Counters) -> Marks | None:
+    """The marks of a generation; None where there are none, or too many to tell: by then every guard has decided."""
+    marks = counters.marks
+    places = np.flatnonzero(marks)
+    if not 0 < len(places) <= MOST_MARKS:
+        return None
+    told = places.astype(np.int32).tobytes()
+    return Marks(endpoint=endpoint, generation=generation, places=told, bits=marks[places].tobytes())
+
+
+def set_marks(marks: Marks, counters: Counters) -> None:
+    """Add what another has marked."""
+    counters.marks[np.frombuffer(marks.places, np.int32)] |= np.frombuffer(marks.bits, np.uint8)
 
 
 def pack(path: Path) -> bytes:

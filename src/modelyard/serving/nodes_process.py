@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,7 @@ class Residue:
             ended=ended,
             counts=tuple(self._counts()),
             metrics=tuple(self._metrics()),
+            marks=tuple(self._marks()),
             trips=tuple(self.places.all_trips()),
             pieces=tuple(self._pieces()),
             losses=losses,
@@ -97,6 +99,15 @@ class Residue:
             if row.any():
                 found.append(Counts(endpoint=file.parent.name, generation=int(file.stem), words=nodes.sparse(row)))
         return found
+
+    def _marks(self) -> Iterator[nodes.Marks]:
+        for name in self.places.traffic_files():
+            traffic = self.places.read_traffic(name).traffic
+            file = self.places.counters(name, traffic.generation)
+            if traffic.guard is not None and file.exists():
+                marks = nodes.marks_of(name, traffic.generation, Counters(file))
+                if marks is not None:
+                    yield marks
 
     def _metrics(self) -> list[nodes.MetricRow]:
         return [(*key, row.tolist()) for key, row in metrics.merged(self.places, slots=[OWN]).items()]
@@ -269,6 +280,10 @@ class Process:
             if file.exists():
                 row = Counters(file).row(REST)
                 row[:] = nodes.dense(one.words, row)
+        for marks in reply.marks:
+            file = self.places.counters(marks.endpoint, marks.generation)
+            if file.exists():
+                nodes.set_marks(marks, Counters(file))
         for endpoint, arm, code, values in reply.rest_metrics:
             key = (endpoint, arm, code)
             now = metrics.row_of(values)

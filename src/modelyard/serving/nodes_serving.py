@@ -91,6 +91,7 @@ class NodeServing:
         self._reporter = Reporter(places, place, report) if report else None
         self._replies: dict[str, bytes] = {}
         self._wanted: Targets | None = None
+        self._most = self._spread = 0
         self._told: dict[str, float] = {}
         self._ending = threading.Event()
         self._ended = threading.Event()
@@ -152,8 +153,10 @@ class NodeServing:
             "up_s": UP_S,
             "down_s": LOOK_BACK_S,
         }
-        each = spread(targets.max_replicas, self._engine.nodes)
-        self._engine.run(APPLICATION, host=self.host, port=self.port, scale=scale, spread=each)
+        if targets.max_replicas > self._most:  # else as it is: another spread replaces every process
+            self._most = targets.max_replicas
+            self._spread = max(self._spread, spread(self._most, self._engine.nodes))
+        self._engine.run(APPLICATION, host=self.host, port=self.port, scale=scale, spread=self._spread)
         self._wanted = targets
 
     def _keep(self) -> None:

@@ -67,6 +67,7 @@ class Headquarters:
         self._paths: dict[str, Path] = {}  # digest -> path
         self._totals: dict[Key, np.ndarray] = {}  # of one round, since each process is told them
         self._metrics: dict[metrics.Key, np.ndarray] = {}
+        self._marks: tuple[nodes.Marks, ...] | None = None
 
     @property
     def yard(self) -> str:
@@ -111,6 +112,10 @@ class Headquarters:
         if report.number > known.number:
             self._count(uid, known, report)
             known.number = report.number
+        for marks in report.marks:
+            file = self.places.counters(marks.endpoint, marks.generation)
+            if file.exists():
+                nodes.set_marks(marks, Counters(file))
         for trip in report.trips:
             self._trip(trip)
         kept = {f"{piece.endpoint}/{piece.name}": self._keep(piece) for piece in report.pieces}
@@ -128,12 +133,13 @@ class Headquarters:
             closed=tuple(name for name, (_, closed) in kept.items() if closed),
             rest=self._rest(known),
             rest_metrics=self._rest_metrics(known),
+            marks=self._marked(),
         )
         return nodes.encode(reply)
 
     def look(self) -> None:
         """Begin a round: see anew what this machine's own processes count, and let go of the slots of the silent."""
-        self._totals, self._metrics = {}, metrics.merged(self.places)
+        self._totals, self._metrics, self._marks = {}, metrics.merged(self.places), None
         now = time.monotonic()
         for uid, known in list(self._known.items()):
             if known.slot is not None and now - known.heard > SILENT_S:
@@ -264,6 +270,16 @@ class Headquarters:
                 return None
             total = self._totals[key] = Counters(file).total()
         return total
+
+    def _marked(self) -> tuple[nodes.Marks, ...]:
+        """The marks of all, as they were when this round began or a little later."""
+        if self._marks is None:
+            guarded = [one.traffic for one in self._snapshot.published if one.traffic.guard is not None]
+            keys = [(one.endpoint, one.generation) for one in guarded]
+            files = {key: self.places.counters(*key) for key in keys}
+            found = [nodes.marks_of(*key, Counters(file)) for key, file in files.items() if file.exists()]
+            self._marks = tuple(one for one in found if one is not None)
+        return self._marks
 
     def _rest_metrics(self, known: Known) -> tuple[MetricRow, ...]:
         found = []
