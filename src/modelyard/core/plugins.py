@@ -67,7 +67,12 @@ TABLE: dict[str, dict[str, str]] = {
         "trees": "modelyard.engines.trees:TreesRuntime",
     },
     "compiler": {"trees": "modelyard.engines.trees_compile:compiled"},
-    "trees": {"onnx": "modelyard.engines.trees_onnx:ensemble"},
+    "trees": {
+        "onnx": "modelyard.engines.trees_onnx:ensemble",
+        "sklearn": "modelyard.engines.trees_sklearn:ensemble",
+        "lightgbm": "modelyard.engines.trees_lightgbm:ensemble",
+        "xgboost": "modelyard.engines.trees_xgboost:ensemble",
+    },
     "trainer": {
         "sklearn": "modelyard.engines.sklearn:SklearnTrainer",
         "lightgbm": "modelyard.engines.lightgbm:LightgbmTrainer",

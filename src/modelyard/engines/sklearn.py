@@ -323,7 +323,7 @@ class SklearnRuntime:
         self._signature = signature or _signature_of(self.native)
         kept = training or {}
         self._means = np.asarray(kept.get("transformed_means", ()), dtype=np.float64)
-        self._rounds = kept.get("input_precision") == "float32"
+        self.rounds = kept.get("input_precision") == "float32"
         self._text = [i for i, spec in enumerate(self._signature.inputs) if spec.kind == "string"]
         self._numbers = [i for i, spec in enumerate(self._signature.inputs) if spec.kind != "string"]
         self._classes = np.asarray(self._signature.classes)
@@ -361,12 +361,12 @@ class SklearnRuntime:
     def _filled(self, batch: Array) -> Array:
         """The batch as it was in training: missing text is empty text, and numbers are float32 ones where they were."""
         if not self._text:
-            return as_float32(batch) if self._rounds else batch
+            return as_float32(batch) if self.rounds else batch
         rows = batch.copy()
         text = rows[:, self._text]
         text[np.equal(text, np.array(None))] = ""
         rows[:, self._text] = text
-        if self._rounds:
+        if self.rounds:
             rows[:, self._numbers] = as_float32(rows[:, self._numbers].astype(np.float64))
         return rows
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -56,6 +57,51 @@ class Ensemble:
     base: Array
     link: Link
     single: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """One tree by itself, as an `Ensemble` has them; `values` (n,) are of the output `output`, or (n, outputs) of all."""
+
+    feature: Array
+    threshold: Array
+    left: Array
+    right: Array
+    missing_left: Array
+    values: Array
+    output: int = 0
+
+
+def joined(trees: Sequence[Tree], *, base: Array, link: Link, single: bool) -> Ensemble:
+    """The trees as one ensemble; Invalid without any."""
+    if not trees:
+        raise Invalid("it has no trees")
+    sizes = np.array([len(tree.feature) for tree in trees])
+    starts = np.cumsum(sizes) - sizes
+    values = np.zeros((int(sizes.sum()), len(base)))
+    for tree, start in zip(trees, starts, strict=True):
+        rows = values[start : start + len(tree.feature)]
+        if tree.values.ndim == 2:
+            rows += tree.values
+        else:
+            rows[:, tree.output] = tree.values
+    children = {
+        side: np.concatenate(
+            [np.where(part == LEAF, LEAF, part + start) for part, start in zip(parts, starts, strict=True)]
+        )
+        for side, parts in (("left", [tree.left for tree in trees]), ("right", [tree.right for tree in trees]))
+    }
+    return Ensemble(
+        feature=np.concatenate([tree.feature for tree in trees]).astype(np.int64),
+        threshold=np.concatenate([tree.threshold for tree in trees]).astype(np.float64),
+        missing_left=np.concatenate([tree.missing_left for tree in trees]).astype(bool),
+        values=values,
+        roots=starts,
+        base=base,
+        link=link,
+        single=single,
+        **children,
+    )
 
 
 def packed(ensemble: Ensemble) -> dict[str, Array]:
@@ -121,6 +167,14 @@ def forest(arrays: dict[str, Array], *, width: int, link: Link, single: bool) ->
         raise Damaged(f"The trees are damaged: {error}. Compile the model again.") from error
 
 
+def margins(ensemble: Ensemble, batch: Array) -> Array:
+    """The sums (n, outputs) of a batch (n, inputs), from the base on, before they become answers."""
+    out = np.empty((len(batch), len(ensemble.base)))
+    made = forest(packed(ensemble), width=batch.shape[1], link="identity", single=ensemble.single)
+    made.predict(np.ascontiguousarray(batch, dtype=np.float64), out)
+    return out
+
+
 def save(path: Path, ensemble: Ensemble, signature: Signature) -> None:
     """Write the compiled form: a NumPy archive of the kernel's arrays, with the signature."""
     about = {"signature": signature, "link": ensemble.link, "single": ensemble.single, "format_version": 1}
@@ -136,14 +190,14 @@ class TreesRuntime:
         if not path.exists():
             raise NotFound(f"There is no model file {path}. Check the path.")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in _ARRAYS}
                 about = json.loads(archive["about"].tobytes())
             self._signature = signature or signature_of(about["signature"])
             link, single = about["link"], bool(about["single"])
             if link not in get_args(Link):
                 raise ValueError(f"unknown link {link!r}")
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise Damaged(
                 f"{path} is no compiled model ({type(error).__name__}: {error}). Compile it again."
             ) from error

@@ -55,13 +55,15 @@ class Joiner:
             return
 
         def done(asked: asyncio.Future[list[Output | YardError]]) -> None:
-            if asked.cancelled() or asked.exception() is not None:  # the threads have ended
-                self._give(taken, [asked.exception() or asyncio.CancelledError()] * len(taken))
-            else:
-                self._give(taken, asked.result())
+            failed = asyncio.CancelledError() if asked.cancelled() else asked.exception()
+            self._give(taken, asked.result() if failed is None else [failed] * len(taken))
             self._begin(loop, pool)
 
-        loop.run_in_executor(pool, self._asked, taken).add_done_callback(done)
+        try:
+            loop.run_in_executor(pool, self._asked, taken).add_done_callback(done)
+        except RuntimeError as error:  # the threads have ended, and so has this process's serving
+            self._give(taken, [error] * len(taken))
+            loop.call_soon(self._begin, loop, pool)
 
     def _take(self) -> list[Waiting]:
         taken: list[Waiting] = []
