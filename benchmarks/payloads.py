@@ -148,9 +148,7 @@ def keeper(log: payloads.PayloadLog) -> Keep:
     """What the data plane does with an answer that is to be kept."""
 
     def keep(n: int, _: Any, batch: np.ndarray, output: Output) -> None:
-        log.offer(
-            ROUTE, 0, request_id=f"1f2e3d4c{n:x}", at=time.time(), micros=12.5, unit=None, batch=batch, output=output
-        )
+        log.offer(ROUTE, 0, f"1f2e3d4c{n:x}", time.time(), 12.5, None, batch, output)
 
     return keep
 

@@ -190,11 +190,11 @@ def test_a_hole_in_a_segment_is_counted(tmp_path: Path, server: ModelServer, too
     appender = Appender(folder, "1-1-0")
     appender.begin()
     for layout in segment.layouts.values():
-        appender.append([frame(segments.msgspec.msgpack.encode(layout))], sync=False)
+        appender.append([frame(segments.msgspec.msgpack.encode(layout))])
     (block,) = segment.blocks[:1]
     for total in (30, 60, 90):
         block.total = total - 30 + block.rows
-        appender.append([frame(segments.msgspec.msgpack.encode(block))], sync=False)
+        appender.append([frame(segments.msgspec.msgpack.encode(block))])
     appender.end()
     data = (folder / "1-1-0+00000.rows").read_bytes()
     places = [n for n in range(len(data)) if data.startswith(b"\xc1MYB", n)]

@@ -79,9 +79,10 @@ class Desk:
             self.shadows.offer(Answered(request_id, at, route, arm, features, batch, output, micros, unit))
         if not logged:
             return None
-        keep = self.payloads.kept if config.payload_durable else self.payloads.offer
-        kept = keep(route, arm, request_id=request_id, at=at, micros=micros, unit=unit, batch=batch, output=output)
-        return None if isinstance(kept, bool) else kept
+        if config.payload_durable:
+            return self.payloads.kept(route, arm, request_id, at, micros, unit, batch, output)
+        self.payloads.offer(route, arm, request_id, at, micros, unit, batch, output)
+        return None
 
     def stop(self) -> None:
         """Finish what is queued and give the slot back."""

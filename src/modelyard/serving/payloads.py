@@ -1,9 +1,9 @@
 """The payload log of one process: answered rows leave through a bounded queue to raw segments, which become Parquet.
 
-The request's share is to add its values to the columns of a block, while they are still in the processor's cache: keeping
-the arrays themselves for a thread to look at later costs the requests that follow four times as much. A thread hands the
-blocks to the kernel, ten times a second. Counts live in shared memory, so whoever comes after a process that was killed can
-tell how many rows went with it.
+The request's share is to make bytes of its arrays, while they are still in the processor's cache, and to append one tuple:
+keeping the arrays themselves for a thread to look at costs the requests that follow four times as much. A thread makes
+blocks of columns of them and hands those to the kernel, ten times a second. Counts live in shared memory, so whoever comes
+after a process that was killed can tell how many rows went with it.
 
 In the durable mode an answer waits for its row to be on the disk: all that wait while one fsync runs share the next.
 """
@@ -17,6 +17,7 @@ import time
 import weakref
 from array import array
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,8 @@ from modelyard.serving.segments import DROPPED, FAILED, OFFERED, WRITTEN, Append
 QUEUE_ROWS = 262_144
 QUEUE_BYTES = 64 << 20
 FLUSH_S = 0.1
-BLOCK_ROWS = 8_192
+TURN = 1_024  # requests made a block of at a time: less than a millisecond, then the interpreter is free for a request
+RETIRE_S = 60.0  # no request takes so long that it would still hold a route that has been replaced
 SEGMENT_BYTES = 16 << 20
 SEGMENT_S = 300.0
 TELL_S = 60.0  # how often one fault is told
@@ -44,121 +46,25 @@ _encode = msgspec.msgpack.Encoder(
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
-class Pending:
-    """A block in the making: the rows of one arm, in columns. Arrays are joined as bytes, objects as lists."""
-
-    __slots__ = (
-        "arm",
-        "at",
-        "batch",
-        "batch_kind",
-        "ids",
-        "kind",
-        "micros",
-        "predictions",
-        "route",
-        "rows",
-        "share_kind",
-        "shares",
-        "sizes",
-        "units",
-    )
-
-    def __init__(self, route: Route, arm: int, batch: np.ndarray, output: Output) -> None:
-        self.route, self.arm, self.rows = route, arm, 0
-        self.ids: list[str] = []
-        self.units: list[str | None] = []
-        self.sizes, self.at, self.micros = array("i"), array("d"), array("f")
-        shares = output.probabilities
-        self.batch_kind, self.kind = batch.dtype, output.predictions.dtype
-        self.share_kind = None if shares is None else shares.dtype
-        self.batch: Any = _column(self.batch_kind)
-        self.predictions: Any = _column(self.kind)
-        self.shares: Any = None if shares is None else _column(shares.dtype)
-
-    def fits(self, batch: np.ndarray, output: Output) -> bool:
-        """Whether a request's arrays are of this block's types."""
-        shares = output.probabilities
-        return (
-            batch.dtype is self.batch_kind
-            and output.predictions.dtype is self.kind
-            and (shares is None if self.share_kind is None else shares is not None and shares.dtype is self.share_kind)
-        )
-
-    def add(  # noqa: PLR0917 - names cost a tenth of a microsecond a request
-        self, request_id: str, at: float, micros: float, unit: str | None, batch: np.ndarray, output: Output
-    ) -> None:
-        """Add one request's rows."""
-        rows = len(batch)
-        self.rows += rows
-        self.ids.append(request_id)
-        self.at.append(at)
-        self.micros.append(micros)
-        self.units.append(unit)
-        self.sizes.append(rows)
-        _extend(self.batch, batch)
-        _extend(self.predictions, output.predictions)
-        if self.shares is not None:
-            _extend(self.shares, output.probabilities)
-
-
-def _column(kind: np.dtype[Any]) -> bytearray | list[Any]:
-    return bytearray() if kind.kind in "iufb" else []
-
-
-def _extend(column: Any, values: Any) -> None:
-    """Add an array's values to a column."""
-    if type(column) is list:
-        column.extend(values.tolist())
-        return
-    try:
-        column.extend(values)  # as bytes, by the buffer protocol
-    except (BufferError, TypeError, ValueError):  # its rows do not lie one behind the other
-        column.extend(values.tobytes())
+# request id, time, microseconds, unit, rows, then the batch, the predictions and the probabilities, each as its type and
+# its bytes (a list where the type is object; None and None without probabilities)
+Entry = tuple[str, float, float, str | None, int, Any, Any, Any, Any, Any, Any]
 
 
 @dataclass(slots=True)
 class Stream:
-    """One endpoint's rows on their way out. Requests fill it and the writer's thread empties it, both under `lock`."""
+    """One endpoint's writer: its counts, its segment, and who waits. `offered` and `dropped` are the requests' to change,
+    everything else the thread's."""
 
     endpoint: str
     tally: Tally
     appender: Appender
     counts: memoryview
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    route: Route | None = None
-    arms: list[Pending | None] = field(default_factory=list)  # of `route`, by the arm's place
-    ready: deque[Pending] = field(default_factory=deque)
     waiting: deque[Waiter] = field(default_factory=deque)
     offered: int = 0
-    settled: int = 0  # rows dropped or taken by the thread
-    room: int = QUEUE_ROWS  # rows that may be waiting
+    dropped: int = 0
+    taken: int = 0
     told: float = -TELL_S
-
-    def pending(self, route: Route, arm: int, batch: np.ndarray, output: Output) -> Pending:
-        """The block that an answer goes into. The caller holds the lock."""
-        if route is not self.route:
-            self.ready.extend(one for one in self.arms if one is not None)
-            self.route, self.arms = route, [None] * len(route.traffic.arms)
-            self.room = min(QUEUE_ROWS, max(QUEUE_BYTES // (8 * batch.shape[1] + 64), 1))
-        found = self.arms[arm]
-        if found is not None and found.rows < BLOCK_ROWS and found.fits(batch, output):
-            return found
-        if found is not None:
-            self.ready.append(found)
-        found = self.arms[arm] = Pending(route, arm, batch, output)
-        return found
-
-    def take(self) -> tuple[list[Pending], list[Waiter]]:
-        """All blocks, and those who wait for them."""
-        with self.lock:
-            blocks = [*self.ready, *(one for one in self.arms if one is not None)]
-            waiters = list(self.waiting)
-            self.ready.clear()
-            self.waiting.clear()
-            self.arms = [None] * len(self.arms)
-            self.settled += sum(one.rows for one in blocks)
-        return blocks, waiters
 
     def tell(self, text: str, rows: int, why: Exception) -> None:
         """Log a fault, once a minute."""
@@ -168,10 +74,22 @@ class Stream:
 
 
 @dataclass(slots=True)
+class Line:
+    """The answers of one route that wait to be written, by the arm's place."""
+
+    route: Route
+    stream: Stream
+    room: int  # rows that may wait
+    arms: tuple[deque[Entry], ...]
+    retired: float = 0.0  # when another route took this one's place
+
+
+@dataclass(slots=True)
 class Outbox:
     """What the log and its thread share: the thread holds this, not the log, so that the log can be dropped."""
 
     streams: dict[str, Stream] = field(default_factory=dict)
+    lines: dict[int, Line] = field(default_factory=dict)  # by the route's identity, which each line keeps alive
     wake: threading.Event = field(default_factory=threading.Event)
     hurry: threading.Event = field(default_factory=threading.Event)
     awake: bool = False
@@ -190,53 +108,65 @@ class PayloadLog:
     def __init__(self, places: Places, slot: int) -> None:
         self._places, self._slot = places, slot
         self._out = Outbox()
-        self._streams = self._out.streams
+        self._streams, self._lines = self._out.streams, self._out.lines
         self._closed = weakref.finalize(self, _finish, self._out, [])
         self.dropped = 0  # rows of an endpoint whose log cannot even be begun
 
-    def offer(
+    def offer(  # noqa: PLR0917 - names cost a tenth of a microsecond a request
         self,
         route: Route,
         arm: int,
-        *,
         request_id: str,
         at: float,
         micros: float,
         unit: str | None,
         batch: np.ndarray,
         output: Output,
-        waiter: Waiter | None = None,
     ) -> bool:
         """Queue an answer's rows; False, and counted as dropped, if there is no room. `at` is in seconds since 1970."""
-        endpoint = route.traffic.endpoint
-        stream = self._streams.get(endpoint) or self._begun(endpoint)
+        line = self._lines.get(id(route)) or self._begun(route)
         rows = len(batch)
-        if stream is None:
+        if line is None:
             self.dropped += rows
             return False
-        with stream.lock:
-            offered = stream.offered = stream.offered + rows
-            stream.counts[OFFERED] = offered
-            if offered - stream.settled > stream.room:
-                stream.settled += rows
-                stream.counts[DROPPED] += rows
-                return False
-            stream.pending(route, arm, batch, output).add(request_id, at, micros, unit, batch, output)
-            if waiter is not None:
-                stream.waiting.append(waiter)
+        stream = line.stream
+        stream.offered = offered = stream.offered + rows
+        stream.counts[OFFERED] = offered
+        if offered - stream.dropped - stream.taken > line.room:
+            stream.dropped += rows
+            stream.counts[DROPPED] = stream.dropped
+            return False
+        values, shares = output.predictions, output.probabilities
+        taken, kind = batch.dtype, values.dtype
+        line.arms[arm].append(
+            (
+                request_id,
+                at,
+                micros,
+                unit,
+                rows,
+                taken,
+                batch.tolist() if taken.hasobject else batch.tobytes(),
+                kind,
+                values.tolist() if kind.hasobject else values.tobytes(),
+                None if shares is None else shares.dtype,
+                None if shares is None else shares.tobytes(),
+            )
+        )
         out = self._out
         if not out.awake:
             out.awake = True
             out.wake.set()
         return True
 
-    def kept(self, route: Route, arm: int, **answer: Any) -> asyncio.Future[None]:
+    def kept(self, route: Route, arm: int, *answer: Any) -> asyncio.Future[None]:
         """`offer`, and a future that is done once the answer's rows are on the disk; Unavailable if they cannot be."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        if not self.offer(route, arm, **answer, waiter=(loop, done)):
+        if not self.offer(route, arm, *answer):
             done.set_exception(Unavailable(_unkept(route.traffic.endpoint, "its log takes no more")))
             return done
+        self._lines[id(route)].stream.waiting.append((loop, done))
         self._out.hurry.set()
         self._out.wake.set()
         return done
@@ -245,7 +175,25 @@ class PayloadLog:
         """Write what is queued, then end."""
         self._closed()
 
-    def _begun(self, endpoint: str) -> Stream | None:
+    def _begun(self, route: Route) -> Line | None:
+        """The line of a route that is new here."""
+        endpoint = route.traffic.endpoint
+        stream = self._streams.get(endpoint) or self._stream(endpoint)
+        if stream is None:
+            return None
+        for other in list(self._lines.values()):
+            if other.stream is stream:
+                other.retired = time.monotonic()
+        width = max(len(model.signature.inputs) for model in route.models)
+        line = self._lines[id(route)] = Line(
+            route=route,
+            stream=stream,
+            room=min(QUEUE_ROWS, QUEUE_BYTES // (8 * width + 200)),
+            arms=tuple(deque() for _ in route.models),
+        )
+        return line
+
+    def _stream(self, endpoint: str) -> Stream | None:
         folder = self._places.payloads(endpoint)
         writer = writer_name(self._slot)
         try:
@@ -253,7 +201,7 @@ class PayloadLog:
             tally = Tally(folder, writer)
         except OSError as error:
             if not self.dropped:
-                log.error("No payloads of %s are kept: %s", endpoint, error)  # noqa: TRY400 - the reason is all there is to say
+                log.error("No payloads of %s are kept: %s", endpoint, error)  # noqa: TRY400 - the reason says it all
             return None
         stream = Stream(endpoint, tally, Appender(folder, writer), tally.counts)
         if not self._streams:
@@ -280,73 +228,116 @@ def _write_all(out: Outbox) -> None:
         out.hurry.clear()
         out.awake = False  # before the queue is emptied: what is offered from now on wakes the thread again
         for stream in list(out.streams.values()):
-            _flush(stream)
+            _flush(out, stream)
             if stream.appender.open and time.monotonic() - stream.appender.since > SEGMENT_S:
                 stream.appender.end()
     for stream in list(out.streams.values()):
-        _flush(stream)
+        _flush(out, stream)
         stream.appender.end()
         stream.tally.close()  # what it says is settled by whoever looks next
 
 
-def _flush(stream: Stream) -> None:
+def _flush(out: Outbox, stream: Stream) -> None:
     """Write what is queued, and tell those who wait for it."""
-    blocks, waiters = stream.take()
-    if not blocks:
-        return
-    counts, appender = stream.counts, stream.appender
-    rows, total, why = sum(one.rows for one in blocks), counts[WRITTEN], None
-    try:
-        appender.begin()
-        pieces = []
-        for one in blocks:
-            told, body = _framed(stream, one, total + one.rows)
-            pieces += [told, body]
-            total += one.rows if body else 0
-        appender.append(pieces, sync=bool(waiters))
-        if appender.size > SEGMENT_BYTES:
-            appender.end()
-    except OSError as error:
-        why, total = error, counts[WRITTEN]
-        stream.tell("%d payloads of %s could not be written: %s", rows, error)
-    counts[FAILED] += rows - (total - counts[WRITTEN])
-    counts[WRITTEN] = total
+    waiters = [stream.waiting.popleft() for _ in range(len(stream.waiting))]  # what these wait for is queued already
+    stream.appender.durable = bool(waiters)
+    why: OSError | None = None
+    for key, line in list(out.lines.items()):
+        if line.stream is not stream:
+            continue
+        for arm, entries in enumerate(line.arms):
+            left = len(entries)
+            while left:
+                turn = [entries.popleft() for _ in range(min(left, TURN))]
+                left -= len(turn)
+                why = _written(stream, line.route, arm, turn) or why
+        if line.retired and time.monotonic() - line.retired > RETIRE_S and not any(line.arms):
+            del out.lines[key]
+    if waiters and why is None:
+        why = stream.appender.sync()
     _tell(stream.endpoint, waiters, why)
 
 
-def _framed(stream: Stream, one: Pending, total: int) -> tuple[bytes, bytes]:
-    """The frames of a block's layout, where it is new, and of the block; empty for one that cannot be written down."""
-    arm, signature = one.route.traffic.arms[one.arm], one.route.models[one.arm].signature
-    kinds = tuple(spec.kind for spec in signature.inputs)
-    number, told = stream.appender.layout((arm.name, arm.model, arm.version, signature.task, signature.names, kinds))
+def _written(stream: Stream, route: Route, arm: int, entries: list[Entry]) -> OSError | None:
+    """None once some answers of one arm are handed to the kernel; else why they are not."""
+    counts, appender = stream.counts, stream.appender
+    rows = sum(one[4] for one in entries)
+    stream.taken += rows
+    total = counts[WRITTEN]
+    pieces: list[bytes] = []
+    try:
+        appender.begin()
+        for columns in _alike(entries):
+            told, body = _framed(stream, route, arm, columns, total)
+            pieces += [told, body]
+            total += sum(columns[4]) if body else 0
+        appender.append(pieces)
+        if appender.size > SEGMENT_BYTES:
+            appender.end()
+    except OSError as error:
+        counts[FAILED] += rows
+        stream.tell("%d payloads of %s could not be written: %s", rows, error)
+        return error
+    counts[FAILED] += rows - (total - counts[WRITTEN])
+    counts[WRITTEN] = total
+    return None
+
+
+def _alike(entries: list[Entry]) -> Iterator[tuple[Any, ...]]:
+    """The entries in columns; in several groups where their arrays are not all of the same types."""
+    columns = tuple(zip(*entries, strict=True))
+    kinds = [columns[place] for place in (5, 7, 9)]
+    if all(some.count(some[0]) == len(some) for some in kinds):
+        yield columns
+        return
+    groups: dict[Any, list[Entry]] = {}
+    for one in entries:
+        groups.setdefault((one[5], one[7], one[9]), []).append(one)
+    for some in groups.values():
+        yield tuple(zip(*some, strict=True))
+
+
+def _framed(stream: Stream, route: Route, arm: int, columns: tuple[Any, ...], total: int) -> tuple[bytes, bytes]:
+    """The frames of a layout, where it is new, and of a block; empty for one that cannot be written down."""
+    ids, at, micros, units, sizes, taken, batches, kinds, predictions, share_kinds, shares = columns
+    told_arm, signature = route.traffic.arms[arm], route.models[arm].signature
+    inputs = tuple(spec.kind for spec in signature.inputs)
+    number, told = stream.appender.layout(
+        (told_arm.name, told_arm.model, told_arm.version, signature.task, signature.names, inputs)
+    )
+    rows = sum(sizes)
     block = Block(
         layout=number,
-        total=total,
-        rows=one.rows,
-        ids=one.ids,
-        counts=b"" if one.rows == len(one.ids) else one.sizes.tobytes(),
-        at=one.at.tobytes(),
-        micros=one.micros.tobytes(),
-        units=None if one.units.count(None) == len(one.units) else one.units,
-        batch=one.batch,
-        batch_kind=one.batch_kind.str,
-        predictions=one.predictions,
-        kind=one.kind.str,
-        shares=one.shares,
-        share_kind="" if one.share_kind is None else one.share_kind.str,
+        total=total + rows,
+        rows=rows,
+        ids=ids,
+        counts=b"" if rows == len(ids) else array("i", sizes).tobytes(),
+        at=array("d", at).tobytes(),
+        micros=array("f", micros).tobytes(),
+        units=None if units.count(None) == len(units) else units,
+        batch=_joined(batches),
+        batch_kind=taken[0].str,
+        predictions=_joined(predictions),
+        kind=kinds[0].str,
+        shares=None if share_kinds[0] is None else b"".join(shares),
+        share_kind="" if share_kinds[0] is None else share_kinds[0].str,
     )
     try:
         return told, frame(_encode(block))
     except UnicodeEncodeError:  # half a surrogate pair, in an id say: told as a question mark
-        block.ids, block.units, block.batch = _clean(block.ids), _clean(block.units), _clean(block.batch)
+        block.ids, block.units, block.batch = _clean(ids), _clean(block.units), _clean(block.batch)
         return told, frame(_encode(block))
     except (ValueError, TypeError, OverflowError) as error:  # an answer that is no plain value
-        stream.tell("%d payloads of %s cannot be written down: %s", one.rows, error)
+        stream.tell("%d payloads of %s cannot be written down: %s", rows, error)
         return told, b""
 
 
+def _joined(parts: tuple[Any, ...]) -> Any:
+    return b"".join(parts) if isinstance(parts[0], bytes) else [value for part in parts for value in part]
+
+
 def _clean(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_clean(one) for one in value]
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 

@@ -54,11 +54,11 @@ class Block(msgspec.Struct, array_like=True, tag=1, gc=False):
     layout: int
     total: int  # rows that this writer has written in all, these included
     rows: int
-    ids: list[Any]
+    ids: Sequence[Any]
     counts: bytes  # int32 rows of each request; empty where each has one
     at: bytes  # float64 seconds since 1970, a request
     micros: bytes  # float32, a request
-    units: list[Any] | None  # None where no request has one
+    units: Sequence[Any] | None  # None where no request has one
     batch: Any  # an array (rows, inputs) of the type `batch_kind`, or a list of rows where some input is text
     batch_kind: str
     predictions: Any  # an array (rows,) of the type `kind`, or a list
@@ -280,6 +280,7 @@ class Appender:
         self._layouts: dict[tuple[Any, ...], int] = {}
         self.size = 0
         self.since = 0.0
+        self.durable = False  # whether somebody waits for what is appended to be on the disk
 
     @property
     def open(self) -> bool:
@@ -299,18 +300,25 @@ class Appender:
         number = self._layouts[values] = len(self._layouts)
         return number, frame(msgspec.msgpack.encode(Layout(number, *values)))
 
-    def append(self, pieces: Sequence[bytes], *, sync: bool) -> None:
+    def append(self, pieces: Sequence[bytes]) -> None:
         """Write the pieces whole; OSError leaves the segment as it was, and closes it."""
         data = b"".join(pieces)
         try:
             _write(self._handle, data)
-            if sync:
-                os.fdatasync(self._handle)
         except OSError:
             os.ftruncate(self._handle, self.size)
             self.end()  # what the pieces told of layouts is not in it
             raise
         self.size += len(data)
+
+    def sync(self) -> OSError | None:
+        """None once what was appended is on the disk; else why it may not be."""
+        try:
+            if self.open:
+                os.fdatasync(self._handle)
+        except OSError as error:
+            return error
+        return None
 
     def _begin(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -329,6 +337,8 @@ class Appender:
         """Close the segment: from now on it may become Parquet."""
         if not self.open:
             return
+        if self.durable:
+            os.fdatasync(self._handle)
         os.close(self._handle)
         self._handle = -1
         self._number += 1
