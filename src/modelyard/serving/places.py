@@ -2,6 +2,7 @@
 
 FOLDER/serving/
     models.json               every installed version
+    loaded.json               those that answer by request, without an endpoint's traffic
     traffic/ENDPOINT.json     the routing each endpoint should have
     counters/ENDPOINT/N.bin   the counts of generation N, shared memory of all processes
     metrics/SLOT.bin .keys    request counts by endpoint, arm and code, since ever
@@ -47,6 +48,7 @@ class SlotReport:
     ready: bool
     generations: dict[str, int] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
+    loaded: tuple[tuple[str, str], ...] = ()  # (model, version) that answer because somebody asked for it
 
 
 class Places:
@@ -55,6 +57,7 @@ class Places:
     def __init__(self, folder: str | Path) -> None:
         self.root = Path(folder) / "serving"
         self.models = self.root / "models.json"
+        self.loaded = self.root / "loaded.json"
         self.trips = self.root / "trips"
         self.metrics = self.root / "metrics"
         self.slots = self.root / "slots"
@@ -120,6 +123,18 @@ class Places:
         if not self.models.exists():
             return {}
         return {(one.model, one.version): one for one in read(self.models, list[Installed])}
+
+    def read_loaded(self) -> list[tuple[str, str]]:
+        """The (model, version) pairs that are to answer by request, in the order in which they were asked for."""
+        return read(self.loaded, list[tuple[str, str]]) if self.loaded.exists() else []
+
+    def loaded_stamp(self) -> tuple[int, int, int] | None:
+        """What changes with that list."""
+        try:
+            stat = self.loaded.stat()
+        except FileNotFoundError:
+            return None
+        return (stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
     def read_trip(self, rollout_id: str, step: int) -> GuardTrip | None:
         """The decision, if that step's guard has tripped."""

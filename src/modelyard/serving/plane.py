@@ -15,13 +15,13 @@ from urllib.parse import unquote
 import msgspec
 
 from modelyard.core.errors import NotFound, YardError
-from modelyard.serving import feeds, metrics
+from modelyard.serving import metrics
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import MAX_BODY, Question
 from modelyard.serving.inference import Inference
 from modelyard.serving.replies import TEXT, Refused, Reply
+from modelyard.serving.repository import SERVER, Repository, parsed
 
-SERVER = {"name": "modelyard", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
 KNOWN_PATHS = 4096
 log = logging.getLogger("modelyard.serving")
 
@@ -35,8 +35,9 @@ _encode = msgspec.json.encode
 class Plane:
     """Answers every request of one process."""
 
-    def __init__(self, desk: Desk, request_metrics: metrics.RequestMetrics) -> None:
+    def __init__(self, desk: Desk, request_metrics: metrics.RequestMetrics, *, model_control: bool = False) -> None:
         self.desk = desk
+        self.repository = Repository(desk, model_control=model_control)
         self.metrics = request_metrics
         self.inference = Inference(desk)
         self.ready = False
@@ -63,15 +64,16 @@ class Plane:
         if type(reply) is Reply:
             self._count(reply, start)
             return reply
-        return self._awaited(reply, question, start)  # type: ignore[arg-type]  # what is no reply is awaited
+        return self.awaited(reply, question.target, start)  # type: ignore[arg-type]  # what is no reply is awaited
 
-    async def _awaited(self, coming: Awaitable[Reply], question: Question, start: int) -> Reply:
+    async def awaited(self, coming: Awaitable[Reply], target: bytes, start: int) -> Reply:
+        """The reply once it is there, whatever happens, and counted."""
         try:
             reply = await coming
         except YardError as error:
             return self.inference.told(error)
         except Exception:
-            log.exception("%r could not be answered.", question.target[:200])  # as above
+            log.exception("%r could not be answered.", target[:200])  # as above
             return Reply(500, b'{"error":"modelyard failed to answer. The reason is in its log."}')
         self._count(reply, start)
         return reply
@@ -96,8 +98,11 @@ class Plane:
         return known
 
     def _shown(self, question: Question) -> Reply | Awaitable[Reply]:
-        """What is looked at: health, metadata, metrics."""
-        reply = self._page(_parts(question.target))
+        """What is looked at: health, metadata, metrics; and the repository."""
+        parts = _parts(question.target)
+        if parts[:2] == ["v2", "repository"]:
+            return self._repository(parts[2:], question)
+        reply = self._page(parts)
         if reply is None:
             text = question.target[:200].decode("latin-1")
             raise NotFound(f"There is nothing at {text!r}. Try /v2, /predict/ENDPOINT or /metrics.")
@@ -108,19 +113,21 @@ class Plane:
         match parts:
             case ["v2"]:
                 return Reply(200, _encode(SERVER))
+            case ["v2", "models", "stats"]:
+                return self._statistics(None, None)
             case ["v2", "health", "live"]:
                 return Reply(200, _encode({"live": True}))
             case ["v2", "health", "ready"]:
                 ready = self.ready and not self.draining
                 return Reply(200 if ready else 503, _encode({"ready": ready}))
             case ["v2", "models", name]:
-                return self._model(name, None)
+                return self._model("", name, None)
             case ["v2", "models", name, "versions", version]:
-                return self._model(name, version)
-            case ["v2", "models", name, "ready"]:
-                return self._model_ready(name, None)
-            case ["v2", "models", name, "versions", version, "ready"]:
-                return self._model_ready(name, version)
+                return self._model("", name, version)
+            case ["v2", "models", name, what]:
+                return self._model(what, name, None)
+            case ["v2", "models", name, "versions", version, what]:
+                return self._model(what, name, version)
             case ["metrics"]:
                 return self._metrics()
         return None
@@ -129,21 +136,36 @@ class Plane:
         text = await self.inference.threaded(metrics.prometheus, self.desk.places)
         return Reply(200, text.encode(), TEXT)
 
-    def _model(self, name: str, version: str | None) -> Reply:
-        route, index = self.desk.routes.find_model(name, version)
-        model = route.models[route.baseline if index is None else index]
-        told = {
-            "name": name,
-            "versions": [arm.version for arm in route.traffic.arms],
-            "platform": f"modelyard_{model.installed.framework}",
-            **feeds.metadata(model.signature),
-            "parameters": model.told(),
-        }
-        return Reply(200, _encode(told))
+    def _model(self, what: str, name: str, version: str | None) -> Reply | Awaitable[Reply] | None:
+        told = self.repository
+        match what:
+            case "":
+                return Reply(200, _encode(told.metadata(name, version)))
+            case "ready":
+                return Reply(200, _encode(told.ready(name, version)))
+            case "config":
+                return Reply(200, _encode(told.configuration(name, version)))
+            case "stats":
+                return self._statistics(name, version)
+        return None
 
-    def _model_ready(self, name: str, version: str | None) -> Reply:
-        self.desk.routes.find_model(name, version)  # a route exists once its versions have answered
-        return Reply(200, _encode({"name": name, "ready": True}))
+    async def _statistics(self, name: str | None, version: str | None) -> Reply:
+        return Reply(200, _encode(await self.inference.threaded(self.repository.statistics, name, version)))
+
+    async def _repository(self, parts: list[str], question: Question) -> Reply:
+        """The repository extension: its index, and loading and unloading."""
+        _check(question, b"POST")
+        given = parsed(question.body)
+        match parts:
+            case ["index"]:
+                return Reply(200, _encode(await self.inference.threaded(self.repository.index, given.ready)))
+            case ["models", name, "load"]:
+                await self.repository.load(name, given.parameters)
+            case ["models", name, "unload"]:
+                await self.repository.unload(name, given.parameters)
+            case _:
+                raise NotFound("The repository answers to index, models/NAME/load and models/NAME/unload.")
+        return Reply(200, b"{}")
 
     def close(self) -> None:
         """End the prediction threads."""

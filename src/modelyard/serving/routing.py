@@ -19,10 +19,11 @@ from modelyard.core.traffic import BASELINE, CANARY, Arm, Guard, Traffic
 from modelyard.serving import loaded
 from modelyard.serving.counters import Counters
 from modelyard.serving.loaded import LoadedModel
-from modelyard.serving.places import Places
+from modelyard.serving.places import Places, Published
 from modelyard.serving.rules import QUANTILES, arm_at, bounds
 from modelyard.serving.values import EndpointConfig, Installed
 
+LOADED = "loaded"  # the one arm of a version that answers by request
 Stamp = tuple[int, int, int]
 _HEADER = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 
@@ -77,8 +78,10 @@ class Routes:
         self.places = places
         self.slot = slot
         self.by_name: Mapping[str, Route] = {}
+        self.loaded: Mapping[tuple[str, str], Route] = {}  # versions that answer by request, to who names them
         self.troubles: dict[str, str] = {}
         self._stamps: dict[str, Stamp] = {}
+        self._loaded_stamp: Stamp | None = None
         self._lock = threading.Lock()
         self._models: dict[Installed, tuple[LoadedModel, Stamp | None]] = {}
 
@@ -94,8 +97,13 @@ class Routes:
 
     def find_model(self, name: str, version: str | None) -> tuple[Route, int | None]:
         """The route of an endpoint or model, and the arm where a version is named; NotFound for an unknown one."""
-        if name in self.by_name or version is None:
-            route = self.find(name)
+        if version is None and name not in self.by_name:
+            asked = [route for (model, _), route in self.loaded.items() if model == name]
+            return (asked[-1], 0) if asked else (self.find(name), None)
+        if version is not None and (name, version) in self.loaded:
+            return self.loaded[name, version], 0
+        if name in self.by_name:
+            route = self.by_name[name]
             return route, None if version is None else route.arm(version)
         for route in self.by_name.values():
             for index, arm in enumerate(route.traffic.arms):
@@ -107,7 +115,8 @@ class Routes:
 
     def changed(self) -> bool:
         """Whether something has been published, or is still to be tried again. Cheap: one look at a folder."""
-        return self.places.traffic_files() != self._stamps
+        places = self.places
+        return places.traffic_files() != self._stamps or places.loaded_stamp() != self._loaded_stamp
 
     def refresh(self) -> bool:
         """Carry out what has been published; True if any route changed. Loads models: call it off the event loop."""
@@ -129,10 +138,34 @@ class Routes:
                 continue
             self.troubles.pop(name, None)
             done[name] = stamp
-        changed = routes != self.by_name
-        self.by_name, self._stamps = routes, done
+        loaded = self._asked_for()
+        changed = routes != self.by_name or loaded != self.loaded
+        self.by_name, self._stamps, self.loaded = routes, done, loaded
         self._forget()
         return changed
+
+    def _asked_for(self) -> dict[tuple[str, str], Route]:
+        """The versions that somebody asked to load, each behind a route of its own that nothing is counted for."""
+        stamp = self.places.loaded_stamp()
+        if stamp == self._loaded_stamp:
+            return dict(self.loaded)
+        routes, whole = {}, True
+        try:
+            asked = self.places.read_loaded()
+        except YardError as error:
+            self.troubles[self.places.loaded.name] = str(error)
+            return dict(self.loaded)
+        for model, version in asked:
+            arm = Arm(name=LOADED, model=model, version=version, weight=1.0)
+            try:
+                traffic = Traffic(endpoint=model, generation=0, arms=(arm,))
+                routes[model, version] = self._carried(Published(traffic=traffic, config=EndpointConfig()))
+            except (YardError, OSError, ImportError) as error:
+                self.troubles[f"{model} {version}"] = str(error)
+                whole = False
+        if whole:
+            self._loaded_stamp = stamp
+        return routes
 
     @property
     def generations(self) -> dict[str, int]:
@@ -140,8 +173,10 @@ class Routes:
         return {name: route.traffic.generation for name, route in self.by_name.items()}
 
     def _route(self, name: str) -> Route:
-        published = self.places.read_traffic(name)
-        traffic = published.traffic
+        return self._carried(self.places.read_traffic(name))
+
+    def _carried(self, published: Published) -> Route:
+        traffic, name = published.traffic, published.traffic.endpoint
         installed = self.places.read_models()
         names = [arm.name for arm in traffic.arms]
         guard = traffic.guard
@@ -180,7 +215,8 @@ class Routes:
 
     def _forget(self) -> None:
         """Drop models that no route names; requests in flight still hold theirs."""
-        used = {id(m) for route in self.by_name.values() for m in (*route.models, route.shadow)}
+        routes = (*self.by_name.values(), *self.loaded.values())
+        used = {id(m) for route in routes for m in (*route.models, route.shadow)}
         self._models = {one: kept for one, kept in self._models.items() if id(kept[0]) in used}
 
 

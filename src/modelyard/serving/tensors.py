@@ -227,7 +227,7 @@ def _from_json(tensor: Tensor, count: int) -> Array:
         values = _flat(tensor.data, tensor.shape)
         if len(values) != count:
             raise ValueError(f"it has {len(values)} values, but the shape {tensor.shape} holds {count}")
-        return _array(values, datatype)
+        return array_of(values, datatype)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise Invalid(f"The data of the input {name!r} is no {datatype} array: {error}.") from error
     except OverflowError as error:
@@ -248,7 +248,7 @@ def _flat(data: Any, shape: Sequence[int]) -> list[Any]:
     return level
 
 
-def _array(values: list[Any], datatype: str) -> Array:
+def array_of(values: list[Any], datatype: str) -> Array:
     """Checked values as an array: they are looked at one by one in C only, and text, null or true is no number."""
     if datatype == BYTES:
         return objects(msgspec.convert(values, list[str | None]))

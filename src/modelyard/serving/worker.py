@@ -116,7 +116,13 @@ class Worker:
             log.warning("%s keeps its old routing: %s", name, text)
         ready = self.plane.ready and not self.plane.draining
         self.desk.slot.report(
-            SlotReport(pid=os.getpid(), ready=ready, generations=routes.generations, troubles=dict(routes.troubles))
+            SlotReport(
+                pid=os.getpid(),
+                ready=ready,
+                generations=routes.generations,
+                troubles=dict(routes.troubles),
+                loaded=tuple(routes.loaded),
+            )
         )
 
     async def _drain(self) -> None:
