@@ -147,10 +147,10 @@ def killed_node(folder: Path, cluster: Cluster, callers: Callers, *, whole: bool
 
 
 def rescaled(server: ModelServer, folder: Path, callers: Callers, endpoint: str) -> dict[str, Any]:
-    """Let the cluster choose between one and two processes, under load."""
+    """Let the cluster choose between one and two processes, under load that one can bear: nine requests at a time."""
     before = sorted(processes(folder))
     for one, settings in ((endpoint, {"payload_durable": True}), ("g", {"trusted_code": True})):
-        server.configure(one, {**settings, "min_replicas": 1, "max_replicas": 2})
+        server.configure(one, {**settings, "min_replicas": 1, "max_replicas": 2, "target_cpu": 0.9})
     until(lambda: serve.status().applications["modelyard"].status == "RUNNING", 120)
     callers.quick(0)
     until(lambda: callers.quick(100), 120)
