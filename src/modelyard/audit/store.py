@@ -10,7 +10,7 @@ from modelyard.audit.leaves import COLUMNS, Body, EventRow
 from modelyard.audit.merkle import HASH_BYTES, Subtree, number
 from modelyard.core.ports import Connection, Row
 
-IN_BLOCK = 64  # hashes in one row of audit_blocks: 2 kB, which fit a page of both databases
+IN_BLOCK = 62  # hashes in one row of audit_blocks: two rows fill a page of SQLite, and none outgrows PostgreSQL's limit of 2 kB
 _EVENT = ", ".join(COLUMNS)
 _BODY = ", ".join(COLUMNS[1:])
 _TAKEN = "(SELECT coalesce(max(position + count - 1), 0) FROM audit_leaves)"

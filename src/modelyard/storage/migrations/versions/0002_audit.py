@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("earliest", sa.BigInteger, nullable=False),
         sa.Column("latest", sa.BigInteger, nullable=False),
     )
-    # The hashes of all complete subtrees in the order in which they become known, 64 a block.
+    # The hashes of all complete subtrees in the order in which they become known, 62 a block.
     op.create_table(
         "audit_blocks",
         sa.Column("block", number(), primary_key=True, autoincrement=False),
