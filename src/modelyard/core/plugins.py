@@ -91,6 +91,7 @@ TABLE: dict[str, dict[str, str]] = {
         "ray": "modelyard.engines.ray:RayRunner",
     },
     "engine": {"ray": "modelyard.engines.ray_serve:RayServe"},
+    "protocol": {"grpc": "modelyard.serving.grpc_service:GrpcService"},
     "explainer": {
         "own": "modelyard.engines.contributions:contributions",
         "shap": "modelyard.engines.shap:ShapExplainer",
@@ -161,6 +162,7 @@ EXTRA_OF = {
     "torch": "torch",
     "tensorflow": "tensorflow",
     "ray": "ray",
+    "grpc": "grpc",
 }
 
 
