@@ -192,16 +192,31 @@ class Yard:
         return decision
 
     def serve(
-        self, *, host: str = "127.0.0.1", port: int = 0, workers: int = 2, log_file: str | Path | None = None
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        workers: int = 2,
+        log_file: str | Path | None = None,
+        grpc_port: int | None = None,
+        model_control: bool = False,
     ) -> Serving:
         """Serving processes that answer over HTTP and record their own rollbacks in this yard, as `ModelServer.start`.
 
-        What they log goes to standard error, or to `log_file`.
+        What they log goes to standard error, or to `log_file`. With `grpc_port` they answer over gRPC too, and
+        `model_control` lets clients load and unload installed versions.
         What the place says of passwords reaches them in their environment, which other users cannot read, and not on
         their command line, which they can.
         """
         return self.serving.start(
-            host=host, port=port, workers=workers, report=RECORD_TRIP, place=self._told_place(), log=log_file
+            host=host,
+            port=port,
+            workers=workers,
+            report=RECORD_TRIP,
+            place=self._told_place(),
+            log=log_file,
+            grpc_port=grpc_port,
+            model_control=model_control,
         )
 
     def serve_on_nodes(

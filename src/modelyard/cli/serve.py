@@ -26,6 +26,12 @@ def serve(
     predict_host: Annotated[
         str, Parameter(help="Address that predictions are answered on, to anybody who reaches it, without a token.")
     ] = "127.0.0.1",
+    grpc_port: Annotated[
+        int | None, Parameter(help="Answer predictions over gRPC too (Open Inference Protocol), on this port.")
+    ] = None,
+    model_control: Annotated[
+        bool, Parameter(help="Let anybody who reaches the predictions load and unload installed versions.", negative="")
+    ] = False,
     engine: Annotated[
         Literal["processes", "ray"],
         Parameter(help="What answers predictions: processes of this machine, or Ray Serve on the nodes of a cluster."),
@@ -51,6 +57,8 @@ def serve(
         port=checked_port(chosen["port"].number),
         workers=chosen["workers"].number,
         predict_host=predict_host,
+        grpc_port=grpc_port,
+        model_control=model_control,
         engine=engine,
         cluster=cluster,
         tls_cert=tls_cert,

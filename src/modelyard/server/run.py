@@ -45,6 +45,8 @@ class Listening:
     port: int = 8080
     workers: int = 2
     predict_host: str = "127.0.0.1"  # predictions need no token, so opening them to others is a choice of its own
+    grpc_port: int | None = None
+    model_control: bool = False  # whether clients of the predictions may load and unload installed versions
     engine: str = "processes"  # or "ray": predictions are answered by the nodes of a cluster
     cluster: str | None = None
     tls_cert: Path | None = None
@@ -142,7 +144,15 @@ def _predictions(yard: Yard, listening: Listening) -> AbstractContextManager[Ans
     """What answers predictions, on the port after the control plane's."""
     host, port, workers = listening.predict_host, listening.port + 1, listening.workers
     if listening.engine == "processes":
-        return yard.serve(host=host, port=port, workers=workers)
+        return yard.serve(
+            host=host,
+            port=port,
+            workers=workers,
+            grpc_port=listening.grpc_port,
+            model_control=listening.model_control,
+        )
+    if listening.grpc_port is not None or listening.model_control:
+        raise Invalid(f"--grpc-port and --model-control go with --engine processes, not with {listening.engine}.")
     return yard.serve_on_nodes(listening.engine, address=listening.cluster, host=host, port=port, workers=workers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.canonical import plain
-from modelyard.core.errors import Forbidden, NotFound, Unavailable, nearest
+from modelyard.core.errors import Forbidden, NotFound, nearest
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import checked_name
 from modelyard.core.instants import SYSTEM_CLOCK
@@ -27,7 +28,7 @@ from modelyard.serving.nodes_serving import NodeServing
 from modelyard.serving.nodes_yard import Headquarters
 from modelyard.serving.places import Places, Published, SlotReport, write
 from modelyard.serving.rules import checked_traffic
-from modelyard.serving.supervisor import PublishedTargets, Serving, appending, listen
+from modelyard.serving.supervisor import PublishedTargets, Serving, appending, grpc_reserved, listen
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
 
 ALIASES = {"scikit-learn": "sklearn", "pytorch": "torch", "keras": "tensorflow"}
@@ -239,22 +240,24 @@ class EndpointControl(Area):
         report: str | None = None,
         place: str | None = None,
         log: str | Path | None = None,
+        grpc_port: int | None = None,
+        model_control: bool = False,
     ) -> Serving:
         """Serving processes that answer over HTTP; `.url`, `.port`, `.pids` and `.stop()` of the result.
 
         `report` is a "module:function" that the processes call as f(place, trip) when a guard trips; `place` is what it
         gets (this store's folder or URL by default). What the processes have to say goes to the end of the file `log`,
         or to standard error. There are at least `workers` (by default the largest `min_replicas` of the endpoints, which
-        is 2), and more come and go with the load where an endpoint's `max_replicas` allows. Raises Unavailable for a
-        port in use or a log that cannot be written.
+        is 2), and more come and go with the load where an endpoint's `max_replicas` allows. With `grpc_port` (0 for a
+        free one) they answer over gRPC too, at `.grpc` of the result; `model_control` lets anybody who reaches them load
+        and unload installed versions. Raises Unavailable for a port in use or a log that cannot be written.
         """
         self.publish()
-        listener = listen(host, port)
-        try:
+        with ExitStack() as undone:
+            listener = undone.enter_context(listen(host, port))
+            calls = None if grpc_port is None else undone.enter_context(grpc_reserved(host, grpc_port))
             output = None if log is None else appending(log)
-        except Unavailable:
-            listener.close()
-            raise
+            undone.pop_all()
         serving = Serving(
             self.store.folder,
             listener,
@@ -264,6 +267,8 @@ class EndpointControl(Area):
             latency_ms=metrics.LatencyWindow(self.places).p95,
             scaled=self._scaled,
             output=output,
+            grpc=calls,
+            model_control=model_control,
         )
         return serving.begin()
 

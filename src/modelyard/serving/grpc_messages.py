@@ -167,7 +167,7 @@ HealthCheckResponse
     int32 status 1
 """
 
-_Field = descriptor_pb2.FieldDescriptorProto
+_Field: Any = descriptor_pb2.FieldDescriptorProto
 _TYPES = {
     "double": _Field.TYPE_DOUBLE,
     "float": _Field.TYPE_FLOAT,
@@ -202,7 +202,7 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
     return file
 
 
-def _add_field(message: descriptor_pb2.DescriptorProto, path: str, kind: str, name: str) -> _Field:
+def _add_field(message: descriptor_pb2.DescriptorProto, path: str, kind: str, name: str) -> Any:
     """The new field, as its type in the table says."""
     bare = kind.rstrip("*{}|")
     field = message.field.add(name=name, label=_Field.LABEL_OPTIONAL if kind[-1] not in "*}" else _Field.LABEL_REPEATED)
@@ -220,7 +220,7 @@ def _add_field(message: descriptor_pb2.DescriptorProto, path: str, kind: str, na
     return field
 
 
-def _typed(field: _Field, kind: str) -> None:
+def _typed(field: Any, kind: str) -> None:
     if kind in _TYPES:
         field.type = _TYPES[kind]
     else:

@@ -123,8 +123,9 @@ class Repository:
         for model, version in sorted(self._desk.places.read_models()):
             if (model, version) in known:
                 continue
-            if self._answers(model, version):
-                found.append(_entry(model, version, "loaded"))
+            why = "loaded" if (model, version) in routes.loaded else _busy(routes.by_name, {(model, version)})
+            if why is not None:
+                found.append(_entry(model, version, why))
             elif not ready:
                 why = routes.troubles.get(f"{model} {version}", "installed, not loaded")
                 found.append({"name": model, "version": version, "state": "UNAVAILABLE", "reason": why})
@@ -155,8 +156,8 @@ class Repository:
                 f"There is no model {name!r} {version or ''}. {nearest(name, sorted({m for m, _ in installed}))}"
             )
         loaded = {one for one in asked if one in routes.loaded}
-        busy = _busy(routes.by_name, name, loaded or asked)
-        if busy:
+        busy = f"{name} is an endpoint" if name in routes.by_name else _busy(routes.by_name, asked)
+        if busy and not loaded:
             raise Refused(409, f"{name} cannot be unloaded: {busy}. Move its traffic to another version first.")
         await asyncio.to_thread(change, places, lambda known: [one for one in known if one not in loaded])
         for one in loaded:
@@ -215,10 +216,8 @@ def change(places: Places, how: Callable[[list[Named]], list[Named]]) -> None:
             write(places.loaded, after)
 
 
-def _busy(routes: Mapping[str, Route], name: str, asked: set[Named]) -> str | None:
+def _busy(routes: Mapping[str, Route], asked: set[Named]) -> str | None:
     """Which traffic needs one of the versions."""
-    if name in routes and not asked:
-        return f"{name} is an endpoint"
     for endpoint, route in sorted(routes.items()):
         shadow = (route.traffic.shadow,) if route.traffic.shadow else ()
         for arm in (*route.traffic.arms, *shadow):

@@ -21,9 +21,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from modelyard.core.errors import Damaged, Unavailable, YardError
+from modelyard.core.plugins import missing
 from modelyard.serving.metrics import LatencyWindow
 from modelyard.serving.places import Places
 from modelyard.serving.scaling import LOOK_BACK_S, MEMORY_S, Load, Targets, replicas
@@ -65,6 +67,8 @@ class Serving:
         latency_ms: LatencyNow = lambda: None,
         scaled: Scaled = lambda *_: None,
         output: int | None = None,
+        grpc: socket.socket | None = None,
+        model_control: bool = False,
     ) -> None:
         self.places = Places(folder)
         self._output = output  # where the workers write; None is this process's own standard error
@@ -75,7 +79,10 @@ class Serving:
             *(sys.executable, "-m", "modelyard.serving.worker", "--folder", str(folder)),
             *("--socket", str(listener.fileno()), "--parent", str(self._watched)),
             *("--place", place or str(folder), "--report", report or ""),
+            *(("--grpc", address(grpc)) if grpc is not None else ()),
+            *(("--model-control",) if model_control else ()),
         ]
+        self._grpc = grpc  # keeps the port while no worker listens on it
         self._targets, self._latency_ms, self._scaled = targets, latency_ms, scaled
         self._seen: deque[Load] = deque(maxlen=int((MEMORY_S + LOOK_BACK_S) / SCALE_S))
         self._cpu: dict[int, float] = {}
@@ -94,6 +101,11 @@ class Serving:
         """Where the workers answer."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        """HOST:PORT of the gRPC service; empty where there is none."""
+        return "" if self._grpc is None else address(self._grpc)
 
     @property
     def pids(self) -> list[int]:
@@ -128,6 +140,8 @@ class Serving:
         self._tidier.stop()
         self._set_size(0)
         self._listener.close()
+        if self._grpc is not None:
+            self._grpc.close()
         os.close(self._alive)
         os.close(self._watched)
         if self._output is not None:
@@ -298,6 +312,32 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def grpc_reserved(host: str, port: int) -> socket.socket:
+    """A socket that holds a port for the workers' gRPC servers, which all listen on it by themselves (SO_REUSEPORT).
+
+    Unavailable where another program has it (one that shares its port would share the calls too), or without grpcio.
+    """
+    if find_spec("grpc") is None:
+        raise missing(ModuleNotFoundError(name="grpc"), "protocol 'grpc'")
+    with listen(host, port) as alone:
+        port = alone.getsockname()[1]
+        family = alone.family
+    holder = socket.socket(family, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        holder.bind((host, port))
+    except OSError as error:
+        holder.close()
+        raise Unavailable(f"{host}:{port} is in use by another program. Choose another port, or 0.") from error
+    return holder
+
+
+def address(bound: socket.socket) -> str:
+    """HOST:PORT of a socket, as URLs have it."""
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(STOP_S)
@@ -330,6 +370,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--max-workers", type=int, default=0)
     parser.add_argument("--place", default="")
     parser.add_argument("--report", default=None)
+    parser.add_argument("--grpc-port", type=int, default=None)
+    parser.add_argument("--model-control", action="store_true")
     given = parser.parse_args(arguments)
     told = _told_to_stop()
     listener = listen(given.host, given.port)
@@ -341,8 +383,11 @@ def main(arguments: list[str]) -> None:
         report=given.report,
         targets=PublishedTargets(places, least=given.workers, most=given.max_workers),
         latency_ms=LatencyWindow(places).p95,
+        grpc=None if given.grpc_port is None else grpc_reserved(given.host, given.grpc_port),
+        model_control=given.model_control,
     ).begin() as serving:
-        sys.stderr.write(f"Serving {given.folder} on {serving.url} with {len(serving.pids)} workers.\n")
+        calls = f" and gRPC on {serving.grpc}" if serving.grpc else ""
+        sys.stderr.write(f"Serving {given.folder} on {serving.url}{calls} with {len(serving.pids)} workers.\n")
         os.read(told, 1)
 
 

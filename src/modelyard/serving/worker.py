@@ -19,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from modelyard.core import plugins
 from modelyard.serving import guard
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Connection, Hub
@@ -36,9 +37,11 @@ log = logging.getLogger("modelyard.serving")
 class Worker:
     """Accepts, watches what is published, and drains when told to."""
 
-    def __init__(self, places: Places, listener: socket.socket) -> None:
+    def __init__(self, places: Places, listener: socket.socket, *, grpc: str = "", model_control: bool = False) -> None:
         self.desk = Desk(places)
-        self.plane = Plane(self.desk, RequestMetrics(places, self.desk.slot.number))
+        metrics = RequestMetrics(places, self.desk.slot.number)
+        self.plane = Plane(self.desk, metrics, model_control=model_control)
+        self.grpc = plugins.load("protocol", "grpc")(self.plane, grpc) if grpc else None
         self.listener = listener
         self.hub = Hub(self.plane.answer)
         self.stopping = asyncio.Event()
@@ -51,6 +54,8 @@ class Worker:
         if parent >= 0:
             loop.add_reader(parent, self.stopping.set)  # nothing is ever written: readable means closed
         await asyncio.to_thread(self.desk.routes.refresh)
+        if self.grpc is not None:
+            await self.grpc.start()
         gc.collect()
         gc.freeze()  # the libraries' hundred thousand objects stay: no collection has to walk them between requests
         self.plane.ready = True
@@ -132,12 +137,15 @@ class Worker:
         asyncio.get_running_loop().remove_reader(self.listener)
         self.listener.close()
         end = time.monotonic() + DRAIN_S
+        calls = asyncio.create_task(self.grpc.drain(DRAIN_S)) if self.grpc is not None else None
         if self.hub.connections:
             await asyncio.sleep(LINGER_S)
         for connection in list(self.hub.connections):
             connection.finish()
         while self.hub.connections and time.monotonic() < end:
             await asyncio.sleep(0.01)
+        if calls is not None:
+            await calls
 
 
 def main(arguments: list[str]) -> None:
@@ -148,6 +156,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--parent", type=int, default=-1)
     parser.add_argument("--place", default="")
     parser.add_argument("--report", default="")
+    parser.add_argument("--grpc", default="", help="HOST:PORT of the gRPC service, which all workers share")
+    parser.add_argument("--model-control", action="store_true")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(process)d %(levelname)s %(message)s")
     sys.setswitchinterval(0.0005)  # background threads hold the interpreter for half a millisecond at most
@@ -159,7 +169,7 @@ def main(arguments: list[str]) -> None:
         reporter.start()
 
     async def serve() -> None:
-        await Worker(places, listener).run(given.parent)
+        await Worker(places, listener, grpc=given.grpc, model_control=given.model_control).run(given.parent)
 
     uvloop.run(serve())
     if reporter is not None:
