@@ -19,8 +19,10 @@ from modelyard.core import plugins
 from modelyard.core.errors import Damaged, Invalid
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.engines import onnx_export, trees_compile
+from modelyard.engines.answers import likeliest
 from modelyard.engines.trees import LEAF, NODE, Ensemble, Tree, TreesRuntime, forest, joined, packed, save
 
+pytest.importorskip("modelyard.engines._trees", reason="the kernel was not built: install a C compiler, then make")
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(600, 5))
 X[:, 3] = np.round(X[:, 3])
@@ -269,10 +271,10 @@ def test_the_kernel_walks_as_a_person_would(trees: list[Tree], count: int, holes
         rows[numbers.random(rows.shape) < 0.2] = np.nan
     made = joined(trees, base=np.zeros(2), link="identity", single=False)
     out = np.empty((count, 2))
-    forest(packed(made), width=3, link="identity", single=False).predict(rows, out)
+    forest(packed(made), width=3, link="identity", single=False).predict(rows, out, np.empty(count, np.int64))
     np.testing.assert_allclose(out, [_walked(trees, row) for row in rows], atol=1e-12)
     one = np.empty((1, 2))
-    forest(packed(made), width=3, link="identity", single=False).predict(rows[:1], one)
+    forest(packed(made), width=3, link="identity", single=False).predict(rows[:1], one, np.empty(1, np.int64))
     assert (one == out[:1]).all()
 
 
@@ -335,7 +337,7 @@ def test_no_forged_arrays_lead_the_kernel_outside(data: st.DataObject) -> None:
     except Damaged:
         return
     rows = np.array([[0.0, 0.0], [9.0, 9.0], [np.nan, np.nan], [np.inf, -np.inf]] * 5)
-    made.predict(rows, np.empty((20, made.columns)))
+    made.predict(rows, np.empty((20, made.columns)), np.empty(20, np.int64))
 
 
 def test_nodes_that_form_no_trees_are_refused() -> None:
@@ -352,16 +354,48 @@ def test_nodes_that_form_no_trees_are_refused() -> None:
             packed(forged)
 
 
-def test_a_place_for_answers_of_another_size_is_refused() -> None:
+def test_a_place_for_answers_of_another_size_or_type_is_refused() -> None:
     made = forest(_arrays(), width=2, link="identity", single=False)
-    for rows, out in (((3, 2), (2, 1)), ((3, 3), (3, 1)), ((3, 2), (3, 2))):
+    for rows, out, likely in (((3, 2), (2, 1), 3), ((3, 3), (3, 1), 3), ((3, 2), (3, 2), 3), ((3, 2), (3, 1), 2)):
         with pytest.raises(ValueError, match="another size"):
-            made.predict(np.zeros(rows), np.zeros(out))
+            made.predict(np.zeros(rows), np.zeros(out), np.zeros(likely, np.int64))
     frozen = np.zeros((1, 1))
     frozen.flags.writeable = False
-    with pytest.raises((BufferError, ValueError)):
-        made.predict(np.zeros((1, 2)), frozen)
-    made.predict(np.zeros((0, 2)), np.zeros((0, 1)))
+    for parts in (
+        (np.zeros((1, 2)), frozen, np.zeros(1, np.int64)),
+        (np.zeros((1, 2), np.int64), np.zeros((1, 1)), np.zeros(1, np.int64)),
+        (np.zeros((1, 2)), np.zeros((1, 1)), np.zeros(1)),
+        (np.zeros((2, 4))[:, ::2], np.zeros((2, 1)), np.zeros(2, np.int64)),
+    ):
+        with pytest.raises((BufferError, ValueError)):
+            made.predict(*parts)
+    made.predict(np.zeros((0, 2)), np.zeros((0, 1)), np.zeros(0, np.int64))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.5000004, 0.5000012, 1.0, np.nan]), min_size=3, max_size=3)))
+def test_the_likeliest_class_is_chosen_as_everywhere(answers: list[list[float]]) -> None:
+    """Each row is led to a leaf of its own, which holds these numbers."""
+    count = len(answers) + 1
+    chain = np.arange(2 * count - 1)
+    inner = chain < count - 1
+    grown = Tree(
+        feature=chain * 0,
+        threshold=chain + 0.5,
+        left=np.where(inner, count - 1 + chain, LEAF),
+        right=np.where(inner, np.where(chain == count - 2, 2 * count - 2, chain + 1), LEAF),
+        missing_left=chain < 0,
+        values=np.concatenate([np.zeros((count - 1, 3)), np.array([*answers, [0, 0, 1]])]),
+    )
+    made = forest(
+        packed(joined([grown], base=np.zeros(3), link="identity", single=False)), width=1, link="identity", single=False
+    )
+    out, likely = np.empty((count, 3)), np.empty(count, np.int64)
+    made.predict(np.arange(count, dtype=float)[:, None], out, likely)
+    np.testing.assert_array_equal(out[:-1], np.array(answers).reshape(-1, 3))
+    fine = ~np.isnan(out).any(axis=1)
+    assert (likely[fine] == likeliest(out[fine])).all()
+    assert ((likely >= 0) & (likely < 3)).all()
 
 
 def test_a_compiled_file_that_is_none_is_told(tmp_path: Path) -> None:

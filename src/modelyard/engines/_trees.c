@@ -21,6 +21,7 @@
 #define BLOCK 128       /* rows that walk one tree after the other while it is in the cache */
 #define MAX_WIDTH 65536 /* inputs, and values of a leaf */
 #define MISSING_LEFT 0x80000000u
+#define TIE 1e-6
 
 typedef struct {
     double threshold;
@@ -282,38 +283,74 @@ static PyObject *forest_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     return (PyObject *)self;
 }
 
-/* predict(batch, out): batch holds float64 rows of `width`, out takes float64 rows of `columns`. */
+/* The column of the greatest probability, the first of those within TIE of it (engines/answers.py: likeliest). */
+static void choose(const Forest *self, const double *out, Py_ssize_t count, int64_t *likely) {
+    Py_ssize_t wide = columns(self);
+    for (Py_ssize_t i = 0; i < count; i++, out += wide) {
+        double most = out[0];
+        for (Py_ssize_t k = 1; k < wide; k++)
+            most = out[k] > most ? out[k] : most;
+        Py_ssize_t first = 0;
+        while (first < wide - 1 && !(out[first] >= most - TIE))
+            first++;
+        likely[i] = first;
+    }
+}
+
+/* A buffer of contiguous float64 (or int64) numbers; -1 with BufferError set for any other. */
+static int numbers(PyObject *source, Py_buffer *view, int flags, const char *formats) {
+    if (PyObject_GetBuffer(source, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) < 0)
+        return -1;
+    if (view->itemsize == 8 && view->format != NULL && strlen(view->format) == 1 && strchr(formats, view->format[0]))
+        return 0;
+    PyBuffer_Release(view);
+    PyErr_SetString(PyExc_BufferError, "the numbers are of another type");
+    return -1;
+}
+
+/* predict(batch, out, likely): batch holds float64 rows of `width`, out takes float64 rows of `columns`, likely an int64 for
+   each row: the place of its greatest number. */
 static PyObject *forest_predict(Forest *self, PyObject *args) {
-    PyObject *batch, *target;
-    Py_buffer from, to;
-    if (!PyArg_ParseTuple(args, "OO:predict", &batch, &target))
+    PyObject *batch, *target, *choice;
+    Py_buffer from, to, chosen;
+    if (!PyArg_ParseTuple(args, "OOO:predict", &batch, &target, &choice))
         return NULL;
-    if (PyObject_GetBuffer(batch, &from, PyBUF_C_CONTIGUOUS) < 0)
+    if (numbers(batch, &from, 0, "d") < 0)
         return NULL;
-    if (PyObject_GetBuffer(target, &to, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) {
+    if (numbers(target, &to, PyBUF_WRITABLE, "d") < 0) {
         PyBuffer_Release(&from);
+        return NULL;
+    }
+    if (numbers(choice, &chosen, PyBUF_WRITABLE, "lq") < 0) {
+        PyBuffer_Release(&from);
+        PyBuffer_Release(&to);
         return NULL;
     }
     Py_ssize_t count = from.len / (Py_ssize_t)sizeof(double) / self->width;
     int fits = from.len == count * self->width * (Py_ssize_t)sizeof(double) &&
-               to.len == count * columns(self) * (Py_ssize_t)sizeof(double);
+               to.len == count * columns(self) * (Py_ssize_t)sizeof(double) &&
+               chosen.len == count * (Py_ssize_t)sizeof(int64_t);
     double *room = NULL;
     if (fits && (room = malloc(sizeof(double) * (size_t)((self->width + self->outputs) * (count < BLOCK ? count + 1 : BLOCK)))) != NULL) {
         const double *rows = from.buf;
         double *out = to.buf;
+        int64_t *likely = chosen.buf;
         if (count == 1) { /* not worth giving up the interpreter for */
             one(self, rows, room, room + self->width, out);
+            choose(self, out, 1, likely);
         } else {
             Py_ssize_t most = count < BLOCK ? count : BLOCK;
             Py_BEGIN_ALLOW_THREADS
             for (Py_ssize_t i = 0; i < count; i += BLOCK)
                 block(self, rows + i * self->width, count - i < BLOCK ? count - i : BLOCK, room,
                       room + most * self->width, out + i * columns(self));
+            choose(self, out, count, likely);
             Py_END_ALLOW_THREADS
         }
     }
     PyBuffer_Release(&from);
     PyBuffer_Release(&to);
+    PyBuffer_Release(&chosen);
     if (!fits) {
         PyErr_SetString(PyExc_ValueError, "the batch or the place for its answers has another size");
         return NULL;

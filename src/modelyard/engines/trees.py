@@ -20,7 +20,6 @@ from modelyard.core.models import Signature
 from modelyard.core.packages import signature_of
 from modelyard.core.ports import Output
 from modelyard.engines._trees import Forest
-from modelyard.engines.answers import likeliest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # sums as they are; (1 - s, s); logistic (1 - p, p); logistic of each; softmax; exp: the order is the kernel's
@@ -171,7 +170,7 @@ def margins(ensemble: Ensemble, batch: Array) -> Array:
     """The sums (n, outputs) of a batch (n, inputs), from the base on, before they become answers."""
     out = np.empty((len(batch), len(ensemble.base)))
     made = forest(packed(ensemble), width=batch.shape[1], link="identity", single=ensemble.single)
-    made.predict(np.ascontiguousarray(batch, dtype=np.float64), out)
+    made.predict(np.ascontiguousarray(batch, dtype=np.float64), out, np.empty(len(batch), np.int64))
     return out
 
 
@@ -217,11 +216,15 @@ class TreesRuntime:
 
     def predict(self, batch: Array) -> Output:
         """The answer to a batch of shape (n, inputs)."""
-        out = np.empty((len(batch), self._columns))
-        self._forest.predict(np.ascontiguousarray(batch, dtype=np.float64), out)
+        count = len(batch)
+        out, likely = np.empty((count, self._columns)), np.empty(count, np.int64)
+        try:
+            self._forest.predict(batch, out, likely)
+        except BufferError:  # rows that lie otherwise in memory
+            self._forest.predict(np.ascontiguousarray(batch, dtype=np.float64), out, likely)
         if self._regression:
             return Output(predictions=out[:, 0])
-        return Output(predictions=self._classes.take(likeliest(out)), probabilities=out)
+        return Output(predictions=self._classes.take(likely), probabilities=out)
 
     def contributions(self, batch: Array) -> tuple[Array, Array]:  # noqa: ARG002
         """Always Invalid: the compiled form keeps no cover of its nodes."""
