@@ -22,7 +22,6 @@ from modelyard.engines import onnx_export, trees_compile
 from modelyard.engines.answers import likeliest
 from modelyard.engines.trees import LEAF, NODE, Ensemble, Tree, TreesRuntime, forest, joined, packed, save
 
-pytest.importorskip("modelyard.engines._trees", reason="the kernel was not built: install a C compiler, then make")
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(600, 5))
 X[:, 3] = np.round(X[:, 3])
