@@ -30,11 +30,19 @@ TREE = {
     b"internal_count", b"cat_boundaries", b"cat_threshold", b"is_linear", b"leaf_const", b"num_features",
     b"leaf_features", b"leaf_coeff", b"shrinkage",
 }  # fmt: skip
-NEEDED = {b"Tree", b"num_leaves", b"num_cat", b"leaf_value"}
+NEEDED = {
+    b"Tree",
+    b"num_leaves",
+    b"num_cat",
+    b"leaf_value",
+    b"split_feature",
+    b"threshold",
+    b"left_child",
+    b"right_child",
+}
 LINEAR = (b"leaf_const", b"num_features", b"leaf_features", b"leaf_coeff")
 MOST = 2**31 - 2
 _WHOLE = re.compile(rb"-?[0-9]{1,10}")
-_ROW = re.compile(rb"-?[0-9]{1,10}(?: -?[0-9]{1,10})*")
 _FIGURE = rb"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|inf|nan)"
 _FIGURES = re.compile(_FIGURE + rb"(?: " + _FIGURE + rb")*")
 _RANGE = re.compile(rb"none|\[" + _FIGURE + rb":" + _FIGURE + rb"\]|-?[0-9]{1,10}(?::-?[0-9]{1,10})*")
@@ -60,10 +68,15 @@ def check(text: bytes) -> None:
     if not 0 < start < end:
         raise OutOfBounds("it holds no tree, or breaks off within them")
     header = _lines(text[5:start].rstrip(b"\n"), HEADER, "its head", bare=b"average_output")
-    trees = [_lines(part, TREE, "a tree") for part in re.split(rb"\n{2,}", text[start:end].rstrip(b"\n"))]
+    trees = [_lines(part, TREE, "a tree") for part in _parts(text[start:end])]
     _check_trees(header, trees, text, start, end)
     _check_settings(text[end:])
     _check_forest(_forest_of(trees), _number(header, b"max_feature_idx", 0, MOST) + 1)
+
+
+def _parts(text: bytes) -> list[bytes]:
+    """What lies between empty lines."""
+    return [part.strip(b"\n") for part in text.split(b"\n\n") if part.strip(b"\n")]
 
 
 def _lines(part: bytes, known: set[bytes], where: str, bare: bytes = b"") -> Tree:
@@ -124,7 +137,10 @@ def _check_settings(tail: bytes) -> None:
 
 def _check_sizes(told: bytes, text: bytes, start: int, end: int) -> None:
     """LightGBM begins to read each tree where the sizes of those before it end."""
-    begins = [match.start() for match in re.compile(rb"^Tree=", re.MULTILINE).finditer(text, start, end)]
+    begins, at = [], start
+    while 0 < at < end:
+        begins.append(at)
+        at = text.find(b"\nTree=", at, end) + 1
     sizes = [after - before for before, after in zip(begins, [*begins[1:], end], strict=True)]
     if told != b" ".join(b"%d" % size for size in sizes):
         raise OutOfBounds("its tree_sizes are not the sizes of its trees. Save it again, and do not edit it")
@@ -158,9 +174,32 @@ def _row(trees: list[Tree], key: bytes, lengths: Array) -> Array:
     if len(bad):
         _refuse(Fault(int(bad[0]), f"has {counts[bad[0]]} numbers in {key.decode()}, not {lengths[bad[0]]}"))
     joined = b" ".join(value for value in values if value)
-    if joined and not _ROW.fullmatch(joined):
+    return _whole_numbers(joined, key)
+
+
+def _whole_numbers(row: bytes, key: bytes) -> Array:
+    """The numbers between single spaces, which LightGBM's own reading cannot count otherwise."""
+    if row and not _is_written(row, _WHOLE_PAIRS):
         raise OutOfBounds(f"its {key.decode()} is not written in whole numbers")
-    return np.fromstring(joined, dtype=np.int64, sep=" ")
+    return np.fromstring(row, dtype=np.int64, sep=" ") if row else np.zeros(0, dtype=np.int64)
+
+
+def _table(pairs: tuple[str, ...]) -> Array:
+    """For each two characters that may follow each other, True at the place that they make together."""
+    allowed = np.zeros(1 << 16, dtype=bool)
+    for first, *others in (pair.replace("d", "0123456789").split("|") for pair in pairs):
+        allowed[[(ord(one) << 8) + ord(two) for one in first for two in others[0]]] = True
+    return allowed
+
+
+_WHOLE_PAIRS = _table((" |d-", "-|d", "d|d "))
+_FIGURE_PAIRS = _table((" |d-", "-+|d", "d|d .e", ".|d", "e|d-+"))
+
+
+def _is_written(row: bytes, allowed: Array) -> bool:
+    """True if each two neighbours of the row may stand so: numbers, and single spaces between them."""
+    letters = np.frombuffer(b" %b " % row, dtype=np.uint8).astype(np.uint16)
+    return bool(allowed[(letters[:-1] << 8) + letters[1:]].all())
 
 
 def _check_figures(trees: list[Tree], key: bytes, lengths: Array) -> None:
@@ -171,7 +210,7 @@ def _check_figures(trees: list[Tree], key: bytes, lengths: Array) -> None:
         if count != lengths[number] and not (count == 0 and key == b"leaf_weight" and lengths[number] == 1):
             _refuse(Fault(number, f"has {count} numbers in {key.decode()}, not {lengths[number]}"))
     joined = b" ".join(value for _, value in told if value)
-    if joined and not _FIGURES.fullmatch(joined):
+    if joined and not _is_written(joined, _FIGURE_PAIRS) and not _FIGURES.fullmatch(joined):
         raise OutOfBounds(f"its {key.decode()} is not written in figures")
 
 
@@ -239,7 +278,12 @@ def _check_bitsets(tree: Tree, number: int, sets: int) -> None:
     words = tree.get(b"cat_threshold", b"")
     count = words.count(b" ") + 1 if words else 0
     bounds = _row([tree], b"cat_boundaries", np.array([sets + 1]))
-    if not _ROW.fullmatch(words) or bounds[0] != 0 or bounds[-1] != count or (np.diff(bounds) < 0).any():
+    if (
+        not len(_whole_numbers(words, b"cat_threshold"))
+        or bounds[0] != 0
+        or bounds[-1] != count
+        or (np.diff(bounds) < 0).any()
+    ):
         _refuse(Fault(number, f"has sets of categories beyond its {count} words"))
 
 

@@ -99,7 +99,7 @@ class LightgbmRuntime:
         try:
             check(content)
             text = content.decode("utf-8")
-            self.native = lightgbm.Booster(model_str=text)
+            self.native = lightgbm.Booster(model_str=_unsized(text))
         except (OutOfBounds, UnicodeDecodeError) as error:
             raise Damaged(f"{path} is refused: {error}. Write it again with booster.save_model(path).") from error
         except lightgbm.basic.LightGBMError as error:

@@ -22,9 +22,10 @@ from sklearn.neighbors._base import NeighborsBase
 from sklearn.svm._base import BaseLibSVM
 from sklearn.tree._tree import Tree
 
+from modelyard.bounds.trees import LEAF, fault
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LEAF = -1
 MOST_THREADS = 4096
 PLAIN_DISTANCES = tuple(
     getattr(distances, f"{name}Distance{bits}") for name in ("Euclidean", "Manhattan", "Chebyshev") for bits in (64, 32)
@@ -54,11 +55,9 @@ def nodes_of_tree(found: Tree) -> str:
     nodes = found.__getstate__()["nodes"]
     left = nodes["left_child"]
     inner = np.flatnonzero(left != LEAF)
-    children = np.concatenate((left[inner], nodes["right_child"][inner]))
-    if (children <= np.tile(inner, 2)).any() or (children >= len(nodes)).any():
-        return f"has a child beyond its {len(nodes)} nodes, or one that leads back"
-    if (np.bincount(children, minlength=len(nodes))[1:] != 1).any():
-        return "has a node that no node, or more than one, leads to"
+    astray = fault(np.array([len(nodes)]), left, nodes["right_child"])
+    if astray:
+        return astray.why
     features = nodes["feature"][inner]
     if (features < 0).any() or (features >= found.n_features).any():
         return f"splits on a feature beyond its {found.n_features}"
@@ -136,9 +135,10 @@ def predictor_nodes(found: Any, categorical: Array) -> str:
     if not is_array(nodes, PREDICTOR_RECORD_DTYPE, (None,)) or not len(nodes) or not is_array(bitsets, "u4", (None, 8)):
         return "holds no nodes"
     inner = np.flatnonzero(nodes["is_leaf"] == 0)
-    children = np.concatenate((nodes["left"][inner], nodes["right"][inner])).astype(np.int64)
-    if (children <= np.tile(inner, 2)).any() or (children >= len(nodes)).any():
-        return f"has a child beyond its {len(nodes)} nodes, or one that leads back"
+    left = np.where(nodes["is_leaf"] == 0, nodes["left"].astype(np.int64), LEAF)
+    astray = fault(np.array([len(nodes)]), left, nodes["right"].astype(np.int64))
+    if astray:
+        return astray.why
     features = nodes["feature_idx"][inner]
     if (features < 0).any() or (features >= len(categorical)).any():
         return f"splits on a feature beyond its {len(categorical)}"
