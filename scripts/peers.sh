@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes .peers/NAME, the environment of another product that tests and benchmarks compare with, from scripts/peers/NAME.txt.
+# Makes .peers/NAME, the environment of another product, from scripts/peers/NAME.txt (what tests compare with) or
+# benchmarks/peers/NAME.txt (what benchmarks alone do).
 # Peers never share .venv: their requirements are their own. Does nothing where the environment is up to date.
 #
 #   scripts/peers.sh mlflow
@@ -8,8 +9,9 @@ cd "$(dirname "$0")/.."
 
 name=${1:-}
 list=scripts/peers/$name.txt
+[ -f "$list" ] || list=benchmarks/peers/$name.txt
 if [ -z "$name" ] || [ ! -f "$list" ]; then
-  echo "Name a peer: $(cd scripts/peers && echo *.txt | sed 's/\.txt//g')" >&2
+  echo "Name a peer: $(for each in scripts/peers/*.txt benchmarks/peers/*.txt; do basename "$each" .txt; done | xargs)" >&2
   exit 2
 fi
 
