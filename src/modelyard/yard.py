@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,19 @@ class Yard:
     def provide(self, model: str, version: str) -> None:
         """Make a registered version known to the serving processes under the endpoint of its name."""
         known = self.registry.get_model(model, version)
-        self.serving.install(model, model, version, self.registry.path(model, version), known.framework)
+        path = self.registry.path(model, version)
+        self.serving.install(model, model, version, path, known.framework, signature=known.signature)
+
+    def provide_service(self, model: str, version: str, reference: str, *, uses: Mapping[str, str]) -> None:
+        """Make a Python service of this machine's own known to the serving processes, with the registered versions that it uses.
+
+        `reference` is `module:Class` or `/path/file.py:Class`; `uses` maps the names of what its constructor takes to
+        registered versions, `model:version`, which are made known too and pinned by digest. Forbidden unless the endpoint
+        of the model's name was configured with `trusted_code`.
+        """
+        for one in uses.values():
+            self.provide(*one.split(":", 1) if ":" in one else (one, ""))
+        self.serving.install(model, model, version, reference, "python", uses=uses)
 
     def step(self, deployment_id: str) -> Decision:
         """One look at a running rollout: its counts are read from the serving processes and the decision is carried out."""

@@ -31,7 +31,7 @@ from modelyard.core.errors import Conflict, Damaged, Invalid, Unavailable
 from modelyard.core.models import Signature
 from modelyard.serving import batch_files, loaded, segments
 from modelyard.serving.batch_files import BadRow, Chunk, Source
-from modelyard.serving.loaded import LoadedModel, ModelFailed
+from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
 from modelyard.serving.places import write
 from modelyard.serving.values import Installed
 
@@ -358,7 +358,7 @@ def _answers(model: LoadedModel, batch: np.ndarray) -> tuple[np.ndarray, np.ndar
         return np.empty(0, dtype=object), np.empty((0, classes))
     try:
         output = model.answer(batch)
-    except ModelFailed as error:
+    except (ModelFailed, Refusal) as error:
         raise Invalid(f"{error}. No row of this chunk is answered; mend the model or leave its rows out.") from error
     shares = output.probabilities
     empty = np.empty((len(batch), 0))

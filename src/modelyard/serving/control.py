@@ -12,10 +12,11 @@ from typing import Any
 from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.canonical import plain
-from modelyard.core.errors import Forbidden, NotFound, nearest
+from modelyard.core.errors import Forbidden, Invalid, NotFound, nearest
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import checked_name
 from modelyard.core.instants import SYSTEM_CLOCK
+from modelyard.core.models import Signature
 from modelyard.core.operations import operation
 from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import Resource
@@ -23,6 +24,7 @@ from modelyard.core.traffic import GuardTrip, Traffic, TrafficCounts
 from modelyard.core.work import Store, Work
 from modelyard.serving import counters, metrics, store
 from modelyard.serving.compiling import compiled
+from modelyard.serving.composed import used
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.nodes_serving import NodeServing
 from modelyard.serving.nodes_yard import Headquarters
@@ -43,25 +45,41 @@ class EndpointControl(Area):
         self.places = Places(self.store.folder)
 
     def install(
-        self, endpoint: str, model: str, version: str, path: str | Path, framework: ModelFramework | str
+        self,
+        endpoint: str,
+        model: str,
+        version: str,
+        path: str | Path,
+        framework: ModelFramework | str,
+        *,
+        signature: Signature | None = None,
+        uses: Mapping[str, str] | None = None,
     ) -> Installed:
         """The version that the serving processes can now load for the endpoint; it gets no traffic by this.
 
         A model of trees is compiled, and answers in its compiled form where that proved alike: see `compiled` of the result.
         `path` is a package folder (with modelyard.json) or a model file. The framework `python` runs this machine's own
-        code and is Forbidden unless the endpoint was configured with `trusted_code`.
+        code and is Forbidden unless the endpoint was configured with `trusted_code`. `signature` is needed for a file
+        that names no inputs. `uses` maps the names of what a Python service is given to installed versions,
+        `model:version`, each pinned by the digest of its content; NotFound for one that is not installed.
 
         >>> from modelyard.serving import ModelServer
         >>> ModelServer(folder).install("fraud", "fraud", "v1.0.0", model_file, "lightgbm").framework
         'lightgbm'
         """
-        installed = compiled(self.places, _installed(model, version, path, framework))
+        plainly = replace(_installed(model, version, path, framework), signature=signature)
+        if uses and plainly.framework != "python":
+            raise Invalid(f"{model} {version} is a {plainly.framework} file. Only Python code uses other models.")
+        installed = compiled(self.places, plainly)
         with self.store.work() as work:
             if installed.framework == "python" and not store.config_of(work.rows, endpoint).trusted_code:
                 raise Forbidden(
                     f"{model} {version} is Python code. Allow it for {endpoint} first: "
                     f'configure("{endpoint}", {{"trusted_code": True}}), and only for code of your own.'
                 )
+            if uses:
+                known = {(one.model, one.version): one for one in store.all_models(work.rows)}
+                installed = replace(installed, uses=used(uses, known))
             store.put_model(work, installed)
             if installed.compiled is not None:
                 told = plain(installed.compiled)

@@ -26,7 +26,8 @@ def located(installed: Installed) -> tuple[tuple[Any, ...], str]:
     manifest_file = path / PACKAGE_MANIFEST
     if not manifest_file.is_file():
         files = [path] if path.is_file() else [entry for entry in sorted(path.iterdir()) if entry.is_file()]
-        return (files[0] if len(files) == 1 else path,), installed.framework
+        file = files[0] if len(files) == 1 else path
+        return (file,) if installed.signature is None else (file, installed.signature), installed.framework
     manifest = manifest_of(manifest_file.read_bytes(), str(manifest_file))
     wanted = installed.framework
     framework = wanted if wanted in manifest.files and wanted != manifest.framework else manifest.primary

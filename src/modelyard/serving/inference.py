@@ -22,15 +22,15 @@ import numpy as np
 from modelyard.core.errors import Invalid, YardError
 from modelyard.core.ports import Output
 from modelyard.serving import tensors
+from modelyard.serving.calls import THREADS, Calls, Underway
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
-from modelyard.serving.loaded import LoadedModel, ModelFailed
+from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
 from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.routing import Route
 
 MAX_IN_FLIGHT = 256  # answers that are being waited for, in this process
 DEADLINE_S = 30.0  # unless the request says otherwise
-THREADS = 4
 
 Encode = Callable[[Any], bytes]
 
@@ -89,6 +89,7 @@ class Asked:
     deadline: bytes | None
     features: Any = None
     tensors: Tensors | None = None
+    underway: Underway | None = None  # of a call that is made later
 
     @property
     def model(self) -> LoadedModel:
@@ -103,7 +104,8 @@ class Inference:
         self.desk = desk
         self._encode: Encode = msgspec.json.Encoder(enc_hook=_plain).encode
         self._features = msgspec.json.Decoder(Features).decode
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="modelyard-predict")
+        self.calls = Calls()
+        self._pool = ThreadPoolExecutor(THREADS, "modelyard-predict", self.calls.join)
         self._prefix, self._numbers = secrets.token_hex(4), itertools.count()
 
     def predict(self, name: str, _: str | None, question: Question) -> Reply | Awaitable[Reply]:
@@ -196,9 +198,14 @@ class Inference:
                 return self.told(Refused(503, text, (b"retry-after", b"1")), asked.route.traffic.endpoint)
             return self._later(asked, batch)
         try:
-            output = model.answer(batch)
+            if model.marked:
+                output = self.calls.here(asked.route.marks[asked.arm], asked.hashed, model.answer, batch)
+            else:
+                output = model.answer(batch)
         except ModelFailed as error:
             return self._failed(asked, error)
+        except Refusal as error:
+            return self.told(error, asked.route.traffic.endpoint)
         return self._finished(asked, batch, output)
 
     async def _later(self, asked: Asked, batch: np.ndarray) -> Reply:
@@ -207,9 +214,8 @@ class Inference:
         desk.in_flight += 1
         try:
             limit = _deadline(asked.deadline)
-            waited = model.joiner.ask(batch, self._pool) if model.joiner else self.threaded(model.answer, batch)
             async with asyncio.timeout(limit - (perf_counter_ns() - asked.start) / 1e9):
-                output = await waited
+                output = await self._waited(asked, batch, asked.start + int(limit * 1e9))
         except Invalid as error:
             return self.told(error, asked.route.traffic.endpoint)
         except TimeoutError:
@@ -220,6 +226,16 @@ class Inference:
             desk.in_flight -= 1
         reply = self._finished(asked, batch, output)
         return reply if isinstance(reply, Reply) else await reply
+
+    def _waited(self, asked: Asked, batch: np.ndarray, until: int) -> Awaitable[Output]:
+        """The model's answer by one of three ways: with other requests, as a coroutine, in a thread."""
+        model = asked.model
+        if model.begin is not None and model.joiner is None:
+            return model.awaited(batch)
+        asked.underway = Underway(self.calls, asked.route.marks[asked.arm], asked.hashed, until)
+        if model.joiner is not None:
+            return model.joiner.ask(batch, self._pool, asked.underway)
+        return self.threaded(asked.underway.timed, model.answer, batch)
 
     def _failed(self, asked: Asked, error: YardError) -> Reply:
         """The arm's fault, counted as such."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from math import isfinite
 from operator import itemgetter
@@ -17,6 +19,7 @@ from modelyard.core.errors import Damaged, Invalid, YardError
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output, Runtime
 from modelyard.serving.batching import PAYS, Joiner
+from modelyard.serving.composed import Part, check_pin, closed
 from modelyard.serving.forms import compiled_runtime, located
 from modelyard.serving.rules import WARM_MICROS
 from modelyard.serving.values import Installed
@@ -29,6 +32,14 @@ class ModelFailed(YardError):
     """A model raised instead of answering."""
 
     status = 500
+
+
+class CodeFailed(YardError):
+    """Code of this machine's own raised: what, in which class and line."""
+
+
+class Refusal(Invalid):
+    """Code of this machine's own says that its input is wrong: the client's fault, and not the arm's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +55,8 @@ class LoadedModel:
     fixed: float
     per_row: float
     joiner: Joiner | None = None  # where one call for many requests pays
+    marked: bool = True  # its calls are noted, since it may end or hang the process: all but compiled trees
+    begin: Callable[[np.ndarray], Future[Output]] | None = None  # of a coroutine, in which many requests may wait
 
     def told(self) -> dict[str, Any]:
         """How this process answers with it, for the model's metadata."""
@@ -53,13 +66,14 @@ class LoadedModel:
             "compiled": form is not None and form.path != "",
             "not_compiled_because": form.reason if form is not None else "",
             "micro_batching": self.joiner is not None,
+            "uses": {one.name: f"{one.installed.model}:{one.installed.version}" for one in self.installed.uses},
             "fixed_us": round(self.fixed, 1),
             "row_us": round(self.per_row, 2),
         }
 
     def slow(self, rows: int) -> bool:
         """Whether a batch of that many rows belongs in a thread."""
-        return self.fixed + self.per_row * rows > WARM_MICROS
+        return self.fixed + self.per_row * rows > WARM_MICROS or self.begin is not None
 
     def batch(self, features: Any) -> np.ndarray:
         """The batch of one record or a list of records; Invalid names the feature that is wrong."""
@@ -91,22 +105,39 @@ class LoadedModel:
         return np.array(rows, dtype=np.float64 if self.signature.numeric else object)
 
     def answer(self, batch: np.ndarray) -> Output:
-        """The model's answer; ModelFailed for whatever it raises, since its input was checked."""
+        """The model's answer; ModelFailed for whatever it raises, since its input was checked, but for a Refusal."""
         try:
             output = self.runtime.predict(batch)
             if len(output.predictions) != len(batch):
                 raise ValueError(f"{len(output.predictions)} predictions for {len(batch)} rows")
             return output
+        except Refusal:
+            raise
         except Exception as error:
-            one = self.installed
-            raise ModelFailed(f"{one.model} {one.version} failed: {type(error).__name__}: {error}") from error
+            raise self._failed(error) from error
+
+    async def awaited(self, batch: np.ndarray) -> Output:
+        """The answer of a coroutine, which is cancelled where nobody waits for it any longer."""
+        assert self.begin is not None
+        try:
+            return await asyncio.wrap_future(self.begin(batch))
+        except Refusal:
+            raise
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> ModelFailed:
+        one = self.installed
+        what = str(error) if isinstance(error, CodeFailed) else f"{type(error).__name__}: {error}"
+        return ModelFailed(f"{one.model} {one.version} failed: {what}")
 
 
 def load(installed: Installed) -> LoadedModel:
     """Load a version, let it answer, and time it. NotFound, Damaged or Invalid say why it cannot be served."""
-    runtime = _opened(installed)
+    parts = _parts(installed)
+    runtime = _opened(installed, parts)
     signature = runtime.signature
-    read = batch_reader(signature)
+    read = closed(signature, batch_reader(signature))
     row = read([{spec.name: _sample(spec) for spec in signature.inputs}])
     kind = np.float64 if signature.numeric else object
     plain = all(spec.kind == "float" for spec in signature.inputs)
@@ -120,17 +151,34 @@ def load(installed: Installed) -> LoadedModel:
         pick=_picker(signature.names),
         fixed=0.0,
         per_row=0.0,
+        marked=getattr(runtime, "marked", True),
+        begin=runtime.begin if getattr(runtime, "waits", False) else None,  # type: ignore[attr-defined]  # a PythonRuntime
     )
     model.answer(one)  # the warm-up: lazy set-up inside the library is not what a call costs
     first, last = _micros(model, one), _micros(model, many)
     per_row = max(last - first, 0.0) / (MANY - 1)
-    timed = replace(model, fixed=max(first - per_row, 0.0), per_row=per_row)
-    return replace(timed, joiner=Joiner(timed.answer, timed.slow)) if timed.fixed > PAYS else timed
+    # a service may ask all of its models for a row, though it asked one for the row that was timed
+    per_row, fixed = (
+        max(per_row, sum(part.per_row for part in parts.values())),
+        max(first - per_row, sum(part.fixed for part in parts.values()), 0.0),
+    )
+    timed = replace(model, fixed=fixed, per_row=per_row)
+    joins = timed.fixed > PAYS and timed.begin is None
+    return replace(timed, joiner=Joiner(timed.answer, timed.slow)) if joins else timed
 
 
-def _opened(installed: Installed) -> Runtime:
+def _parts(installed: Installed) -> dict[str, LoadedModel]:
+    """The models that a service is given, their content as it was when the service was installed."""
+    for one in installed.uses:
+        check_pin(installed, one)
+    return {one.name: load(one.installed) for one in installed.uses}
+
+
+def _opened(installed: Installed, parts: Mapping[str, LoadedModel]) -> Runtime:
     """The runtime on a version's file. Libraries raise what they like at a broken file: it is told as Damaged."""
     arguments, framework = located(installed)
+    if parts:
+        arguments = (*arguments, {name: _part(one) for name, one in parts.items()})
     quick = compiled_runtime(installed, arguments, framework)
     if quick is not None:
         return quick
@@ -145,6 +193,11 @@ def _opened(installed: Installed) -> Runtime:
             f"{type(error).__name__}: {error}. Export it again, or name the framework it was made with."
         ) from error
     return runtime
+
+
+def _part(model: LoadedModel) -> Part:
+    one = model.installed
+    return Part(f"{one.model} {one.version}", model.signature, model.answer)
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Any]:

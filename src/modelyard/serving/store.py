@@ -10,12 +10,14 @@ import msgspec
 
 from modelyard.core.canonical import dumps
 from modelyard.core.instants import micros
-from modelyard.core.ports import Connection
+from modelyard.core.models import Signature
+from modelyard.core.ports import Connection, Row
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.core.work import Work
-from modelyard.serving.values import Compiled, EndpointConfig, Installed
+from modelyard.serving.values import Compiled, EndpointConfig, Installed, Used
 
 LOOKED_UP = 500  # ids in one statement
+
 
 def traffic_of(rows: Connection, endpoint: str) -> Traffic | None:
     """The endpoint's routing, None for an unknown one."""
@@ -68,22 +70,39 @@ def put_config(work: Work, endpoint: str, config: EndpointConfig) -> None:
 def put_model(work: Work, installed: Installed) -> None:
     """Make a version known, or known anew under another path."""
     work.rows.run(
-        "INSERT INTO serving_models (model, version, path, framework, compiled, installed_at) "
-        "VALUES (:model, :version, :path, :framework, :compiled, :now) ON CONFLICT (model, version) DO UPDATE SET "
-        "path = :path, framework = :framework, compiled = :compiled, installed_at = :now",
+        "INSERT INTO serving_models (model, version, path, framework, compiled, signature, uses, installed_at) "
+        "VALUES (:model, :version, :path, :framework, :compiled, :signature, :uses, :now) "
+        "ON CONFLICT (model, version) DO UPDATE SET path = :path, framework = :framework, compiled = :compiled, "
+        "signature = :signature, uses = :uses, installed_at = :now",
         model=installed.model,
         version=installed.version,
         path=installed.path,
         framework=installed.framework,
         compiled=dumps(installed.compiled),
+        signature=dumps(installed.signature),
+        uses=dumps(installed.uses),
         now=micros(work.now),
     )
 
 
 def all_models(rows: Connection) -> list[Installed]:
     """Every installed version."""
-    found = rows.all("SELECT model, version, path, framework, compiled FROM serving_models ORDER BY model, version")
-    return [Installed(**{**row, "compiled": _value(row["compiled"], Compiled | None)}) for row in found]
+    found = rows.all(
+        "SELECT model, version, path, framework, compiled, signature, uses FROM serving_models ORDER BY model, version"
+    )
+    return [_installed(row) for row in found]
+
+
+def _installed(row: Row) -> Installed:
+    return Installed(
+        model=row["model"],
+        version=row["version"],
+        path=row["path"],
+        framework=row["framework"],
+        compiled=_value(row["compiled"], Compiled | None),
+        signature=_value(row["signature"], Signature | None),
+        uses=_value(row["uses"], tuple[Used, ...]),
+    )
 
 
 def add_trip(work: Work, trip: GuardTrip) -> bool:

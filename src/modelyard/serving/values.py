@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from modelyard.core.errors import Invalid, nearest
-from modelyard.core.models import Parity
+from modelyard.core.models import Parity, Signature
 
 
 class ModelFramework(Enum):
@@ -117,13 +117,28 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """A model version that workers can load: what its file is, how to load it, and its faster form if one was tried."""
+    """A model version that workers can load: what its file is, how to load it, and its faster form if one was tried.
+
+    `signature` is what the registry says of a file that says nothing itself; `uses` are the versions that a Python service
+    is given.
+    """
 
     model: str
     version: str
     path: str
     framework: str
     compiled: Compiled | None = None
+    signature: Signature | None = None
+    uses: tuple[Used, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """A version that a Python service is given under a name, pinned by the digest of its content."""
+
+    name: str
+    installed: Installed
+    digest: str
 
 
 def _whole(values: Mapping[str, Any], name: str, default: int) -> int:

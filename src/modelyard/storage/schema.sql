@@ -1,4 +1,4 @@
--- made by revisions 1f782438315836646a81ef7cd8f981d7f2acfe2f408b4d4303a13de94cc99101
+-- made by revisions 7ff62987d9f27674a288d7de6e604681166a0a10f451685271bbfa6cf5dab973
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -928,8 +928,19 @@ CREATE TABLE serving_models (
 	path TEXT NOT NULL, 
 	framework TEXT NOT NULL, 
 	compiled TEXT NOT NULL, 
+	signature TEXT NOT NULL, 
+	uses TEXT NOT NULL, 
 	installed_at BIGINT NOT NULL, 
 	PRIMARY KEY (model, version)
+);
+CREATE TABLE serving_outcomes (
+	endpoint TEXT NOT NULL, 
+	request_id TEXT NOT NULL, 
+	row_number BIGINT NOT NULL, 
+	value TEXT NOT NULL, 
+	known_at BIGINT NOT NULL, 
+	recorded_at BIGINT NOT NULL, 
+	PRIMARY KEY (endpoint, request_id, row_number)
 );
 CREATE TABLE serving_settings (
 	endpoint TEXT NOT NULL, 
@@ -1031,6 +1042,7 @@ CREATE INDEX break_glass_moves_by_status ON break_glass_moves (status, created_a
 CREATE INDEX feature_segments_by_layout ON feature_segments (layout_id, written);
 CREATE INDEX pipeline_runs_by_name ON pipeline_runs (name, started_at);
 CREATE INDEX pipeline_metrics_by_value ON pipeline_metrics (metric, value);
+CREATE INDEX serving_outcomes_by_time ON serving_outcomes (endpoint, recorded_at);
 CREATE INDEX deployments_by_endpoint ON deployments (endpoint, created_at);
 CREATE UNIQUE INDEX deployments_one_live ON deployments (endpoint) WHERE status IN ('running', 'waiting', 'paused') AND source = 'live';
 CREATE INDEX deployment_history_by_deployment ON deployment_history (deployment_id, position);

@@ -27,6 +27,8 @@ def upgrade() -> None:
         sa.Column("path", sa.Text, nullable=False),
         sa.Column("framework", sa.Text, nullable=False),
         sa.Column("compiled", sa.Text, nullable=False),
+        sa.Column("signature", sa.Text, nullable=False),
+        sa.Column("uses", sa.Text, nullable=False),
         sa.Column("installed_at", sa.BigInteger, nullable=False),
     )
     op.create_table(
