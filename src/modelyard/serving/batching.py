@@ -10,15 +10,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
 from modelyard.core.errors import YardError
 from modelyard.core.ports import Output
+from modelyard.serving.calls import FOREVER, Calls, Underway, mark
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Waiting = tuple[Array, "asyncio.Future[Output]"]
+Waiting = tuple[Array, "asyncio.Future[Output]", Underway]
 
 PAYS = 100.0  # microseconds of fixed price; joining costs each request about a third of it
 ROWS = 4096  # in one call
@@ -32,11 +34,11 @@ class Joiner:
         self._waiting: deque[Waiting] = deque()
         self._running = False
 
-    def ask(self, batch: Array, pool: Executor) -> asyncio.Future[Output]:
+    def ask(self, batch: Array, pool: Executor, underway: Underway | None = None) -> asyncio.Future[Output]:
         """The answer to these rows, once it is there."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Output] = loop.create_future()
-        self._waiting.append((batch, future))
+        self._waiting.append((batch, future, underway or Underway(Calls(), mark(), None, FOREVER)))
         if not self._running:
             self._running = True
             loop.call_soon(self._begin, loop, pool)
@@ -48,7 +50,7 @@ class Joiner:
         if not taken:
             self._running = False
             return
-        rows = sum(len(batch) for batch, _ in taken)
+        rows = sum(len(batch) for batch, _, _ in taken)
         if not self._slow(rows):
             self._give(taken, self._asked(taken))
             loop.call_soon(self._begin, loop, pool)
@@ -69,22 +71,32 @@ class Joiner:
         taken: list[Waiting] = []
         rows = 0
         while self._waiting and (not taken or rows + len(self._waiting[0][0]) <= ROWS):
-            batch, future = self._waiting.popleft()
+            batch, future, underway = self._waiting.popleft()
             if future.cancelled():  # its time was over before its turn came
                 continue
-            taken.append((batch, future))
+            taken.append((batch, future, underway))
             rows += len(batch)
         return taken
 
     def _asked(self, taken: list[Waiting]) -> list[Output | YardError]:
+        """An answer for each, noted as the last one's call, whose time is over last."""
+        begun = perf_counter_ns()
+        found: list[Output | YardError] = taken[-1][2].call(self._answers, taken)
+        ended = perf_counter_ns()
+        for _, _, underway in taken:
+            underway.begun, underway.ended = begun, ended
+        taken[0][2].joined = sum(len(batch) for batch, _, _ in taken)
+        return found
+
+    def _answers(self, taken: list[Waiting]) -> list[Output | YardError]:
         """An answer for each; where the whole fails each is asked alone, so that nobody's row spoils another's."""
         if len(taken) > 1:
             try:
-                return _parts(self._answer(np.concatenate([batch for batch, _ in taken])), taken)
+                return _parts(self._answer(np.concatenate([batch for batch, _, _ in taken])), taken)
             except YardError:
                 pass
         found: list[Output | YardError] = []
-        for batch, _ in taken:
+        for batch, _, _ in taken:
             try:
                 found.append(self._answer(batch))
             except YardError as error:
@@ -93,7 +105,7 @@ class Joiner:
 
     @staticmethod
     def _give(taken: list[Waiting], answers: list[Any]) -> None:
-        for (_, future), answer in zip(taken, answers, strict=True):
+        for (_, future, _), answer in zip(taken, answers, strict=True):
             if future.done():
                 continue
             if isinstance(answer, BaseException):
@@ -105,7 +117,7 @@ class Joiner:
 def _parts(whole: Output, taken: list[Waiting]) -> list[Output | YardError]:
     found: list[Output | YardError] = []
     start = 0
-    for batch, _ in taken:
+    for batch, _, _ in taken:
         rows = slice(start, start + len(batch))
         start = rows.stop
         probabilities = None if whole.probabilities is None else whole.probabilities[rows]

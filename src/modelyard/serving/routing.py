@@ -17,7 +17,8 @@ from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
 from modelyard.core.traffic import BASELINE, CANARY, Arm, Guard, Traffic
 from modelyard.serving import loaded
-from modelyard.serving.counters import Counters
+from modelyard.serving.calls import CALL, mark
+from modelyard.serving.counters import SHADOW, Counters
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.places import Places, Published
 from modelyard.serving.rules import QUANTILES, arm_at, bounds
@@ -42,6 +43,7 @@ class Route:
     canary: int  # -1 without one
     headers: tuple[tuple[tuple[bytes, bytes], ...], ...]  # what each arm's answers carry
     limits: tuple[tuple[tuple[int, float], ...], ...]  # of each arm: (place in QUANTILES, microseconds) of the guard
+    marks: tuple[bytes, ...]  # of each arm and last of the shadow: how its calls are noted
 
     def choose(self, unit: str | None) -> tuple[int, int | None]:
         """The arm that answers, and the unit's hash if there is a unit."""
@@ -201,6 +203,7 @@ class Routes:
             baseline=baseline,
             canary=names.index(CANARY) if CANARY in names else -1,
             limits=tuple(_limits(guard, name) for name in names) if guard else (),
+            marks=tuple(mark(CALL, name, traffic.generation, each) for each in (*range(len(names)), SHADOW)),
         )
 
     def _model(self, arm: Arm, installed: Mapping[tuple[str, str], Installed]) -> LoadedModel:

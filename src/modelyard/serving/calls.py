@@ -1,0 +1,214 @@
+"""What each thread of a serving process is calling, and when its event loop last turned, in memory that outlives it.
+
+A process that a model has crashed or hangs cannot count that: whoever looks after it reads here what it was at.
+
+Layout of slots/SLOT.vitals in 64-bit words: 64 of the process (a mark, its id, its last turn and its gauges), then 64 for
+each thread: since when it is calling (0: it is not), until when somebody waits for that, the thread's two identities, the
+unit's hash (-1: none), and a text that says what it calls, with its length. Times are those of CLOCK_MONOTONIC, which all
+processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MAGIC = 0x6D796172_64564954
+PID, TURNED, IN_FLIGHT, CONNECTIONS, WAITING, LOGGING, ABANDONED = 1, 2, 3, 4, 5, 6, 7
+GAUGES = {"in_flight": IN_FLIGHT, "connections": CONNECTIONS, "waiting": WAITING, "logging": LOGGING}
+HEADER = RECORD = 64
+SINCE, UNTIL, IDENT, NATIVE, UNIT, LENGTH, TEXT = 0, 1, 2, 3, 4, 5, 6
+ROOM = (RECORD - TEXT) * 8
+LOOP, THREADS = 0, 4  # the event loop's record, and those of the prediction threads, 1 to 4
+SHADOW, LOADER = THREADS + 1, THREADS + 2
+RECORDS = THREADS + 3
+SIZE = (HEADER + RECORDS * RECORD) * 8
+FOREVER = (1 << 63) - 1
+CALL, LOAD = "call", "load"  # what a record's text begins with
+
+
+def mark(*parts: object) -> bytes:
+    """What a call is called in a record: its length and its text."""
+    text = "\t".join(map(str, parts)).encode()[:ROOM]
+    return struct.pack("<q", len(text)) + text
+
+
+class Calls:
+    """The records of this process. Until `attach` they are in memory of its own."""
+
+    def __init__(self) -> None:
+        self._map: Any = bytearray(SIZE)
+        self._words = memoryview(self._map).cast("q")
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._own = threading.local()
+
+    def attach(self, path: Path) -> None:
+        """Keep the records in a file from now on; what another process left there is gone."""
+        with path.open("w+b") as stream:
+            stream.truncate(SIZE)
+            self._map = mmap.mmap(stream.fileno(), SIZE)
+        self._words = memoryview(self._map).cast("q")
+        self._words[0], self._words[PID] = MAGIC, os.getpid()
+        self.known(LOOP)
+
+    def known(self, place: int) -> None:
+        """Note that a record is this thread's."""
+        base = HEADER + place * RECORD
+        self._words[base + IDENT], self._words[base + NATIVE] = threading.get_ident(), threading.get_native_id()
+
+    def join(self) -> None:
+        """Give this prediction thread a record."""
+        with self._lock:
+            self._taken += 1
+            self._own.place = place = (self._taken - 1) % THREADS + 1
+        self.known(place)
+
+    def turned(self, **gauges: int) -> None:
+        """The event loop turns."""
+        words = self._words
+        for name, value in gauges.items():
+            words[GAUGES[name]] = value
+        words[TURNED] = perf_counter_ns()
+
+    def abandoned(self) -> None:
+        """Count a request whose client hung up before it was answered. The event loop's thread only."""
+        self._words[ABANDONED] += 1
+
+    def here(self, marked: bytes, unit: int | None, function: Callable[[Any], T], argument: Any) -> T:
+        """A call in the event loop's thread, with its record."""
+        return self._call(HEADER, marked, unit, FOREVER, function, argument)
+
+    def threaded(
+        self, marked: bytes, unit: int | None, until: int, function: Callable[[Any], T], argument: Any
+    ) -> T:
+        """A call in a prediction thread, with its record; `until` is when nobody waits for it any more."""
+        base = HEADER + getattr(self._own, "place", LOOP) * RECORD
+        return self._call(base, marked, unit, until, function, argument)
+
+    def at(self, place: int, marked: bytes, function: Callable[[Any], T], argument: Any) -> T:
+        """A call in the thread that has this record."""
+        self.known(place)
+        return self._call(HEADER + place * RECORD, marked, None, FOREVER, function, argument)
+
+    def _call(  # noqa: PLR0917 - names cost a tenth of a microsecond a request
+        self,
+        base: int,
+        marked: bytes,
+        unit: int | None,
+        until: int,
+        function: Callable[[Any], T],
+        argument: Any,
+    ) -> T:
+        words = self._words
+        at = (base + LENGTH) * 8
+        self._map[at : at + len(marked)] = marked
+        words[base + UNIT] = -1 if unit is None else unit
+        words[base + UNTIL] = until
+        words[base + SINCE] = perf_counter_ns()
+        try:
+            return function(argument)
+        finally:
+            words[base + SINCE] = 0
+
+    def stuck(self) -> int:
+        """How many prediction threads are at a call that nobody waits for any more."""
+        return _stuck(self._words)
+
+
+@dataclass(slots=True)
+class Underway:
+    """A call that is made later: how it is to be noted, when it began and ended, and of how many rows if it led others."""
+
+    calls: Calls
+    marked: bytes
+    unit: int | None
+    until: int
+    begun: int = 0
+    ended: int = 0
+    joined: int = 0
+
+    def call(self, function: Callable[[Any], T], argument: Any) -> T:
+        """Make it now, in this thread."""
+        return self.calls.threaded(self.marked, self.unit, self.until, function, argument)
+
+    def timed(self, function: Callable[[Any], T], argument: Any) -> T:
+        """Make it now and note when."""
+        self.begun = perf_counter_ns()
+        try:
+            return self.call(function, argument)
+        finally:
+            self.ended = perf_counter_ns()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One thread's call: since when, by which thread, for which unit, and what (`mark`'s parts)."""
+
+    since: int
+    ident: int
+    native: int
+    unit: int | None
+    what: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """A process's records as another process reads them."""
+
+    pid: int
+    turned: int
+    gauges: dict[str, int]
+    abandoned: int
+    stuck: int
+    calls: tuple[Call, ...]
+
+
+def read(path: Path) -> Vitals | None:
+    """The records in a file; None where there are none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) != SIZE:
+        return None
+    words = memoryview(data).cast("q")
+    if words[0] != MAGIC:
+        return None
+    calls = [_record(data, words, HEADER + place * RECORD) for place in range(RECORDS)]
+    return Vitals(
+        pid=words[PID],
+        turned=words[TURNED],
+        gauges={name: words[place] for name, place in GAUGES.items()},
+        abandoned=words[ABANDONED],
+        stuck=_stuck(words),
+        calls=tuple(call for call in calls if call.since),
+    )
+
+
+def _record(data: bytes, words: memoryview, base: int) -> Call:
+    start = (base + TEXT) * 8
+    text = data[start : start + max(0, min(words[base + LENGTH], ROOM))]
+    unit = words[base + UNIT]
+    return Call(
+        since=words[base + SINCE],
+        ident=words[base + IDENT],
+        native=words[base + NATIVE],
+        unit=None if unit < 0 else unit,
+        what=tuple(text.decode("utf-8", "replace").split("\t")),
+    )
+
+
+def _stuck(words: memoryview) -> int:
+    now = perf_counter_ns()
+    bases = [HEADER + place * RECORD for place in range(1, THREADS + 1)]
+    return sum(1 for base in bases if words[base + SINCE] and words[base + UNTIL] < now)
