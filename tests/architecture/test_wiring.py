@@ -14,7 +14,7 @@ from modelyard.settings import KNOWN
 from modelyard.storage import schema
 from modelyard.wiring import AFTER
 
-OF_THEIR_OWN = {"torch", "tensorflow", "ray"}
+OF_THEIR_OWN = {"torch", "tensorflow", "ray", "ray_data"}
 
 
 def test_events_never_cause_themselves() -> None:

@@ -89,6 +89,7 @@ TABLE: dict[str, dict[str, str]] = {
     "runner": {
         "processes": "modelyard.engines.processes:ProcessRunner",
         "ray": "modelyard.engines.ray:RayRunner",
+        "ray_data": "modelyard.engines.ray:RayDataRunner",
     },
     "engine": {"ray": "modelyard.engines.ray_serve:RayServe"},
     "protocol": {"grpc": "modelyard.serving.grpc_service:GrpcService"},

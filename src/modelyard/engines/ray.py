@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import pickle
 import re
 import signal
 import socket
@@ -100,3 +102,40 @@ def _reached(where: str) -> None:
         socket.create_connection((found[1], int(found[2])), timeout=ANSWERS_WITHIN).close()
     except (OSError, OverflowError) as error:
         raise Unavailable(f"No Ray cluster answers at {where}: {error}. Start one: ray start --head") from error
+
+
+class RayDataRunner(RayRunner):
+    """The calls as one Ray Data pipeline: its streaming executor spreads them over the cluster and starts as many at a time
+    as there is room for."""
+
+    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """(index, result) of each call as it finishes; an error that a call raises is raised here.
+
+        A call whose worker dies is run again, so it should do no harm when done twice.
+        """
+        import ray.data  # not at the top: it takes a second that tasks need not
+
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        rows = [{"index": index, "call": pickle.dumps((function, arguments))} for index, arguments in enumerate(calls)]
+        try:
+            done = ray.data.from_items(rows, override_num_blocks=max(len(rows), 1)).map(_called)
+            for row in done.iter_rows():
+                index, (result, raised) = int(row["index"]), pickle.loads(row["result"])  # noqa: S301 - of our own worker
+                if raised is not None:
+                    raised.add_note(f"Call {index} of {len(calls)} raised this in its worker.")
+                    raise raised
+                yield index, result
+        except RayError as error:
+            raise Unavailable(f"The calls could not be finished: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def _called(row: dict[str, Any]) -> dict[str, Any]:
+    """A call's result and no error, or its error: Ray Data would wrap an error that is raised, and stop at it loudly."""
+    function, arguments = pickle.loads(row["call"])  # noqa: S301 - of the process that started this
+    told: tuple[Any, Exception | None]
+    try:
+        told = (function(*arguments), None)
+    except Exception as error:  # noqa: BLE001 - raised again where the calls came from
+        told = (None, error)
+    return {"index": row["index"], "result": pickle.dumps(told)}
