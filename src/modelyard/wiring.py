@@ -363,7 +363,8 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
     EventType.REGISTERED_MODEL_UPDATED: (only_unused_names, follow_renaming),
     EventType.APPROVAL_GRANTED: (only_other_people, only_named_roles, only_who_did_not_run_it),
     EventType.APPROVAL_REJECTED: (only_other_people, only_named_roles, only_who_did_not_run_it),
-    EventType.POLICY_APPROVED: (only_other_people,),
+    EventType.POLICY_AGREED: (only_other_people, only_named_roles),
+    EventType.POLICY_APPROVED: (only_other_people, only_named_roles),
     EventType.BREAK_GLASS_REVIEWED: (only_other_people, only_who_did_not_run_it),
 }
 

@@ -11,7 +11,7 @@ from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound, YardEr
 from modelyard.core.events import EventType
 from modelyard.core.instants import FixedClock
 from modelyard.core.refs import Resource
-from modelyard.registry import ModelRegistry, ModelStage, RequestStatus, ReviewStatus
+from modelyard.registry import ModelRegistry, ModelStage, PolicyStatus, RequestStatus, ReviewStatus
 
 ANA, TIM, EVE, MAX, ZOE = (f"{name}@example.com" for name in ("ana", "tim", "eve", "max", "zoe"))
 STAGING, PRODUCTION = ModelStage.STAGING, ModelStage.PRODUCTION
@@ -43,7 +43,11 @@ def add(registry: ModelRegistry, small_model: Path):
 @pytest.fixture
 def force(registry: ModelRegistry):
     def approved(scope: str, stage: ModelStage, **asked):
-        return registry.approve_policy(registry.propose_policy(scope, stage, ANA, **asked).policy_id, MAX)
+        made = registry.propose_policy(scope, stage, ANA, **asked)
+        others = iter([MAX, ZOE, "lea@example.com", "tom@example.com"])
+        while made.status is PolicyStatus.PROPOSED:  # as many as the policy that it replaces asks for
+            made = registry.approve_policy(made.policy_id, next(others))
+        return made
 
     return approved
 

@@ -40,7 +40,11 @@ def add(registry: ModelRegistry, small_model: Path):
 @pytest.fixture
 def force(registry: ModelRegistry):
     def approved(scope: str, stage: ModelStage, **asked):
-        return registry.approve_policy(registry.propose_policy(scope, stage, ANA, **asked).policy_id, MAX)
+        made = registry.propose_policy(scope, stage, ANA, **asked)
+        others = iter([MAX, ZOE, "lea@example.com", "tom@example.com"])
+        while made.status is PolicyStatus.PROPOSED:
+            made = registry.approve_policy(made.policy_id, next(others))
+        return made
 
     return approved
 
@@ -67,6 +71,26 @@ def test_a_policy_takes_two_people_also_the_first(registry: ModelRegistry) -> No
         registry.approve_policy(made.policy_id, ZOE)
     assert len(_events(registry, EventType.SECURITY_VIOLATION)) == 4
     assert _events(registry, EventType.POLICY_APPROVED)[0]["barred"] == [ANA]
+
+
+def test_a_policy_is_replaced_by_as_many_people_as_it_asks_for(registry: ModelRegistry, force) -> None:
+    """Else two people could open a stage that takes three."""
+    force("*", PRODUCTION, quorum=3)
+    made = registry.propose_policy("*", PRODUCTION, ANA, quorum=0)
+    one = registry.approve_policy(made.policy_id, MAX)
+    assert (one.status, one.agreed_by) == (PolicyStatus.PROPOSED, (MAX,))
+    for again in (MAX, "Max@example.com", ANA):
+        with pytest.raises(Forbidden, match=r"already|proposed the policy"):
+            registry.approve_policy(made.policy_id, again)
+    assert registry.approve_policy(made.policy_id, ZOE).agreed_by == (MAX, ZOE)
+    assert registry.policy_of("fraud", PRODUCTION).quorum == 3
+    assert registry.get_policy(made.policy_id).agreed_by == (MAX, ZOE)
+    last = registry.approve_policy(made.policy_id, "lea@example.com", comment="agreed in the meeting")
+    assert (last.status, last.decided_by) == (PolicyStatus.ACTIVE, "lea@example.com")
+    assert registry.policy_of("fraud", PRODUCTION).quorum == 0
+    assert [told["approver"] for told in _events(registry, EventType.POLICY_AGREED)] == [MAX, ZOE]
+    made = registry.propose_policy("*", PRODUCTION, ANA, quorum=2)  # what leaves the stage open takes one person to end
+    assert registry.approve_policy(made.policy_id, MAX).status is PolicyStatus.ACTIVE
 
 
 def test_a_models_own_policy_comes_before_that_of_all(registry: ModelRegistry, force) -> None:

@@ -44,7 +44,7 @@ def only_named_roles(work: Work, event: Event) -> None:
     if not named:
         return
     model = str(event.details.get("model") or event.resource_id).partition(":")[0]
-    for project in projects(work.rows, "model", model):
+    for project in {EVERY} if model == EVERY else projects(work.rows, "model", model):
         if not roles_of(work.rows, event.actor, project) & named:
             raise Forbidden(
                 f"{event.actor} has none of the roles {', '.join(sorted(named))} in the project {project}. "

@@ -41,6 +41,7 @@ class EventType(Enum):
     APPROVAL_WITHDRAWN = "approval_withdrawn"
     REQUEST_EXPIRED = "request_expired"
     POLICY_PROPOSED = "policy_proposed"
+    POLICY_AGREED = "policy_agreed"
     POLICY_APPROVED = "policy_approved"
     POLICY_REJECTED = "policy_rejected"
     BREAK_GLASS_USED = "break_glass_used"
@@ -96,6 +97,7 @@ class EventType(Enum):
     TRAFFIC_CHANGED = "traffic_changed"
     GUARD_TRIPPED = "guard_tripped"
     SCALED = "scaled"
+    WORKER_REPLACED = "worker_replaced"
     OUTCOMES_RECORDED = "outcomes_recorded"
     BATCH_PREDICTED = "batch_predicted"
     # deployment

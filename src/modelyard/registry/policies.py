@@ -87,9 +87,11 @@ class Policies(Area):
 
     @operation("POST", "/policies/{policy_id}/approve", needs="registry.approve")
     def approve_policy(self, policy_id: str, approver: str, comment: str = "") -> PromotionPolicy:
-        """The policy, in force from now on in place of the one before; open requests made by that one are void.
+        """The policy, in force in place of the one before once as many people approved it as that one asks for.
 
-        Forbidden, and an event, for the person who proposed it: also the first policy of a scope takes two people.
+        Until then it stays proposed, with `agreed_by`; where the one before names roles, an approver has one of them. Open
+        requests made by the replaced one are void. Forbidden, and an event, for the person who proposed it: also the first
+        policy of a scope takes two people.
 
         >>> from modelyard.registry import ModelRegistry, ModelStage
         >>> registry = ModelRegistry(folder)
@@ -105,14 +107,7 @@ class Policies(Area):
             found = _found(work.rows, policy_id)
             decision = policy.may_decide_policy(found, approver)
             if decision.verdict is Verdict.ALLOW:
-                made = replace(
-                    found, status=PolicyStatus.ACTIVE, decided_by=approver, decided_at=work.now, reason=comment
-                )
-                store_policies.decide(work.rows, made)
-                told = _told(made, approver=approver, comment=comment, barred=[made.proposed_by])
-                work.emit(EventType.POLICY_APPROVED, _resource(made), told, severity=EventSeverity.WARNING)
-                _void_requests(work, made)
-                return made
+                return _agreed(work, found, approver, comment)
             _refuse(work, found, "approve_policy", decision.reasons[0])
         raise Forbidden(decision.reasons[0], told=True)
 
@@ -188,6 +183,29 @@ def _found(rows: Connection, policy_id: str) -> PromotionPolicy:
     if found is None:
         raise NotFound(f"There is no policy {policy_id!r}. List them: modelyard registry list-policies")
     return found
+
+
+def _agreed(work: Work, found: PromotionPolicy, approver: str, comment: str) -> PromotionPolicy:
+    """The policy with one more approval: in force if that is enough."""
+    replaced = store_policies.active(work.rows, found.scope, found.target_stage)
+    about = {
+        "approver": approver,
+        "comment": comment,
+        "barred": [found.proposed_by],
+        "approved_by": list(found.agreed_by),
+        "roles": list(replaced.roles) if replaced else [],
+        "model": found.scope,
+    }
+    made = replace(found, agreed_by=(*found.agreed_by, approver))
+    if not policy.agreed(made, replaced):
+        store_policies.decide(work.rows, made)
+        work.emit(EventType.POLICY_AGREED, _resource(made), _told(made, **about))
+        return made
+    made = replace(made, status=PolicyStatus.ACTIVE, decided_by=approver, decided_at=work.now, reason=comment)
+    store_policies.decide(work.rows, made)
+    work.emit(EventType.POLICY_APPROVED, _resource(made), _told(made, **about), severity=EventSeverity.WARNING)
+    _void_requests(work, made)
+    return made
 
 
 def _void_requests(work: Work, made: PromotionPolicy) -> None:

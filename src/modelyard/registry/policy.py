@@ -54,7 +54,8 @@ class PromotionPolicy:
 
     `quorum` approvals, by `reviewers` or, where `roles` are given, by holders of one of them; 0 leaves the stage open,
     so that versions move there without a request. `metrics` maps a name to {"min": ..., "max": ...},
-    `no_worse_than_champion` a metric to how much worse it may be. `requires` names further evidence.
+    `no_worse_than_champion` a metric to how much worse it may be. `requires` names further evidence. `agreed_by` approved
+    the policy itself, which takes as many people as the policy that it replaces asks for.
     """
 
     policy_id: str
@@ -76,6 +77,7 @@ class PromotionPolicy:
     decided_by: str = ""
     decided_at: Instant | None = None
     reason: str = ""
+    agreed_by: tuple[str, ...] = ()
 
     @property
     def protected(self) -> bool:
@@ -156,12 +158,23 @@ def _check_number(what: str, value: Any, *, low: float, high: float = math.inf) 
 
 
 def may_decide_policy(policy: PromotionPolicy, person: str) -> Decision:
-    """Whether the person may approve the policy: nobody approves their own."""
+    """Whether the person may approve the policy: nobody approves their own, or twice."""
     if policy.status is not PolicyStatus.PROPOSED:
         return refuse(f"The policy {policy.policy_id} is {policy.status.value}. Propose a new one.")
     if likeness(person) == likeness(policy.proposed_by):
         return refuse(f"{person} proposed the policy {policy.policy_id}, and cannot approve it. Ask another person.")
+    if likeness(person) in map(likeness, policy.agreed_by):
+        return refuse(f"{person} approved the policy {policy.policy_id} already. Ask another person.")
     return ALLOW
+
+
+def agreed(policy: PromotionPolicy, replaced: PromotionPolicy | None) -> bool:
+    """Whether enough people approved the policy: as many as the one that it replaces asks for, and never fewer than one.
+
+    Else two people could open a stage that takes three. The reviewers whom that one names are not asked for by name: a
+    policy whose reviewers have left could never be changed.
+    """
+    return len(policy.agreed_by) >= max(1, 0 if replaced is None else replaced.quorum)
 
 
 def metric_requirements(policy: PromotionPolicy, model: ModelVersion) -> list[Requirement]:

@@ -44,9 +44,10 @@ POLICY = Table(
         "decided_by",
         "decided_at",
         "reason",
+        "agreed_by",
     ),
     times=frozenset({"proposed_at", "decided_at"}),
-    values=frozenset({"asked"}),
+    values=frozenset({"asked", "agreed_by"}),
 )
 BREAK = Table(
     name="break_glass_moves",

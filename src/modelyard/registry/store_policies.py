@@ -29,8 +29,8 @@ def add(rows: Connection, policy: PromotionPolicy, *, now: int) -> None:
     """Write a proposed policy."""
     rows.run(
         "INSERT INTO promotion_policies (policy_id, scope, target_stage, version, status, asked, proposed_by,"
-        " proposed_at, justification, decided_by, decided_at, reason) VALUES (:policy_id, :scope, :target_stage,"
-        " :version, :status, :asked, :proposed_by, :proposed_at, :justification, '', NULL, '')",
+        " proposed_at, justification, decided_by, decided_at, reason, agreed_by) VALUES (:policy_id, :scope, :target_stage,"
+        " :version, :status, :asked, :proposed_by, :proposed_at, :justification, '', NULL, '', '[]')",
         policy_id=policy.policy_id,
         scope=policy.scope,
         target_stage=policy.target_stage.value,
@@ -54,11 +54,12 @@ def decide(rows: Connection, policy: PromotionPolicy) -> None:
         )
     rows.run(
         "UPDATE promotion_policies SET status = :status, decided_by = :decided_by, decided_at = :decided_at,"
-        " reason = :reason WHERE policy_id = :policy_id",
+        " reason = :reason, agreed_by = :agreed_by WHERE policy_id = :policy_id",
         status=policy.status.value,
         decided_by=policy.decided_by,
         decided_at=None if policy.decided_at is None else micros(policy.decided_at),
         reason=policy.reason,
+        agreed_by=dumps(policy.agreed_by),
         policy_id=policy.policy_id,
     )
 
@@ -192,6 +193,7 @@ def _policy(row: Row) -> PromotionPolicy:
         decided_by=row["decided_by"],
         decided_at=None if row["decided_at"] is None else from_micros(row["decided_at"]),
         reason=row["reason"],
+        agreed_by=tuple(json.loads(row["agreed_by"])),
         **asked,
     )
 

@@ -1,4 +1,4 @@
--- made by revisions 7ff62987d9f27674a288d7de6e604681166a0a10f451685271bbfa6cf5dab973
+-- made by revisions 1d6a4ba3ce7a2fe482524f7077a7f79a79f5894a4c57a7662aad2ceaeca25ec3
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -327,7 +327,7 @@ CREATE TABLE experiments (
 	PRIMARY KEY (experiment_id), 
 	UNIQUE (name)
 );
-INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795329475085,1795329475085);
+INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1767225600000,1767225600000);
 CREATE TABLE feature_catalogue (
 	identity TEXT NOT NULL, 
 	generation BIGINT NOT NULL, 
@@ -740,6 +740,7 @@ CREATE TABLE promotion_policies (
 	decided_by TEXT NOT NULL, 
 	decided_at BIGINT, 
 	reason TEXT NOT NULL, 
+	agreed_by TEXT NOT NULL, 
 	PRIMARY KEY (policy_id)
 );
 CREATE TABLE promotion_requests (

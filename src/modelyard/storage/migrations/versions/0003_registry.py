@@ -318,6 +318,7 @@ def _policies() -> None:
         sa.Column("decided_by", TEXT, nullable=False),
         sa.Column("decided_at", sa.BigInteger, nullable=True),
         sa.Column("reason", TEXT, nullable=False),
+        sa.Column("agreed_by", TEXT, nullable=False),  # the people who approved it: a JSON list
     )
     kind = ["scope", "target_stage"]
     op.create_index("promotion_policies_in_order", "promotion_policies", [*kind, "version"], unique=True)

@@ -4,7 +4,6 @@ Times are whole milliseconds since 1970, as tracking clients send and compare th
 is 0 with is_nan = 1, so that it can stand in a primary key.
 """
 
-import time
 
 import sqlalchemy as sa
 from alembic import op
@@ -33,7 +32,7 @@ def experiments() -> None:
         sa.Column("creation_time", sa.BigInteger, nullable=False),
         sa.Column("last_update_time", sa.BigInteger, nullable=False),
     )
-    now = time.time_ns() // 1_000_000
+    now = 1_767_225_600_000  # one moment for all databases, so that the kept schema says what the revisions do
     op.bulk_insert(
         table,
         [
