@@ -19,6 +19,8 @@ import numpy as np
 
 from modelyard.core.errors import Invalid
 from modelyard.core.ports import Output
+from modelyard.serving.calls import SHADOW as SHADOWING
+from modelyard.serving.calls import Calls
 from modelyard.serving.counters import AGREED, COMPARED, DROPPED, FAILED
 from modelyard.serving.loaded import ModelFailed
 from modelyard.serving.routing import Route
@@ -35,6 +37,7 @@ class Queue:
     items: deque[Any] = field(default_factory=deque)
     wake: threading.Event = field(default_factory=threading.Event)
     stopping: bool = False
+    calls: Calls = field(default_factory=Calls)
 
     def offer(self, item: Any) -> bool:
         """Queue an item; False if there is no room."""
@@ -83,6 +86,10 @@ class Shadows:
             answered.route.counters.shadowed(DROPPED)
         self._queue.wake.set()
 
+    def noted(self, calls: Calls) -> None:
+        """Note the shadow's calls there from now on."""
+        self._queue.calls = calls
+
     def stop(self) -> None:
         """Compare what is queued, then end."""
         self._queue.stop()
@@ -99,7 +106,8 @@ def _shadow_loop(queue: Queue, idle: Callable[[], bool]) -> None:
         if not idle() and not queue.stopping:
             time.sleep(0.001)  # a request is being answered: the shadow waits, and drops when its queue is full
             continue
-        compare(queue.items.popleft())
+        answered: Answered = queue.items.popleft()
+        queue.calls.at(SHADOWING, answered.route.marks[-1], compare, answered)
 
 
 def compare(answered: Answered) -> None:

@@ -88,9 +88,7 @@ class Calls:
         """A call in the event loop's thread, with its record."""
         return self._call(HEADER, marked, unit, FOREVER, function, argument)
 
-    def threaded(
-        self, marked: bytes, unit: int | None, until: int, function: Callable[[Any], T], argument: Any
-    ) -> T:
+    def threaded(self, marked: bytes, unit: int | None, until: int, function: Callable[[Any], T], argument: Any) -> T:
         """A call in a prediction thread, with its record; `until` is when nobody waits for it any more."""
         base = HEADER + getattr(self._own, "place", LOOP) * RECORD
         return self._call(base, marked, unit, until, function, argument)

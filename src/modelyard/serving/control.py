@@ -32,6 +32,7 @@ from modelyard.serving.places import Places, Published, SlotReport, write
 from modelyard.serving.rules import checked_traffic
 from modelyard.serving.supervisor import PublishedTargets, Serving, appending, grpc_reserved, listen
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
+from modelyard.serving.vigil import HANG_S, Death
 
 ALIASES = {"scikit-learn": "sklearn", "pytorch": "torch", "keras": "tensorflow"}
 KEPT_GENERATIONS = 4
@@ -260,6 +261,7 @@ class EndpointControl(Area):
         log: str | Path | None = None,
         grpc_port: int | None = None,
         model_control: bool = False,
+        hang_s: float = HANG_S,
     ) -> Serving:
         """Serving processes that answer over HTTP; `.url`, `.port`, `.pids` and `.stop()` of the result.
 
@@ -268,7 +270,8 @@ class EndpointControl(Area):
         or to standard error. There are at least `workers` (by default the largest `min_replicas` of the endpoints, which
         is 2), and more come and go with the load where an endpoint's `max_replicas` allows. With `grpc_port` (0 for a
         free one) they answer over gRPC too, at `.grpc` of the result; `model_control` lets anybody who reaches them load
-        and unload installed versions. Raises Unavailable for a port in use or a log that cannot be written.
+        and unload installed versions. A process whose event loop has not turned for `hang_s` seconds is replaced. Raises
+        Unavailable for a port in use or a log that cannot be written.
         """
         self.publish()
         with ExitStack() as undone:
@@ -284,6 +287,8 @@ class EndpointControl(Area):
             targets=PublishedTargets(self.places, least=workers),
             latency_ms=metrics.LatencyWindow(self.places).p95,
             scaled=self._scaled,
+            died=self._died,
+            hang_s=hang_s,
             output=output,
             grpc=calls,
             model_control=model_control,
@@ -329,6 +334,12 @@ class EndpointControl(Area):
     def _scaled(self, before: int, after: int) -> None:
         with self.store.work("serving") as work:
             work.emit(EventType.SCALED, Resource("serving", "workers"), {"before": before, "after": after})
+
+    def _died(self, death: Death) -> None:
+        with self.store.work("serving") as work:
+            work.emit(
+                EventType.WORKER_REPLACED, Resource("serving", "workers"), plain(death), severity=EventSeverity.WARNING
+            )
 
     def remove(self, endpoint: str) -> None:
         """The endpoint answers no more; its counts are gone, its payload log stays."""

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -33,6 +34,7 @@ log = logging.getLogger("modelyard.serving")
 
 _STATUS = {int(one): b"HTTP/1.1 %d %s\r\n" % (one, one.phrase.encode()) for one in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -90,6 +92,8 @@ class Connection(asyncio.Protocol):
         self.waiting: deque[Question] = deque()
         self.busy = False
         self.closing = self.ending = False
+        self.task: asyncio.Task[None] | None = None  # what is being answered later
+        self.interim = False  # whether its client can be told that its answer is on the way
         self.blocked: asyncio.Future[None] | None = None
         self.loop = asyncio.get_running_loop()
         self.since = self.loop.time()  # when the present request began, or the last one ended
@@ -108,15 +112,23 @@ class Connection(asyncio.Protocol):
         """Leave; an answer on its way is thrown away."""
         self.closing = True
         self.hub.connections.discard(self)
+        if self.task is not None:
+            self.task.cancel()  # nobody waits for it: its place is free for others
         self.hub.bodies -= self.held + sum(len(question.body) for question in self.waiting)
         self.held = 0
         self.waiting.clear()
         self.resume_writing()
 
     def eof_received(self) -> bool:
-        """The client sends no more; what it asked for is still answered."""
+        """The client sends no more; what it asked for is still answered, if it is still there."""
         self.ending = True
         return self.busy
+
+    def _ask_whether_there(self) -> None:
+        """Send an interim response: a client that has only ended its side skips it, one that is gone refuses it, and
+        then the connection is lost. TCP tells the two apart by nothing else."""
+        if self.interim and not self.closing:
+            self.transport.write(_PROCESSING)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; every request that is whole is answered or queued by the parser's callbacks."""
@@ -206,21 +218,27 @@ class Connection(asyncio.Protocol):
             self._send(reply, question)
             return
         self.busy = True
-        task = self.loop.create_task(self._later(reply, question))
+        self.task = task = self.loop.create_task(self._later(reply, question))
+        self.interim = question.keep_alive  # HTTP/1.0 has none
         self.hub.tasks.add(task)
         task.add_done_callback(self.hub.tasks.discard)
 
     async def _later(self, reply: Reply | Awaitable[Reply], question: Question) -> None:
         """Answer once the reply is there, then whoever waits on this connection."""
         if not isinstance(reply, Reply):
-            reply = await reply
+            try:
+                reply = await reply
+            except asyncio.CancelledError:
+                self.hub.bodies -= len(question.body)
+                raise
+        self.interim = False
         if self.closing:
             self.hub.bodies -= len(question.body)
         elif reply.stream is not None:
             await self._stream(reply, question)
         else:
             self._send(reply, question)
-        self.busy = False
+        self.busy, self.task = False, None
         while self.waiting and not self.busy and not self.closing:
             self.transport.resume_reading()
             self._answer(self.waiting.popleft())
@@ -241,17 +259,20 @@ class Connection(asyncio.Protocol):
         assert reply.stream is not None  # asked before
         end = b"transfer-encoding: chunked\r\n" + (b"" if question.keep_alive else b"connection: close\r\n") + b"\r\n"
         self.transport.write(self.hub.head(reply) + end)
-        async for piece in reply.stream:
-            if self.blocked is not None:
-                await self.blocked
-            if self.closing:
-                break
-            if piece:
-                self.transport.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.since = self.loop.time()
-        if not self.closing:
-            self.transport.write(b"0\r\n\r\n")
-        self._ended(question, question.keep_alive and not self.hub.draining)
+        try:
+            async with aclosing(reply.stream) as pieces:
+                async for piece in pieces:
+                    if piece:
+                        self.transport.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    self.since = self.loop.time()
+                    if self.blocked is not None:
+                        await self.blocked
+                    if self.closing:
+                        break
+            if not self.closing:
+                self.transport.write(b"0\r\n\r\n")
+        finally:
+            self._ended(question, question.keep_alive and not self.hub.draining)
 
     def _ended(self, question: Question, keep: bool) -> None:
         self.hub.bodies -= len(question.body)
@@ -296,7 +317,8 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
             self.stuck = left
         elif self.busy:
-            return
+            if self.ending:
+                self._ask_whether_there()
         elif self.begun and waited > REQUEST_S + self.size / SLOWEST:
             self._refuse(408, f"The request was not whole within {waited:.0f} seconds.")
         elif not self.begun and waited > IDLE_S:

@@ -105,6 +105,7 @@ class Inference:
         self._encode: Encode = msgspec.json.Encoder(enc_hook=_plain).encode
         self._features = msgspec.json.Decoder(Features).decode
         self.calls = Calls()
+        desk.shadows.noted(self.calls)
         self._pool = ThreadPoolExecutor(THREADS, "modelyard-predict", self.calls.join)
         self._prefix, self._numbers = secrets.token_hex(4), itertools.count()
 
@@ -156,6 +157,11 @@ class Inference:
         status = 400 if isinstance(error, Invalid) else error.status
         headers = error.headers if isinstance(error, Refused) else ()
         return Reply(status, self._encode({"error": str(error)}), headers=headers, endpoint=endpoint)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a prediction thread; those that wait to be joined are in flight."""
+        return self._pool._work_queue.qsize()
 
     def close(self) -> None:
         """End the prediction threads."""

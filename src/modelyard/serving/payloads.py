@@ -171,6 +171,11 @@ class PayloadLog:
         self._out.wake.set()
         return done
 
+    @property
+    def waiting(self) -> int:
+        """Rows that are still to be written."""
+        return sum(one.offered - one.dropped - one.taken for one in self._streams.values())
+
     def stop(self) -> None:
         """Write what is queued, then end."""
         self._closed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from modelyard.core.errors import YardError
@@ -22,7 +22,7 @@ class Reply:
     headers: Headers = ()
     endpoint: str = ""
     arm: str = ""
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes] | None = None
 
 
 class Refused(YardError):

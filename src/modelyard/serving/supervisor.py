@@ -31,6 +31,7 @@ from modelyard.serving.places import Places
 from modelyard.serving.scaling import LOOK_BACK_S, MEMORY_S, Load, Targets, replicas
 from modelyard.serving.tidying import Tidier
 from modelyard.serving.values import EndpointConfig
+from modelyard.serving.vigil import HANG_S, HUNG, STUCK, Death, Vigil, count
 
 log = logging.getLogger("modelyard.serving")
 LOOK_S = 0.1
@@ -43,6 +44,7 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 LatencyNow = Callable[[], float | None]
 Scaled = Callable[[int, int], None]
+Died = Callable[[Death], None]
 
 
 @dataclass(slots=True)
@@ -51,6 +53,8 @@ class Child:
 
     process: subprocess.Popen[bytes]
     since: float
+    leaving: float = 0.0  # since when it is to drain
+    buried: bool = False
 
 
 class Serving:
@@ -66,6 +70,8 @@ class Serving:
         targets: Callable[[], Targets],
         latency_ms: LatencyNow = lambda: None,
         scaled: Scaled = lambda *_: None,
+        died: Died = lambda _: None,
+        hang_s: float = HANG_S,
         output: int | None = None,
         grpc: socket.socket | None = None,
         model_control: bool = False,
@@ -83,7 +89,8 @@ class Serving:
             *(("--model-control",) if model_control else ()),
         ]
         self._grpc = grpc  # keeps the port while no worker listens on it
-        self._targets, self._latency_ms, self._scaled = targets, latency_ms, scaled
+        self._targets, self._latency_ms, self._scaled, self._died = targets, latency_ms, scaled, died
+        self._vigil = Vigil(self.places, hang_s=hang_s)
         self._seen: deque[Load] = deque(maxlen=int((MEMORY_S + LOOK_BACK_S) / SCALE_S))
         self._cpu: dict[int, float] = {}
         self._seen_at, self._followed = 0.0, targets()
@@ -162,9 +169,13 @@ class Serving:
             while len(self._children) < count:
                 self._children.append(self._spawn())
             while len(self._children) > count:
-                child = self._children.pop()
-                child.process.terminate()
-                self._leaving.append(child)
+                self._let_go(self._children.pop())
+
+    def _let_go(self, child: Child) -> None:
+        """Have a worker drain and end."""
+        child.process.terminate()
+        child.leaving = time.monotonic()
+        self._leaving.append(child)
 
     def _spawn(self) -> Child:
         files = (self._listener.fileno(), self._watched)
@@ -195,6 +206,7 @@ class Serving:
     def _keep(self) -> None:
         next_look = time.monotonic() + SCALE_S
         while not self._stopping.wait(LOOK_S):
+            self._look_after()
             self._restart_dead()
             self._tidier.look()
             if time.monotonic() >= next_look:
@@ -204,12 +216,46 @@ class Serving:
                 except (YardError, OSError) as error:  # of a busy database, say: the workers are kept all the same
                     log.warning("The number of workers could not be looked at: %s", error)
 
+    def _look_after(self) -> None:
+        """End the workers that hang, replace those whose threads are lost, and count those that died."""
+        self._vigil.turn()
+        with self._lock:
+            children = list(self._children)
+        for child in children:
+            code, pid = child.process.poll(), child.process.pid
+            if code is not None:
+                if not child.buried:
+                    child.buried = True
+                    self._tell(self._vigil.buried(pid, code))
+                continue
+            verdict = self._vigil.verdict(pid, child.since)
+            if verdict == HUNG:
+                self._vigil.kill(pid)
+            elif verdict == STUCK:
+                with self._lock:
+                    self._let_go(child)
+                    self._children[self._children.index(child)] = self._spawn()
+                self.restarts += 1
+                count(self.places, STUCK)
+                self._tell(Death(pid=pid, reason=STUCK, detail="no prediction thread comes back"))
+
+    def _tell(self, death: Death) -> None:
+        of = f" at a call of {death.endpoint}'s arm {death.arm}" if death.endpoint else ""
+        log.warning("Worker %d %s (%s)%s. Another one takes its place.", death.pid, death.reason, death.detail, of)
+        try:
+            self._died(death)
+        except (YardError, OSError) as error:  # of a busy database, say: the workers are kept all the same
+            log.warning("The end of worker %d could not be recorded: %s", death.pid, error)
+
     def _restart_dead(self) -> None:
         now = time.monotonic()
         with self._lock:
+            for child in self._leaving:
+                if child.process.poll() is None and now > child.leaving + STOP_S:
+                    child.process.kill()
             self._leaving = [child for child in self._leaving if child.process.poll() is None]
             for place, child in enumerate(self._children):
-                if child.process.poll() is None or now < child.since + self._pause:
+                if not child.buried or now < child.since + self._pause:
                     continue
                 quick = now - child.since < QUICK_DEATH_S + self._pause
                 self._pause = min(max(2 * self._pause, 0.2), 10.0) if quick else 0.0

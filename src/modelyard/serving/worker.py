@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -26,7 +27,9 @@ from modelyard.serving.http import Connection, Hub
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.places import Places, SlotReport
 from modelyard.serving.plane import Plane
+from modelyard.serving.vigil import fault_of, vitals_of
 
+BEAT_S = 0.25
 LOOK_S = 0.05  # a new routing is noticed, and a guard judged, this often
 RETRY_LOAD_S = 1.0
 LINGER_S = 0.3  # while draining, idle connections may still send one request and are told to close
@@ -45,6 +48,11 @@ class Worker:
         self.listener = listener
         self.hub = Hub(self.plane.answer)
         self.stopping = asyncio.Event()
+        self.calls = self.plane.inference.calls
+        slot = self.desk.slot.number
+        self.calls.attach(vitals_of(places, slot))
+        self._fault = fault_of(places, slot).open("w")
+        faulthandler.enable(self._fault)  # what the supervisor reads of a process that a model has crashed
 
     async def run(self, parent: int) -> None:
         """Serve until SIGTERM, SIGINT or the end of the process that holds the other end of the pipe `parent`."""
@@ -53,6 +61,7 @@ class Worker:
             loop.add_signal_handler(name, self.stopping.set)
         if parent >= 0:
             loop.add_reader(parent, self.stopping.set)  # nothing is ever written: readable means closed
+        beating = asyncio.create_task(self._beat())
         await asyncio.to_thread(self.desk.routes.refresh)
         if self.grpc is not None:
             await self.grpc.start()
@@ -68,8 +77,13 @@ class Worker:
             loop.remove_reader(parent)
         await self._drain()
         watching.cancel()
+        if self.calls.stuck():  # no thread is waited for that nobody waits for any more
+            self.desk.stop()
+            logging.shutdown()
+            os._exit(0)
         self.plane.close()
         self.desk.stop()
+        beating.cancel()
 
     def _accept(self) -> None:
         """Take one connection; another worker may have been quicker."""
@@ -94,6 +108,18 @@ class Worker:
 
     def _protocol(self) -> asyncio.Protocol:
         return Connection(self.hub)
+
+    async def _beat(self) -> None:
+        """Show that the event loop turns, and what waits."""
+        inference = self.plane.inference
+        while True:
+            self.calls.turned(
+                in_flight=self.desk.in_flight,
+                connections=len(self.hub.connections),
+                waiting=inference.waiting,
+                logging=self.desk.payloads.waiting,
+            )
+            await asyncio.sleep(BEAT_S)
 
     async def _watch(self) -> None:
         """Carry out what is published, judge guards, keep the Date header right."""
