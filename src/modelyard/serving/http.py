@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -221,16 +222,22 @@ class Connection(asyncio.Protocol):
         self.task = task = self.loop.create_task(self._later(reply, question))
         self.interim = question.keep_alive  # HTTP/1.0 has none
         self.hub.tasks.add(task)
-        task.add_done_callback(self.hub.tasks.discard)
+        task.add_done_callback(partial(self._done, len(question.body)))
+
+    def _done(self, size: int, task: asyncio.Task[None]) -> None:
+        """A later answer has been given, or is not given any more."""
+        self.hub.tasks.discard(task)
+        failed = None if task.cancelled() else task.exception()
+        if task.cancelled() or failed is not None:
+            self.hub.bodies -= size
+        if failed is not None:
+            log.error("An answer broke off.", exc_info=failed)
+            self.transport.abort()  # the client sees that it is not whole
 
     async def _later(self, reply: Reply | Awaitable[Reply], question: Question) -> None:
         """Answer once the reply is there, then whoever waits on this connection."""
         if not isinstance(reply, Reply):
-            try:
-                reply = await reply
-            except asyncio.CancelledError:
-                self.hub.bodies -= len(question.body)
-                raise
+            reply = await reply
         self.interim = False
         if self.closing:
             self.hub.bodies -= len(question.body)
@@ -259,20 +266,18 @@ class Connection(asyncio.Protocol):
         assert reply.stream is not None  # asked before
         end = b"transfer-encoding: chunked\r\n" + (b"" if question.keep_alive else b"connection: close\r\n") + b"\r\n"
         self.transport.write(self.hub.head(reply) + end)
-        try:
-            async with aclosing(reply.stream) as pieces:
-                async for piece in pieces:
-                    if piece:
-                        self.transport.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-                    self.since = self.loop.time()
-                    if self.blocked is not None:
-                        await self.blocked
-                    if self.closing:
-                        break
-            if not self.closing:
-                self.transport.write(b"0\r\n\r\n")
-        finally:
-            self._ended(question, question.keep_alive and not self.hub.draining)
+        async with aclosing(reply.stream) as pieces:
+            async for piece in pieces:
+                if piece:
+                    self.transport.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                self.since = self.loop.time()
+                if self.blocked is not None:
+                    await self.blocked
+                if self.closing:
+                    break
+        if not self.closing:
+            self.transport.write(b"0\r\n\r\n")
+        self._ended(question, question.keep_alive and not self.hub.draining)
 
     def _ended(self, question: Question, keep: bool) -> None:
         self.hub.bodies -= len(question.body)
