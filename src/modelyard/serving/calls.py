@@ -33,6 +33,7 @@ SHADOW, LOADER = THREADS + 1, THREADS + 2
 RECORDS = THREADS + 3
 SIZE = (HEADER + RECORDS * RECORD) * 8
 FOREVER = (1 << 63) - 1
+_UNIT = (1 << 62) - 1  # what of a hash is noted: more than the counters look at
 CALL, LOAD = "call", "load"  # what a record's text begins with
 
 
@@ -110,7 +111,7 @@ class Calls:
         words = self._words
         at = (base + LENGTH) * 8
         self._map[at : at + len(marked)] = marked
-        words[base + UNIT] = -1 if unit is None else unit
+        words[base + UNIT] = -1 if unit is None else unit & _UNIT
         words[base + UNTIL] = until
         words[base + SINCE] = perf_counter_ns()
         try:
