@@ -226,6 +226,9 @@ def _bytes(source: Source, chunk: Chunk) -> bytes:
 
 def _read_csv(source: Source, chunk: Chunk, signature: Signature) -> Rows:
     text, clean = _decoded(_bytes(source, chunk))
+    quick = _quick_csv(text, source, chunk, signature) if clean else None
+    if quick is not None:
+        return quick
     reader = csv.reader(io.StringIO(text, newline=""))
     places = {name: source.header.index(name) for name in (*signature.names, *source.carried)}
     specs = [(spec, places[spec.name]) for spec in signature.inputs]
@@ -252,6 +255,27 @@ def _read_csv(source: Source, chunk: Chunk, signature: Signature) -> Rows:
         line.append(here)
     carried = {name: [values[places[name]] for values in kept] for name in source.carried}
     return Rows(records=records, carried=carried, row=row, line=line, bad=bad)
+
+
+def _quick_csv(text: str, source: Source, chunk: Chunk, signature: Signature) -> Rows | None:
+    """The rows of a chunk in which every line is a row and every input a finite number; None where a closer look is due."""
+    if any(spec.kind != "float" for spec in signature.inputs):
+        return None
+    try:
+        found = list(csv.reader(io.StringIO(text, newline="")))
+        if any(len(values) != len(source.header) for values in found):
+            return None
+        columns = dict(zip(source.header, zip(*found, strict=True), strict=True))
+        if any("_" in value for name in signature.names for value in columns[name]):
+            return None  # float takes 1_0 for 10
+        batch = np.array([list(map(float, columns[name])) for name in signature.names]).T
+    except (csv.Error, ValueError):
+        return None
+    if not np.isfinite(batch).all():
+        return None
+    row = list(range(chunk.first, chunk.first + len(found)))
+    carried = {name: list(columns[name]) for name in source.carried}
+    return Rows(records=np.ascontiguousarray(batch), carried=carried, row=row, line=[0] * len(row), bad=[])
 
 
 def _records(reader: Any) -> Iterator[list[str]]:
