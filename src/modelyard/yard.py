@@ -184,7 +184,10 @@ class Yard:
         """Make a registered version known to the serving processes under the endpoint of its name."""
         known = self.registry.get_model(model, version)
         path = self.registry.path(model, version)
-        self.serving.install(model, model, version, path, known.framework, signature=known.signature)
+        told = known.signature
+        if told is not None and told.task != "regression" and not told.classes:
+            told = None  # it says less than the file itself
+        self.serving.install(model, model, version, path, known.framework, signature=told)
 
     def provide_service(self, model: str, version: str, reference: str, *, uses: Mapping[str, str]) -> None:
         """Make a Python service of this machine's own known to the serving processes, with the registered versions that it uses.
@@ -193,8 +196,9 @@ class Yard:
         registered versions, `model:version`, which are made known too and pinned by digest. Forbidden unless the endpoint
         of the model's name was configured with `trusted_code`.
         """
-        for one in uses.values():
-            self.provide(*one.split(":", 1) if ":" in one else (one, ""))
+        for reference_used in uses.values():
+            name, _, used_version = reference_used.partition(":")
+            self.provide(name, used_version)
         self.serving.install(model, model, version, reference, "python", uses=uses)
 
     def step(self, deployment_id: str) -> Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import ModelServer
 
 MODELS = Path(__file__).parent / "local_models.py"
+sys.path.insert(0, str(MODELS.parent))  # for the samples that several tests share
 
 
 def reference(**settings: Any) -> str:
