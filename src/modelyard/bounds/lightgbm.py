@@ -7,7 +7,9 @@ only what its own writer writes is taken here: another reading of the same line 
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -294,7 +296,19 @@ def _check_linear(tree: Tree, number: int, leaves: int, width: int) -> None:
     counts = _row([tree], b"num_features", np.array([leaves]))
     features, factors = tree[b"leaf_features"].split(), tree[b"leaf_coeff"].split()
     total = int(counts.sum()) if (counts >= 0).all() else -1
-    if len(features) != total or len(factors) != total or not all(re.fullmatch(_FIGURE, one) for one in factors):
+    if len(features) != total or len(factors) != total:
         _refuse(Fault(number, "has linear models of other lengths than it says"))
+    if not all(map(_is_double, (*factors, *tree[b"leaf_const"].split(b" ")))):
+        _refuse(Fault(number, "computes with a figure that no double holds"))
     if not all(re.fullmatch(rb"[0-9]{1,10}", one) and int(one) < width for one in features):
         _refuse(Fault(number, f"computes with a feature beyond its {width}"))
+
+
+def _is_double(figure: bytes) -> bool:
+    """False for what std::stod, which reads linear leaves alone, throws at: too large, or too near to zero."""
+    if not re.fullmatch(_FIGURE, figure):
+        return False
+    value = abs(float(figure))
+    if value == 0:
+        return not figure.partition(b"e")[0].strip(b"-0.")
+    return math.isnan(value) or (value >= sys.float_info.min and (value != math.inf or figure.endswith(b"inf")))
