@@ -300,6 +300,25 @@ def test_new_routing_and_its_model_reach_a_process_and_a_missing_one_leaves_the_
     run(work())
 
 
+def test_the_models_that_a_python_service_is_given_travel_with_it(
+    server: ModelServer, head: Headquarters, endpoint: str, tools: Any, tmp_path: Path
+) -> None:
+    server.configure("s", {"trusted_code": True})
+    server.install("s", "service", "v1", tools.reference(), "python", uses={"scorer": "fraud:v1"})
+    arm = Arm(name="baseline", model="service", version="v1", weight=1.0)
+    server.apply(Traffic(endpoint="s", generation=1, arms=(arm,)))
+
+    async def work() -> None:
+        process = Process(Wire(head))
+        await process.begin()
+        (used,) = process.places.read_models()["service", "v1"].uses
+        assert Path(used.installed.path).is_relative_to(tmp_path / "node" / "models")
+        assert Path(used.installed.path).exists()
+        await process.end()
+
+    run(work())
+
+
 def test_a_yard_that_never_answers_is_told_of(
     head: Headquarters, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

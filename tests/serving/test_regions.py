@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import itertools
 import os
 import re
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -222,50 +222,50 @@ def kill_group(process: subprocess.Popen[str]) -> None:
     process.wait(10)
 
 
+class Far(socketserver.ThreadingTCPServer):
+    """Carries connections to a server as if it were a way off: each direction takes so long."""
+
+    def __init__(self, url: str, delay_s: float) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self.there, self.delay_s = (host, int(port)), delay_s
+        self.open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", 0), Carrier)
+
+
+class Carrier(socketserver.BaseRequestHandler):
+    server: Far
+
+    def handle(self) -> None:
+        with suppress(OSError), socket.create_connection(self.server.there) as there:
+            self.server.open |= {there, self.request}
+            back = threading.Thread(target=self.carry, args=(there, self.request))
+            back.start()
+            self.carry(self.request, there)
+            back.join()
+
+    def carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                time.sleep(self.server.delay_s)  # the way
+                other.sendall(data)
+        for end in (one, other):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def far_away(url: str, delay_s: float = 0.03) -> Iterator[str]:
-    """Where the server answers as if it were a way off: each direction takes so long."""
-    host, port = url.removeprefix("http://").split(":")
-    loop = asyncio.new_event_loop()
-    writers: set[asyncio.StreamWriter] = set()
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                await asyncio.sleep(delay_s)
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with Far(url, delay_s) as far:
+        thread = threading.Thread(target=far.serve_forever, args=(0.05,))
+        thread.start()
         try:
-            there_reader, there_writer = await asyncio.open_connection(host, int(port))
-        except ConnectionError:
-            writer.close()
-            return
-        await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
-
-    async def close(listening: asyncio.Server) -> None:
-        listening.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        for writer in writers:
-            writer.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
-
-    listening = loop.run_until_complete(asyncio.start_server(connected, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    finally:
-        asyncio.run_coroutine_threadsafe(close(listening), loop).result(30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
-        loop.close()
+            yield f"http://127.0.0.1:{far.server_address[1]}"
+        finally:
+            far.shutdown()
+            thread.join(30)
+            for end in far.open:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.slow

@@ -62,11 +62,20 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """An installed version, and the digests under which its file and its compiled form travel; "" for what stays."""
+    """An installed version, and the digests under which its file and its compiled form travel; "" for what stays.
+
+    `uses` are the models that a Python service is given, in its own order.
+    """
 
     installed: Installed
     digest: str = ""
     compiled: str = ""
+    uses: tuple[Model, ...] = ()
+
+    @property
+    def digests(self) -> set[str]:
+        """Everything of it that travels."""
+        return {self.digest, self.compiled, *(one for used in self.uses for one in used.digests)} - {""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

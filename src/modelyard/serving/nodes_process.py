@@ -297,6 +297,10 @@ class Process:
 
     async def _installed(self, model: Model) -> Any:
         one = model.installed
+        if model.uses:
+            parts = [await self._installed(used) for used in model.uses]
+            uses = [replace(used, installed=part) for used, part in zip(one.uses, parts, strict=True)]
+            return replace(one, uses=tuple(uses))
         if not model.digest:
             return one
         form = one.compiled

@@ -101,7 +101,7 @@ class Headquarters:
     @property
     def digests(self) -> set[str]:
         """The models that the newest snapshot names."""
-        return {digest for model in self._snapshot.models for digest in (model.digest, model.compiled) if digest}
+        return {digest for model in self._snapshot.models for digest in model.digests}
 
     def take(self, uid: str, data: bytes, snapshot: str) -> bytes:
         """Take a process's report; the reply to it. The same report again changes nothing."""
@@ -168,8 +168,8 @@ class Headquarters:
         return Snapshot(models=tuple(models), published=tuple(published), trips=tuple(self.places.all_trips()))
 
     def _model(self, installed: Installed) -> Model:
-        if installed.framework == "python":
-            return Model(installed=installed)  # code of the cluster's own machines, which must have it
+        if installed.framework == "python":  # code of the cluster's own machines, which must have it
+            return Model(installed=installed, uses=tuple(self._model(used.installed) for used in installed.uses))
         form = installed.compiled
         compiled = "" if form is None or not form.path else self._digest(Path(form.path))
         return Model(installed=installed, digest=self._digest(Path(installed.path)), compiled=compiled)

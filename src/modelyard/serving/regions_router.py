@@ -98,7 +98,7 @@ class Router:
         """The place's whole answer; None where it gave none."""
         try:
             return await self._http.request(method, place.url + target, headers=headers, content=body)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, AttributeError) as error:  # anyio's, of a connection that was closed under it
             self._health.failed(place.url, at_once=isinstance(error, httpx.ConnectError))
             log.info("%s (%s) did not answer: %r", place.url, place.region, error)
             return None
