@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 BASELINE, CANARY = "baseline", "canary"
 
@@ -104,3 +105,15 @@ class GuardTrip:
     counts: TrafficCounts
     reason: str
     at: float  # seconds since 1970, the deciding process's clock
+
+
+def versions_in(traffic: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The (model, version) pairs that a traffic, as an event tells it, routes to or shadows.
+
+    >>> versions_in({"arms": [{"model": "fraud", "version": "v1.0.0"}], "shadow": None})
+    [('fraud', 'v1.0.0')]
+    """
+    if not traffic:
+        return []
+    arms = [*traffic["arms"], *([traffic["shadow"]] if traffic.get("shadow") else [])]
+    return [(arm["model"], arm["version"]) for arm in arms]

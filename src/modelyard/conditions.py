@@ -1,0 +1,193 @@
+"""What may refuse a change within its transaction: each hears an event of one area and looks at what another keeps.
+
+`wiring.py` says who hears what. A refusal undoes the whole change, the event with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+from modelyard.access.persons import only_other_people
+from modelyard.audit.tables import is_held
+from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
+from modelyard.core.events import Event
+from modelyard.core.traffic import versions_in
+from modelyard.core.work import Work
+from modelyard.registry.checks import canonical_version
+from modelyard.tracking.runs import OURS, in_store
+
+
+def only_approved_versions(work: Work, event: Event) -> None:
+    """Live traffic goes only to versions whose stage allows it; a shadow's answers reach nobody, so it may be new."""
+    name, version = event.details["model"], event.details["version"]
+    stage = _stage(work, name, version)
+    if stage in (None, "staging", "production") or event.details["strategy"] == "shadow":
+        return
+    raise Forbidden(
+        f"{name} {version} cannot get live traffic: its stage is {stage}. "
+        f"Ask for approval: modelyard registry request-promotion {name} {version} --target-stage production"
+    )
+
+
+def only_known_versions(work: Work, event: Event) -> None:
+    """Traffic goes only to versions that the serving processes can load: registered ones, or ones installed by hand."""
+    for model, version in versions_in(event.details.get("traffic")):
+        installed = work.rows.one(
+            "SELECT path FROM serving_models WHERE model = :model AND version = :version", model=model, version=version
+        )
+        if installed is None and _stage(work, model, version) is None:
+            raise NotFound(
+                f"{model} {version} cannot be deployed: it is not registered. "
+                f"Register it: modelyard registry register-model {model} {version} PATH --framework NAME"
+            )
+
+
+def _stage(work: Work, name: str, version: str) -> str | None:
+    """The stage of a registered version, however its number is written (v1.0.0, 1.0.0); None for an unknown one."""
+    try:
+        canonical = canonical_version(version)
+    except Invalid:  # no version of the registry's: one that was installed by hand
+        return None
+    row = work.rows.one(
+        "SELECT stage FROM model_versions WHERE name = :name AND canonical = :canonical", name=name, canonical=canonical
+    )
+    return None if row is None else str(row["stage"])
+
+
+def only_newer_routing(work: Work, event: Event) -> None:
+    """A rollout whose routing would be passed over, since a newer one is in force, does not begin."""
+    traffic = event.details.get("traffic")
+    if not traffic:
+        return
+    row = work.rows.one(
+        "SELECT generation FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=traffic["endpoint"]
+    )
+    if row is not None and row["generation"] >= traffic["generation"]:
+        raise Conflict(
+            f"{traffic['endpoint']} is at generation {row['generation']} already. "
+            f"Start the deployment with after_generation={row['generation']}."
+        )
+
+
+def only_unused_versions(work: Work, event: Event) -> None:
+    """A version is not deleted while traffic goes to it or a rollout of it runs."""
+    name, version = event.details["name"], event.details["version"].removeprefix("v")
+    for known, where in _used(work, name):
+        if known == version:
+            raise Conflict(f"{name} {version} cannot be deleted: {where}. Move its traffic away first.")
+
+
+def only_unused_names(work: Work, event: Event) -> None:
+    """A model keeps its name while traffic goes to one of its versions or a rollout of one runs."""
+    renamed = event.details["changes"].get("name")
+    for _, where in _used(work, renamed["from"]) if renamed else ():
+        raise Conflict(f"{renamed['from']} cannot be renamed: {where}. Move its traffic away first.")
+
+
+def _used(work: Work, name: str) -> Iterator[tuple[str, str]]:
+    """The versions of a model, without a leading v, that live traffic or a running rollout needs, and where."""
+    for row in work.rows.all("SELECT endpoint, traffic FROM serving_endpoints ORDER BY endpoint"):
+        for model, version in versions_in(json.loads(row["traffic"])):
+            if model == name:
+                yield version.removeprefix("v"), f"{version} answers on the endpoint {row['endpoint']}"
+    running = work.rows.all(
+        "SELECT deployment_id, model_version, baseline FROM deployments WHERE model_name = :name"
+        " AND status IN ('running', 'waiting', 'paused') ORDER BY deployment_id",
+        name=name,
+    )
+    for row in running:
+        for version in (row["model_version"], row["baseline"]):
+            yield version.removeprefix("v"), f"{version} is part of the running deployment {row['deployment_id']}"
+
+
+def only_living_runs(work: Work, event: Event) -> None:
+    """A version is not registered from a run that was deleted; one that comes from another registry was there before."""
+    row = work.rows.one(
+        "SELECT lifecycle_stage FROM runs WHERE run_id = :run_id", run_id=event.details.get("run_id") or ""
+    )
+    if row is not None and row["lifecycle_stage"] == "deleted" and not event.details.get("brought"):
+        run_id = event.details["run_id"]
+        raise Conflict(
+            f"{event.resource_id} cannot be registered: its run {run_id} is deleted. "
+            f"Restore the run first: modelyard tracking restore-run {run_id}"
+        )
+
+
+def only_who_did_not_run_it(work: Work, event: Event) -> None:
+    """Who made the run that a version comes from trained it, whatever its registration says, and does not approve it."""
+    row = work.rows.one(
+        "SELECT r.run_id, r.user_id FROM model_versions v JOIN runs r ON r.run_id = v.run_id"
+        " WHERE v.name = :name AND v.canonical = :canonical",
+        name=event.resource_id.rpartition(":")[0],
+        canonical=event.resource_id.rpartition(":")[2].removeprefix("v"),
+    )
+    if row is None:
+        return
+    began = work.rows.all(
+        "SELECT actor FROM events WHERE resource_type = 'run' AND resource_id = :run_id AND event_type = 'run_started'",
+        run_id=row["run_id"],
+    )
+    trained = [row["user_id"], *(each["actor"] for each in began)]
+    only_other_people(
+        work, replace(event, details={"barred": [name for name in trained if name not in ("", "system")]})
+    )
+
+
+def only_free_of_holds(work: Work, event: Event) -> None:
+    """What a legal hold lies on is not deleted."""
+    if is_held(work.rows, event.resource_type, event.resource_id):
+        raise Conflict(f"A legal hold lies on {event.resource_id}. See them: modelyard audit list-holds")
+
+
+def only_unneeded_runs(work: Work, event: Event) -> None:
+    """A run, and a logged model of it, stays while a registered version names the run, or a hold lies on its experiment."""
+    run_id = event.resource_id if event.resource_type == "run" else event.details["source_run_id"]
+    named = work.rows.one("SELECT name, version FROM model_versions WHERE run_id = :run_id", run_id=run_id or "-")
+    if named is not None:
+        raise Conflict(
+            f"The {event.resource_type} {event.resource_id} is kept: {named['name']} {named['version']} comes from its run."
+        )
+    if is_held(work.rows, "experiment", event.details["experiment_id"]):
+        raise Conflict(
+            f"A legal hold lies on the experiment of {event.resource_id}. See them: modelyard audit list-holds"
+        )
+
+
+def only_files_free_of_holds(work: Work, event: Event) -> None:
+    """Files stay while a hold lies on the run, logged model or experiment that they belong to, or that lies below them."""
+    gone = f"{event.resource_id}/"
+    for row in work.rows.all(HELD_FILES):
+        place = f"{in_store(row['place'], '')}/" if row["place"].startswith(OURS) else "/"
+        if place.startswith(gone) or gone.startswith(place):
+            raise Conflict(
+                f"A legal hold lies on the {row['resource_type']} {row['resource_id']}, so {event.resource_id} is kept. "
+                "See them: modelyard audit list-holds"
+            )
+
+
+HELD_FILES = """
+SELECT h.resource_type, h.resource_id, r.artifact_uri AS place
+FROM audit_holds h JOIN runs r ON h.resource_type = 'run' AND h.resource_id = r.run_id
+UNION ALL SELECT h.resource_type, h.resource_id, m.artifact_location
+FROM audit_holds h JOIN logged_models m ON h.resource_type = 'logged_model' AND h.resource_id = m.model_id
+UNION ALL SELECT h.resource_type, h.resource_id, e.artifact_location
+FROM audit_holds h JOIN experiments e ON h.resource_type = 'experiment' AND h.resource_id = CAST(e.experiment_id AS TEXT)
+"""
+
+
+def keep_artifact(work: Work, event: Event) -> None:
+    """An artifact under legal hold is kept by the store, whoever else needs it or not."""
+    if event.resource_type == "artifact":
+        work.store.artifacts.hold(work.rows, event.resource_id, _hold(event))
+
+
+def release_artifact(work: Work, event: Event) -> None:
+    """What a lifted hold kept is kept by others from now on, or by nobody."""
+    if event.resource_type == "artifact":
+        work.store.artifacts.release(work.rows, event.resource_id, _hold(event))
+
+
+def _hold(event: Event) -> str:
+    return f"legal hold {event.details['hold_id']}"
