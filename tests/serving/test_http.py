@@ -147,7 +147,6 @@ def peer() -> Any:
     def ask(request: bytes) -> bytes:
         with socket.create_connection(listener.getsockname(), 20) as connection:
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
             found = b""
             while piece := connection.recv(65536):
                 found += piece

@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self.closing = True
         self.hub.connections.discard(self)
         if self.task is not None:
-            self.task.cancel()  # nobody waits for it: its place is free for others
+            self.loop.call_soon(self.task.cancel)  # nobody waits for it: its place is free for others (once it has begun)
         self.hub.bodies -= self.held + sum(len(question.body) for question in self.waiting)
         self.held = 0
         self.waiting.clear()

@@ -115,7 +115,7 @@ class Inference:
         route = self.desk.routes.find(name)
         try:
             given = self._features(question.body)
-            asked = self._ask(
+            asked = self.ask(
                 route, None, question.headers, unit=given.unit_id, request_id=given.request_id, start=start
             )
             asked.features = given.features
@@ -125,7 +125,7 @@ class Inference:
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             text = f'{error}. Send {{"features": {{name: value, ...}}}} or a list of rows.'
             return self.told(Invalid(text), name)
-        return self._answered(asked, batch)
+        return self.answered(asked, batch)
 
     def infer(self, name: str, version: str | None, question: Question) -> Reply | Awaitable[Reply]:
         """The answer to tensors: Open Inference Protocol v2, JSON or binary."""
@@ -143,14 +143,14 @@ class Inference:
     ) -> Reply | Awaitable[Reply]:
         """The answer to tensors, whichever protocol brought them; `headers` choose arm, unit, request id and deadline."""
         try:
-            asked = self._ask(route, pin, headers, unit=sent.parameters.get("unit_id"), request_id=sent.id, start=start)
+            asked = self.ask(route, pin, headers, unit=sent.parameters.get("unit_id"), request_id=sent.id, start=start)
             asked.tensors = sent
             if sent.parameters and asked.deadline is None:
                 asked.deadline = _timeout(sent.parameters.get("timeout"))
             batch = sent.batch(asked.model)
         except Invalid as error:
             return self.told(error, route.traffic.endpoint)
-        return self._answered(asked, batch)
+        return self.answered(asked, batch)
 
     def told(self, error: YardError, endpoint: str = "") -> Reply:
         """An error as an answer."""
@@ -171,7 +171,7 @@ class Inference:
         """The result of a call in one of the prediction threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
-    def _ask(
+    def ask(
         self,
         route: Route,
         pin: int | str | None,
@@ -195,7 +195,7 @@ class Inference:
         arm, hashed = route.choose(unit) if pin is None else (route.arm(pin) if isinstance(pin, str) else pin, None)
         return Asked(route, arm, hashed, unit, pin is not None, request_id, start, headers.get(b"x-timeout-ms"))
 
-    def _answered(self, asked: Asked, batch: np.ndarray) -> Reply | Awaitable[Reply]:
+    def answered(self, asked: Asked, batch: np.ndarray) -> Reply | Awaitable[Reply]:
         """Predict at once, or later where that takes long."""
         model = asked.model
         if model.joiner is not None or model.slow(len(batch)):
@@ -216,10 +216,10 @@ class Inference:
 
     async def _later(self, asked: Asked, batch: np.ndarray) -> Reply:
         """Predict in a thread, alone or with others, within the request's time."""
-        desk, model = self.desk, asked.model
+        desk = self.desk
         desk.in_flight += 1
         try:
-            limit = _deadline(asked.deadline)
+            limit = deadline(asked.deadline)
             async with asyncio.timeout(limit - (perf_counter_ns() - asked.start) / 1e9):
                 output = await self._waited(asked, batch, asked.start + int(limit * 1e9))
         except Invalid as error:
@@ -246,7 +246,7 @@ class Inference:
     def _failed(self, asked: Asked, error: YardError) -> Reply:
         """The arm's fault, counted as such."""
         self._count(asked, failed=True)
-        return self._from(asked, self.told(error))
+        return self.from_arm(asked, self.told(error))
 
     def _finished(self, asked: Asked, batch: np.ndarray, output: Output) -> Reply | Awaitable[Reply]:
         """Count, hand to the shadow and the log, and encode."""
@@ -257,7 +257,7 @@ class Inference:
             head = tensors.Head(asked.route.traffic.endpoint, arm.version, arm.name, asked.request_id)
             reply = asked.tensors.reply(head, output)
         micros = self._count(asked, failed=False)
-        reply = self._from(asked, reply)
+        reply = self.from_arm(asked, reply)
         if asked.pinned:
             return reply
         kept = self.desk.after(
@@ -294,7 +294,7 @@ class Inference:
         )
 
     @staticmethod
-    def _from(asked: Asked, reply: Reply) -> Reply:
+    def from_arm(asked: Asked, reply: Reply) -> Reply:
         """The reply, saying which arm it is from."""
         route = asked.route
         reply.headers = (*reply.headers, *route.headers[asked.arm]) if reply.headers else route.headers[asked.arm]
@@ -308,7 +308,7 @@ class Inference:
         return micros
 
 
-def _deadline(given: bytes | None) -> float:
+def deadline(given: bytes | None) -> float:
     """The seconds that X-Timeout-Ms allows; 30 without it."""
     if given is None:
         return DEADLINE_S

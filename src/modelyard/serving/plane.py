@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from time import perf_counter_ns
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ from modelyard.serving.http import MAX_BODY, Question
 from modelyard.serving.inference import Inference
 from modelyard.serving.replies import TEXT, Refused, Reply
 from modelyard.serving.repository import SERVER, Repository, parsed
+from modelyard.serving.streaming import Streaming
 
 KNOWN_PATHS = 4096
 log = logging.getLogger("modelyard.serving")
@@ -40,6 +42,7 @@ class Plane:
         self.repository = Repository(desk, model_control=model_control)
         self.metrics = request_metrics
         self.inference = Inference(desk)
+        self.streaming = Streaming(self.inference)
         self.ready = False
         self.draining = False
         self._paths: dict[bytes, tuple[Handler, str, str | None]] = {}  # of predictions, by the target as it is sent
@@ -87,6 +90,8 @@ class Plane:
         match _parts(target):
             case ["predict", name]:
                 known: tuple[Handler, str, str | None] = (self.inference.predict, name, None)
+            case ["predict", name, "stream"]:
+                known = (self.streaming.predict, name, None)
             case ["v2", "models", name, "infer"]:
                 known = (self.inference.infer, name, None)
             case ["v2", "models", name, "versions", version, "infer"]:
@@ -193,8 +198,9 @@ class Plane:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if reply.stream is not None:
-            async for piece in reply.stream:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            async with aclosing(reply.stream) as pieces:
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": reply.body})
 
 
