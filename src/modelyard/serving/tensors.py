@@ -166,9 +166,10 @@ def _decoded(head: bytes | memoryview) -> InferRequest:
         request = _numbers(head)
     except msgspec.ValidationError:  # other data than numbers, or what is no request at all
         return _request(head)
-    if all(one.datatype in _FLOATING or one.data is None for one in request.inputs):
-        return request
-    return _request(head)  # 1.0 is no INT64, and the largest of those are no float
+    for one in request.inputs:
+        if one.data is not None and one.datatype not in _FLOATING:
+            return _request(head)  # 1.0 is no INT64, and the largest of those are no float
+    return request
 
 
 def _parted(body: bytes, told: bytes) -> tuple[memoryview, memoryview]:
@@ -354,27 +355,36 @@ def objects(values: list[Any]) -> Array:
 def answer(request: InferRequest, output: Output, head: Head) -> Reply:
     """The response; its binary tensors follow the JSON, whose length a header tells."""
     values = feeds.outputs(output)
+    wanted = request.outputs
+    if wanted is None and not request.parameters:
+        return Reply(200, _encode(_response(head, [_in_json(name, array) for name, array in values.items()])))
     binary = request.parameters.get("binary_data_output") is True
     outputs: list[Answered] = []
     pieces: list[bytes] = []
-    wanted = request.outputs
     for name in values if wanted is None else [one.name for one in wanted]:
         if name not in values:
             raise Invalid(f"There is no output {name!r}. {nearest(name, list(values))}")
-        array, datatype = typed(values[name])
-        one = Answered(name, array.shape, datatype)
         if binary if wanted is None else wanted[len(outputs)].parameters.get("binary_data", binary):
+            array, datatype = typed(values[name])
             piece = to_bytes(array, datatype)
-            one.parameters = {"binary_data_size": len(piece)}
+            outputs.append(Answered(name, array.shape, datatype, {"binary_data_size": len(piece)}))
             pieces.append(piece)
         else:
-            one.data = array.ravel().tolist()
-        outputs.append(one)
-    body = _encode(InferResponse(head.endpoint, head.version, head.request_id, {"arm": head.arm}, outputs))
+            outputs.append(_in_json(name, values[name]))
+    body = _encode(_response(head, outputs))
     if not pieces:
         return Reply(200, body, JSON)
     length = (b"inference-header-content-length", b"%d" % len(body))
     return Reply(200, b"".join((body, *pieces)), BINARY, (length,))
+
+
+def _in_json(name: str, answer: Array) -> Answered:
+    array, datatype = typed(answer)
+    return Answered(name, array.shape, datatype, msgspec.UNSET, array.ravel().tolist())
+
+
+def _response(head: Head, outputs: list[Answered]) -> InferResponse:
+    return InferResponse(head.endpoint, head.version, head.request_id, {"arm": head.arm}, outputs)
 
 
 def typed(array: Array) -> tuple[Array, str]:
