@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from modelyard.core.errors import Invalid
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
 from modelyard.serving import feeds, tensors
+from modelyard.serving.loaded import LoadedModel
+from modelyard.serving.values import Installed
 
 NUMBERS = Signature(inputs=(FeatureSpec(name="a"), FeatureSpec(name="b", nullable=True)), task="binary", classes=(0, 1))
 MIXED = Signature(
@@ -226,3 +229,47 @@ def test_the_short_way_for_one_row_gives_what_the_long_way_gives_or_leaves_it_to
     if short is not None:
         long = taken(signature, body, length)
         assert (short.dtype, short.tolist()) == (long.dtype, long.tolist())
+
+
+RECORDS = st.lists(
+    st.fixed_dictionaries({"a": VALUES, "b": VALUES}) | st.dictionaries(st.sampled_from("abc"), VALUES), max_size=4
+)
+PLAIN = st.lists(st.fixed_dictionaries({"a": st.floats(-1e9, 1e9), "b": st.integers(-9, 9)}), min_size=2, max_size=4)
+
+
+@given(PLAIN | RECORDS, st.sampled_from(["ab", "a"]))
+def test_the_short_way_for_records_gives_what_the_long_way_gives_or_leaves_it_to_it(
+    records: list[dict[str, object]], names: str
+) -> None:
+    signature = Signature(inputs=tuple(FeatureSpec(name=name) for name in names), task="regression")
+    model = local_model(signature)
+    try:
+        expected = np.array(model.read(records), dtype=np.float64)
+    except Invalid:
+        with pytest.raises(Invalid):
+            model.batch(records)
+        return
+    if not records:
+        with pytest.raises(Invalid, match="empty"):
+            model.batch(records)
+        return
+    found = model.batch(records)
+    assert (found.dtype, found.shape, found.tolist()) == (expected.dtype, expected.shape, expected.tolist())
+    assert found.flags.writeable
+    assert found.flags.c_contiguous
+
+
+def local_model(signature: Signature) -> LoadedModel:
+    """A model that is asked for batches only."""
+    only = Installed(model="m", version="v1", path="", framework="python")
+    pick = itemgetter(*signature.names) if len(signature.names) > 1 else lambda record: [record[signature.names[0]]]
+    return LoadedModel(
+        installed=only,
+        runtime=None,  # type: ignore[arg-type]
+        signature=signature,
+        read=batch_reader(signature),
+        plain=True,
+        pick=pick,
+        fixed=0.0,
+        per_row=0.0,
+    )

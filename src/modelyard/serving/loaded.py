@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import isfinite
 from operator import itemgetter
 from time import perf_counter_ns
@@ -25,7 +27,7 @@ from modelyard.serving.rules import WARM_MICROS
 from modelyard.serving.values import Installed
 
 MANY = 64
-_NUMBERS = frozenset((float, int))
+_NUMBERS, _RECORDS = frozenset((float, int)), {dict}
 
 
 class ModelFailed(YardError):
@@ -78,7 +80,7 @@ class LoadedModel:
     def batch(self, features: Any) -> np.ndarray:
         """The batch of one record or a list of records; Invalid names the feature that is wrong."""
         records = [features] if isinstance(features, dict) else features
-        quick = self._quick(records) if isinstance(records, list) and len(records) == 1 else None
+        quick = (self._quick if len(records) == 1 else self._quick_many)(records) if isinstance(records, list) else None
         if quick is not None:
             return quick
         if not isinstance(records, list) or not records:
@@ -99,6 +101,20 @@ class LoadedModel:
             return np.array((values,), dtype=np.float64) if fine else None
         except (KeyError, ValueError, TypeError, OverflowError):
             return None
+
+    def _quick_many(self, records: list[Any]) -> np.ndarray | None:
+        """The same for many records, a third of the work: what is looked at one by one is looked at in C."""
+        width = len(self.signature.inputs)
+        if not self.plain or set(map(type, records)) != _RECORDS or set(map(len, records)) != {width}:
+            return None
+        try:
+            values = list(chain.from_iterable(map(self.pick, records)))
+            if not _NUMBERS.issuperset(map(type, values)):
+                return None
+            batch = np.frombuffer(bytearray(struct.pack(f"{len(values)}d", *values)), np.float64).reshape(-1, width)
+        except (KeyError, OverflowError, struct.error):
+            return None
+        return batch if np.isfinite(batch).all() else None
 
     def array(self, rows: list[list[Any]]) -> np.ndarray:
         """Checked rows as the runtime's matrix."""
@@ -138,7 +154,7 @@ def load(installed: Installed) -> LoadedModel:
     runtime = _opened(installed, parts)
     signature = runtime.signature
     read = closed(signature, batch_reader(signature))
-    row = read([{spec.name: _sample(spec) for spec in signature.inputs}])
+    row = _tried(installed, runtime, read)
     kind = np.float64 if signature.numeric else object
     plain = all(spec.kind == "float" for spec in signature.inputs)
     one, many = np.array(row, dtype=kind), np.array(row * MANY, dtype=kind)
@@ -154,7 +170,12 @@ def load(installed: Installed) -> LoadedModel:
         marked=getattr(runtime, "marked", True),
         begin=runtime.begin if getattr(runtime, "waits", False) else None,  # type: ignore[attr-defined]  # a PythonRuntime
     )
-    model.answer(one)  # the warm-up: lazy set-up inside the library is not what a call costs
+    try:
+        model.answer(one)  # the warm-up: lazy set-up inside the library is not what a call costs
+    except Refusal as error:
+        raise Invalid(
+            f"it refuses the row that it is tried with: {error} Give its class an example that it takes."
+        ) from error
     first, last = _micros(model, one), _micros(model, many)
     per_row = max(last - first, 0.0) / (MANY - 1)
     # a service may ask all of its models for a row, though it asked one for the row that was timed
@@ -204,6 +225,17 @@ def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Any]:
     if len(names) > 1:
         return itemgetter(*names)  # a tuple, made in C
     return lambda record: [record[name] for name in names]
+
+
+def _tried(installed: Installed, runtime: Runtime, read: Callable[[Any], list[list[Any]]]) -> list[list[Any]]:
+    """The row that warms a model up: the example that its code gives, or zeros."""
+    example = getattr(runtime, "example", None)
+    if example is None:
+        return read([{spec.name: _sample(spec) for spec in runtime.signature.inputs}])
+    try:
+        return read([example])
+    except Invalid as error:
+        raise Invalid(f"the example of {installed.path} does not fit its signature: {error}") from error
 
 
 def _sample(spec: FeatureSpec) -> Any:
