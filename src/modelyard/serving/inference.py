@@ -26,6 +26,7 @@ from modelyard.serving.calls import THREADS, Calls, Underway
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
 from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
+from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.routing import Route
 
@@ -100,8 +101,8 @@ class Asked:
 class Inference:
     """Answers requests for predictions through a desk."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, metrics: RequestMetrics) -> None:
+        self.desk, self.metrics = desk, metrics
         self._encode: Encode = msgspec.json.Encoder(enc_hook=_plain).encode
         self._features = msgspec.json.Decoder(Features).decode
         self.calls = Calls()
@@ -224,14 +225,27 @@ class Inference:
                 output = await self._waited(asked, batch, asked.start + int(limit * 1e9))
         except Invalid as error:
             return self.told(error, asked.route.traffic.endpoint)
+        except asyncio.CancelledError:
+            self.calls.abandoned()
+            raise
         except TimeoutError:
             return self._failed(asked, Refused(504, f"The model did not answer within {limit:g} seconds."))
         except ModelFailed as error:
             return self._failed(asked, error)
         finally:
             desk.in_flight -= 1
+        self._measured(asked)
         reply = self._finished(asked, batch, output)
         return reply if isinstance(reply, Reply) else await reply
+
+    def _measured(self, asked: Asked) -> None:
+        """Count how long a request waited for its call, and of how many rows that call was."""
+        underway, arm = asked.underway, asked.route.traffic.arms[asked.arm]
+        if underway is None or not underway.begun:
+            return
+        self.metrics.queued(asked.route.traffic.endpoint, arm.name, (underway.begun - asked.start) / 1000)
+        if underway.joined:
+            self.metrics.joined(arm.model, arm.version, underway.joined)
 
     def _waited(self, asked: Asked, batch: np.ndarray, until: int) -> Awaitable[Output]:
         """The model's answer by one of three ways: with other requests, as a coroutine, in a thread."""

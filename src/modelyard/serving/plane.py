@@ -16,11 +16,11 @@ from urllib.parse import unquote
 import msgspec
 
 from modelyard.core.errors import NotFound, YardError
-from modelyard.serving import metrics
+from modelyard.serving import exposition, metrics
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import MAX_BODY, Question
 from modelyard.serving.inference import Inference
-from modelyard.serving.replies import TEXT, Refused, Reply
+from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.repository import SERVER, Repository, parsed
 from modelyard.serving.streaming import Streaming
 
@@ -41,7 +41,8 @@ class Plane:
         self.desk = desk
         self.repository = Repository(desk, model_control=model_control)
         self.metrics = request_metrics
-        self.inference = Inference(desk)
+        desk.routes.on_load = request_metrics.loaded
+        self.inference = Inference(desk, request_metrics)
         self.streaming = Streaming(self.inference)
         self.ready = False
         self.draining = False
@@ -107,14 +108,14 @@ class Plane:
         parts = _parts(question.target)
         if parts[:2] == ["v2", "repository"]:
             return self._repository(parts[2:], question)
-        reply = self._page(parts)
+        reply = self._page(parts, question.headers.get(b"accept", b""))
         if reply is None:
             text = question.target[:200].decode("latin-1")
             raise NotFound(f"There is nothing at {text!r}. Try /v2, /predict/ENDPOINT or /metrics.")
         _check(question, b"GET")
         return reply
 
-    def _page(self, parts: list[str]) -> Reply | Awaitable[Reply] | None:
+    def _page(self, parts: list[str], accept: bytes) -> Reply | Awaitable[Reply] | None:
         match parts:
             case ["v2"]:
                 return Reply(200, _encode(SERVER))
@@ -134,12 +135,13 @@ class Plane:
             case ["v2", "models", name, "versions", version, what]:
                 return self._model(what, name, version)
             case ["metrics"]:
-                return self._metrics()
+                return self._metrics(accept)
         return None
 
-    async def _metrics(self) -> Reply:
-        text = await self.inference.threaded(metrics.prometheus, self.desk.places)
-        return Reply(200, text.encode(), TEXT)
+    async def _metrics(self, accept: bytes) -> Reply:
+        kind = exposition.accepted(accept)
+        text = await self.inference.threaded(metrics.prometheus, self.desk.places, kind)
+        return Reply(200, text.encode(), kind)
 
     def _model(self, what: str, name: str, version: str | None) -> Reply | Awaitable[Reply] | None:
         told = self.repository

@@ -8,9 +8,10 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter_ns
 
 from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import NotFound, YardError
@@ -86,6 +87,7 @@ class Routes:
         self._loaded_stamp: Stamp | None = None
         self._lock = threading.Lock()
         self._models: dict[Installed, tuple[LoadedModel, Stamp | None]] = {}
+        self.on_load: Callable[[str, str, float], object] = lambda *_: None  # model, version, microseconds
 
     def find(self, name: str) -> Route:
         """The endpoint's route; NotFound for an unknown one."""
@@ -213,7 +215,9 @@ class Routes:
         stamp = _stamp(one)
         kept = self._models.get(one)
         if kept is None or kept[1] != stamp:
+            begun = perf_counter_ns()
             self._models[one] = kept = (loaded.load(one), stamp)
+            self.on_load(one.model, one.version, (perf_counter_ns() - begun) / 1000)
         return kept[0]
 
     def _forget(self) -> None:
