@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
 from modelyard.core.events import EventType
-from modelyard.core.traffic import ArmCounts, Guard, GuardTrip, TrafficCounts
+from modelyard.core.traffic import Arm, ArmCounts, Guard, GuardTrip, TrafficCounts
 from modelyard.serving import ModelFramework, ModelServer, PredictionRequest
 from modelyard.serving.loaded import ModelFailed
 
@@ -190,6 +191,7 @@ def test_every_change_is_told_as_an_event(server: ModelServer, small_model: Path
 
     asyncio.run(scenario())
     assert events(server) == [
+        ("model_compiled", "fraud:v1"),
         ("endpoint_created", "fraud-v1"),
         ("traffic_changed", "fraud-v1"),
         ("endpoint_removed", "fraud-v1"),
@@ -374,3 +376,21 @@ def test_a_version_that_is_not_installed_keeps_the_old_routing_and_says_so(serve
     (process,) = server.processes()
     assert "m v2 is not installed" in process.troubles["e"]
     assert process.generations == {"e": 1}
+
+
+def test_counts_of_an_older_generation_are_those_of_its_own_arms(server: ModelServer, tools: Any) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    ask = PredictionRequest(request_id="r", endpoint_id="e", features={"a": 1, "b": 0})
+    server.apply(tools.split("e", 1, share=1.0))
+
+    async def answered(times: int) -> None:
+        for _ in range(times):
+            await server.predict(ask)
+
+    asyncio.run(answered(5))
+    only = Arm(name="other", model="m", version="v2", weight=1.0)
+    server.apply(replace(tools.split("e", 2), arms=(only,)))
+    server.close()
+    asyncio.run(answered(3))
+    assert {name: arm.requests for name, arm in server.counts("e", 1).arms.items()} == {"baseline": 0, "canary": 5}
+    assert {name: arm.requests for name, arm in server.counts("e").arms.items()} == {"other": 3}

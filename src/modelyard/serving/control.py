@@ -28,7 +28,7 @@ from modelyard.serving.composed import used
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.nodes_serving import NodeServing
 from modelyard.serving.nodes_yard import Headquarters
-from modelyard.serving.places import Places, Published, SlotReport, write
+from modelyard.serving.places import Places, Published, SlotReport, read, write
 from modelyard.serving.rules import checked_traffic
 from modelyard.serving.supervisor import PublishedTargets, Serving, appending, grpc_reserved, listen
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
@@ -155,10 +155,15 @@ class EndpointControl(Area):
             return
         file = self.places.counters(traffic.endpoint, traffic.generation)
         counters.create(file)
+        write(
+            file.with_suffix(".json"), traffic
+        )  # whose arms the counts are of, also once another generation is in force
         write(path, published)
         old = sorted(int(each.stem) for each in file.parent.glob("[0-9]*.bin"))[:-KEPT_GENERATIONS]
         for generation in old:
-            self.places.counters(traffic.endpoint, generation).unlink(missing_ok=True)
+            gone = self.places.counters(traffic.endpoint, generation)
+            gone.unlink(missing_ok=True)
+            gone.with_suffix(".json").unlink(missing_ok=True)
 
     @operation("GET", "/serving/endpoints", needs="serving.read")
     def endpoints(self) -> list[Traffic]:
@@ -206,8 +211,9 @@ class EndpointControl(Area):
             if wanted == traffic.generation:
                 return TrafficCounts(endpoint=endpoint, generation=wanted)
             raise NotFound(f"{endpoint} keeps no counts of generation {wanted}. It is at {traffic.generation}.")
-        found = counters.Counters(file).merged(traffic)
-        return replace(found, generation=wanted)
+        kept = file.with_suffix(".json")
+        counted = read(kept, Traffic) if wanted != traffic.generation and kept.exists() else traffic
+        return replace(counters.Counters(file).merged(counted), generation=wanted)
 
     @operation("GET", "/serving/trips", needs="serving.read")
     def trips(self) -> list[GuardTrip]:

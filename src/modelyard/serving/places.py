@@ -4,7 +4,7 @@ FOLDER/serving/
     models.json               every installed version
     loaded.json               those that answer by request, without an endpoint's traffic
     traffic/ENDPOINT.json     the routing each endpoint should have
-    counters/ENDPOINT/N.bin   the counts of generation N, shared memory of all processes
+    counters/ENDPOINT/N.bin   the counts of generation N, shared memory of all processes; .json: whose they are
     metrics/SLOT.bin .keys    request counts by endpoint, arm and code, since ever
     slots/SLOT.lock .json     who writes slot SLOT, and what it has loaded
     trips/ROLLOUT-STEP.json   a guard's decision; .recorded beside it once it is known
