@@ -86,13 +86,22 @@ class Ensemble:
         return output(np.mean([one.probabilities[:, 1] for one in answers], axis=0))
 
 
-class Waiting:
-    """Answers after as many milliseconds as `amount` says, without holding a thread."""
+class Together:
+    """Answers nobody before as many requests are waiting in it as `amount` says: without a thread for each."""
 
     signature = BINARY
 
+    def __init__(self):
+        self.here, self.all = 0, None
+
     async def predict(self, batch):
-        await asyncio.sleep(batch[0, 0] / 1000)
+        wanted = int(batch[0, 0])
+        if wanted:
+            self.all = self.all or asyncio.Event()
+            self.here += 1
+            if self.here >= wanted:
+                self.all.set()
+            await self.all.wait()
         return output(np.full(len(batch), 0.75))
 
 
@@ -105,7 +114,7 @@ class Odd:
         self.kind = kind
 
     def predict(self, batch):
-        if (batch[:, 0] == 0).all():
+        if (batch[:, 0] == 0).all():  # the warm-up
             return output(np.zeros(len(batch)))
         half = np.full((len(batch), 2), 0.5)
         return {

@@ -33,7 +33,8 @@ class PythonRuntime:
     one text argument (a path, say); `parts` are given to it by name. The object has a `signature` and one of
     `predict(batch)`, which gets a matrix, and `predict_columns(columns)`, which gets named columns; either may be a
     coroutine function. It gives an Output, or raises Invalid for an input that it cannot take: the client's fault then.
-    `contributions` and `unload` are optional.
+    `contributions` and `unload` are optional, and so is `example`, a row of named features that it is tried with (zeros
+    without it).
     """
 
     def __init__(self, reference: str | Path, parts: Mapping[str, Part] | None = None) -> None:
@@ -56,6 +57,11 @@ class PythonRuntime:
         """What the model takes and gives."""
         found: Signature = self._model.signature
         return found
+
+    @property
+    def example(self) -> Any:
+        """The row that it wants to be tried with, if it has one."""
+        return getattr(self._model, "example", None)
 
     @property
     def waits(self) -> bool:
