@@ -93,6 +93,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "engine": {"ray": "modelyard.engines.ray_serve:RayServe"},
     "protocol": {"grpc": "modelyard.serving.grpc_service:GrpcService"},
+    "tracer": {"otel": "modelyard.serving.tracing:Tracer"},
     "explainer": {
         "own": "modelyard.engines.contributions:contributions",
         "shap": "modelyard.engines.shap:ShapExplainer",
@@ -164,6 +165,7 @@ EXTRA_OF = {
     "tensorflow": "tensorflow",
     "ray": "ray",
     "grpc": "grpc",
+    "opentelemetry": "otel",
 }
 
 

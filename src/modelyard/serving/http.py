@@ -24,6 +24,7 @@ from typing import Any
 import httptools
 
 from modelyard.serving.replies import Headers, Reply
+from modelyard.serving.stages import Stages
 
 MAX_HEAD = 64 << 10
 MAX_BODY = 16 << 20
@@ -47,6 +48,7 @@ class Question:
     headers: dict[bytes, bytes]
     body: bytes
     keep_alive: bool = True
+    stages: Stages | None = None  # where it is to be told when they ended
 
 
 Answer = Callable[[Question], Reply | Awaitable[Reply]]
@@ -114,7 +116,9 @@ class Connection(asyncio.Protocol):
         self.closing = True
         self.hub.connections.discard(self)
         if self.task is not None:
-            self.loop.call_soon(self.task.cancel)  # nobody waits for it: its place is free for others (once it has begun)
+            self.loop.call_soon(
+                self.task.cancel
+            )  # nobody waits for it: its place is free for others (once it has begun)
         self.hub.bodies -= self.held + sum(len(question.body) for question in self.waiting)
         self.held = 0
         self.waiting.clear()

@@ -29,6 +29,7 @@ from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.routing import Route
+from modelyard.serving.stages import Stages
 
 MAX_IN_FLIGHT = 256  # answers that are being waited for, in this process
 DEADLINE_S = 30.0  # unless the request says otherwise
@@ -91,6 +92,7 @@ class Asked:
     features: Any = None
     tensors: Tensors | None = None
     underway: Underway | None = None  # of a call that is made later
+    stages: Stages | None = None  # where somebody wants to know them
 
     @property
     def model(self) -> LoadedModel:
@@ -119,7 +121,7 @@ class Inference:
             asked = self.ask(
                 route, None, question.headers, unit=given.unit_id, request_id=given.request_id, start=start
             )
-            asked.features = given.features
+            asked.features, asked.stages = given.features, question.stages
             batch = asked.model.batch(given.features)
         except Invalid as error:
             return self.told(error, name)
@@ -137,15 +139,22 @@ class Inference:
             sent = tensors.parse(question.body, headers.get(b"inference-header-content-length"))
         except Invalid as error:
             return self.told(error, route.traffic.endpoint)
-        return self.given(sent, route, index, headers, start)
+        return self.given(sent, route, index, headers, start, stages=question.stages)
 
     def given(
-        self, sent: Tensors, route: Route, pin: int | None, headers: Mapping[bytes, bytes], start: int
+        self,
+        sent: Tensors,
+        route: Route,
+        pin: int | None,
+        headers: Mapping[bytes, bytes],
+        start: int,
+        *,
+        stages: Stages | None = None,
     ) -> Reply | Awaitable[Reply]:
         """The answer to tensors, whichever protocol brought them; `headers` choose arm, unit, request id and deadline."""
         try:
             asked = self.ask(route, pin, headers, unit=sent.parameters.get("unit_id"), request_id=sent.id, start=start)
-            asked.tensors = sent
+            asked.tensors, asked.stages = sent, stages
             if sent.parameters and asked.deadline is None:
                 asked.deadline = _timeout(sent.parameters.get("timeout"))
             batch = sent.batch(asked.model)
@@ -199,6 +208,8 @@ class Inference:
     def answered(self, asked: Asked, batch: np.ndarray) -> Reply | Awaitable[Reply]:
         """Predict at once, or later where that takes long."""
         model = asked.model
+        if asked.stages is not None:
+            self._parsed(asked, asked.stages, len(batch))
         if model.joiner is not None or model.slow(len(batch)):
             if self.desk.in_flight >= MAX_IN_FLIGHT:
                 text = f"{self.desk.in_flight} requests are in flight. Try again in a second."
@@ -213,7 +224,16 @@ class Inference:
             return self._failed(asked, error)
         except Refusal as error:
             return self.told(error, asked.route.traffic.endpoint)
+        if asked.stages is not None:
+            asked.stages.called()
         return self._finished(asked, batch, output)
+
+    @staticmethod
+    def _parsed(asked: Asked, stages: Stages, rows: int) -> None:
+        """Note that a request is read, and what it is."""
+        arm = asked.route.traffic.arms[asked.arm]
+        stages.parsed, stages.rows = perf_counter_ns(), rows
+        stages.arm, stages.version, stages.request_id = arm.name, arm.version, asked.request_id
 
     async def _later(self, asked: Asked, batch: np.ndarray) -> Reply:
         """Predict in a thread, alone or with others, within the request's time."""
@@ -241,6 +261,8 @@ class Inference:
     def _measured(self, asked: Asked) -> None:
         """Count how long a request waited for its call, and of how many rows that call was."""
         underway, arm = asked.underway, asked.route.traffic.arms[asked.arm]
+        if asked.stages is not None:
+            asked.stages.called(*((underway.begun, underway.ended) if underway is not None else ()))
         if underway is None or not underway.begun:
             return
         self.metrics.queued(asked.route.traffic.endpoint, arm.name, (underway.begun - asked.start) / 1000)

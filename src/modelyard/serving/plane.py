@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -20,8 +20,9 @@ from modelyard.serving import exposition, metrics
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import MAX_BODY, Question
 from modelyard.serving.inference import Inference
-from modelyard.serving.replies import Refused, Reply
+from modelyard.serving.replies import Headers, Refused, Reply
 from modelyard.serving.repository import SERVER, Repository, parsed
+from modelyard.serving.stages import ASKED, Stages
 from modelyard.serving.streaming import Streaming
 
 KNOWN_PATHS = 4096
@@ -34,6 +35,22 @@ Handler = Callable[[str, str | None, Question], Reply | Awaitable[Reply]]
 _encode = msgspec.json.encode
 
 
+class Tracer(Protocol):
+    """Who follows requests across services."""
+
+    def context(self, headers: Mapping[bytes, bytes]) -> Any:
+        """The context of a request that is to be traced; None for one that is not."""
+        ...
+
+    def send(self, stages: Stages, method: str, path: str, endpoint: str, status: int) -> Headers:
+        """Tell of an answered request; what its answer says of that."""
+        ...
+
+    def close(self) -> None:
+        """Send what waits."""
+        ...
+
+
 class Plane:
     """Answers every request of one process."""
 
@@ -44,6 +61,7 @@ class Plane:
         desk.routes.on_load = request_metrics.loaded
         self.inference = Inference(desk, request_metrics)
         self.streaming = Streaming(self.inference)
+        self.tracer: Tracer | None = None
         self.ready = False
         self.draining = False
         self._paths: dict[bytes, tuple[Handler, str, str | None]] = {}  # of predictions, by the target as it is sent
@@ -51,6 +69,8 @@ class Plane:
     def answer(self, question: Question) -> Reply | Awaitable[Reply]:
         """The reply, at once or later."""
         start = perf_counter_ns()
+        if ASKED in question.headers or self.tracer is not None:
+            question.stages = self._staged(question, start)
         try:
             known = self._paths.get(question.target) or self._asking(question.target)
             if known is None:
@@ -60,27 +80,51 @@ class Plane:
                 _check(question, b"POST")
                 reply = handler(name, version, question)
         except YardError as error:
-            return self.inference.told(error)
+            reply = self.inference.told(error)
         except Exception:
             # the rim of the process: a fault of ours is told and logged, and the connection goes on
             log.exception("%r could not be answered.", question.target[:200])
-            return Reply(500, b'{"error":"modelyard failed to answer. The reason is in its log."}')
+            reply = Reply(500, b'{"error":"modelyard failed to answer. The reason is in its log."}')
         if type(reply) is Reply:
             self._count(reply, start)
+            if question.stages is not None:
+                self._show(question, question.stages, reply)
             return reply
-        return self.awaited(reply, question.target, start)  # type: ignore[arg-type]  # what is no reply is awaited
+        return self.awaited(reply, question.target, start, question)  # type: ignore[arg-type]  # what is no reply is awaited
 
-    async def awaited(self, coming: Awaitable[Reply], target: bytes, start: int) -> Reply:
+    async def awaited(
+        self, coming: Awaitable[Reply], target: bytes, start: int, question: Question | None = None
+    ) -> Reply:
         """The reply once it is there, whatever happens, and counted."""
         try:
             reply = await coming
         except YardError as error:
-            return self.inference.told(error)
+            reply = self.inference.told(error)
         except Exception:
             log.exception("%r could not be answered.", target[:200])  # as above
-            return Reply(500, b'{"error":"modelyard failed to answer. The reason is in its log."}')
+            reply = Reply(500, b'{"error":"modelyard failed to answer. The reason is in its log."}')
         self._count(reply, start)
+        if question is not None and question.stages is not None:
+            self._show(question, question.stages, reply)
         return reply
+
+    def _staged(self, question: Question, start: int) -> Stages | None:
+        """Where the stages of a request are noted, if its client or its trace wants them."""
+        timed = ASKED in question.headers
+        traced = None
+        if self.tracer is not None and question.method == b"POST":
+            traced = self.tracer.context(question.headers)
+        return Stages(start, timed, traced) if timed or traced is not None else None
+
+    def _show(self, question: Question, stages: Stages, reply: Reply) -> None:
+        """Tell the stages of an answered request."""
+        stages.encoded = perf_counter_ns()
+        if stages.timed:
+            reply.headers = (*reply.headers, *stages.header())
+        if stages.traced is not None and self.tracer is not None:
+            method, path = question.method.decode("latin-1"), question.target.partition(b"?")[0].decode("latin-1")
+            told = self.tracer.send(stages, method, path, reply.endpoint, reply.status)
+            reply.headers = (*reply.headers, *told)
 
     def _count(self, reply: Reply, start: int) -> None:
         if reply.endpoint:

@@ -21,12 +21,14 @@ from typing import Any
 import uvloop
 
 from modelyard.core import plugins
+from modelyard.core.errors import MissingExtra
 from modelyard.serving import guard
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Connection, Hub
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.places import Places, SlotReport
-from modelyard.serving.plane import Plane
+from modelyard.serving.plane import Plane, Tracer
+from modelyard.serving.stages import tracing_wanted
 from modelyard.serving.vigil import fault_of, vitals_of
 
 BEAT_S = 0.25
@@ -48,6 +50,7 @@ class Worker:
         self.listener = listener
         self.hub = Hub(self.plane.answer)
         self.stopping = asyncio.Event()
+        self.plane.tracer = _tracer()
         self.calls = self.plane.inference.calls
         slot = self.desk.slot.number
         self.calls.attach(vitals_of(places, slot))
@@ -83,6 +86,8 @@ class Worker:
             os._exit(0)
         self.plane.close()
         self.desk.stop()
+        if self.plane.tracer is not None:
+            await asyncio.to_thread(self.plane.tracer.close)
         beating.cancel()
 
     def _accept(self) -> None:
@@ -172,6 +177,18 @@ class Worker:
             await asyncio.sleep(0.01)
         if calls is not None:
             await calls
+
+
+def _tracer() -> Tracer | None:
+    """Who traces requests, where OpenTelemetry's variables ask for it."""
+    if not tracing_wanted(os.environ):
+        return None
+    try:
+        tracer: Tracer = plugins.load("tracer", "otel")()
+    except MissingExtra as error:  # the variables are often those of a whole cluster: predictions matter more
+        log.warning("Requests are not traced: %s", error)
+        return None
+    return tracer
 
 
 def main(arguments: list[str]) -> None:
