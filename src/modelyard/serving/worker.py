@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from typing import Any
 
 import uvloop
@@ -204,6 +205,8 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(process)d %(levelname)s %(message)s")
     sys.setswitchinterval(0.0005)  # background threads hold the interpreter for half a millisecond at most
+    # forests of scikit-learn that are asked in several threads leave warnings.filters empty, and then warn at every tree
+    setattr(warnings, "defaultaction", "ignore")  # noqa: B010 - mypy does not know it
     places = Places(given.folder)
     listener = socket.socket(fileno=given.socket)
     listener.setblocking(False)
