@@ -19,7 +19,7 @@ from google.protobuf.json_format import ParseDict
 
 from modelyard.core.errors import Invalid, NotFound, Unavailable
 from modelyard.serving.grpc_messages import HEALTH, SERVICE, message
-from modelyard.serving.grpc_tensors import Called, decoded, values
+from modelyard.serving.grpc_tensors import Called, decoded, streamed, values
 from modelyard.serving.http import MAX_BODY
 from modelyard.serving.plane import Plane
 from modelyard.serving.replies import Reply
@@ -176,8 +176,7 @@ class GrpcService:
             start = perf_counter_ns()
             reply = await self._plane.awaited(self._asked(body, headers, start), b"ModelStreamInfer", start)
             if reply.status == 200:
-                answer = _Response.FromString(reply.body)
-                yield _Streamed(infer_response=answer).SerializeToString()
+                yield streamed(reply.body)
             else:
                 yield _Streamed(error_message=_words(reply), infer_response=_Response(id=_id(body))).SerializeToString()
         if self._draining.is_set():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_FLOATING = {name: tensors.DTYPES[name] for name in ("FP32", "FP64")}
 _Request, _Response = message("ModelInferRequest"), message("ModelInferResponse")
 
 
@@ -65,39 +68,106 @@ class Called:
     def read(cls, body: bytes) -> Called:
         """The request in a message's bytes; Invalid for others."""
         request = decoded(_Request, body)
-        return cls(request, request.id or None, values(request.parameters))
+        return cls(request, request.id or None, values(request.parameters) if len(request.parameters) else {})
 
     def batch(self, model: LoadedModel) -> np.ndarray:
         """The batch for a model; Invalid says which input, or which output that is asked for, is wrong."""
-        found = feeds.batch(model.signature, arrays(self.request), model.read)
-        for one in self.request.outputs:
+        request = self.request
+        found = one_row(request, len(model.signature.inputs)) if model.plain else None
+        if found is None:
+            found = feeds.batch(model.signature, arrays(request), model.read)
+        for one in request.outputs:
             feeds.check_output(one.name, values(one.parameters), model.signature)
         return found
 
     def reply(self, head: tensors.Head, output: Output) -> Reply:
         """The answer: raw bytes to raw bytes, typed contents to typed contents."""
-        response = _Response(model_name=head.endpoint, model_version=head.version, id=head.request_id)
-        response.parameters["arm"].string_param = head.arm
+        request, found = self.request, feeds.outputs(output)
+        raw = len(request.raw_input_contents) > 0
+        pieces = [_head(head.endpoint, head.version, head.arm), _field(3, head.request_id.encode())]
         if self.parameters.get("triton_enable_empty_final_response"):
-            response.parameters["triton_final_response"].bool_param = True  # one answer a request: each is the last
-        found = feeds.outputs(output)
-        for name in [one.name for one in self.request.outputs] or found:
+            pieces.append(_LAST)
+        contents = []
+        for name in [one.name for one in request.outputs] or found:
             if name not in found:
                 raise Invalid(f"There is no output {name!r}: the model gave none.")
-            self._add(response, name, found[name])
-        return Reply(200, response.SerializeToString(), CONTENT_TYPE)
+            array, datatype = tensors.typed(found[name])
+            if raw:
+                pieces.append(_told(name, datatype, array.shape))
+                contents.append(_field(6, tensors.to_bytes(array, datatype)))
+            else:
+                pieces.append(_typed_output(name, datatype, array))
+        return Reply(200, b"".join(pieces + contents), CONTENT_TYPE)
 
-    def _add(self, response: Any, name: str, answer: np.ndarray) -> None:
-        array, datatype = tensors.typed(answer)
-        raw = len(self.request.raw_input_contents) > 0
-        if datatype == "FP16" and not raw:  # has no typed contents
-            array, datatype = array.astype(np.float32), "FP32"
-        told = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        if raw:
-            response.raw_output_contents.append(tensors.to_bytes(array, datatype))
-        else:
-            flat = tensors.texts(array) if datatype == tensors.BYTES else array.ravel().tolist()
-            getattr(told.contents, _CONTENTS[datatype]).extend(flat)
+
+# A message is the sum of its parts: what differs little between answers is kept in bytes, and joined.
+
+
+@lru_cache(4096)
+def _head(endpoint: str, version: str, arm: str) -> bytes:
+    response = _Response(model_name=endpoint, model_version=version)
+    response.parameters["arm"].string_param = arm
+    head: bytes = response.SerializeToString()
+    return head
+
+
+@lru_cache(4096)
+def _told(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    response = _Response()
+    response.outputs.add(name=name, datatype=datatype, shape=shape)
+    told: bytes = response.SerializeToString()
+    return told
+
+
+def _typed_output(name: str, datatype: str, array: np.ndarray) -> bytes:
+    if datatype == "FP16":  # has no typed contents
+        array, datatype = array.astype(np.float32), "FP32"
+    response = _Response()
+    contents = response.outputs.add(name=name, datatype=datatype, shape=array.shape).contents
+    flat = tensors.texts(array) if datatype == tensors.BYTES else array.ravel().tolist()
+    getattr(contents, _CONTENTS[datatype]).extend(flat)
+    told: bytes = response.SerializeToString()
+    return told
+
+
+def _last() -> bytes:
+    """That no more answers follow: there is one a request here."""
+    response = _Response()
+    response.parameters["triton_final_response"].bool_param = True
+    last: bytes = response.SerializeToString()
+    return last
+
+
+_LAST = _last()
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field of bytes or text, or a message, on the wire (https://protobuf.dev/programming-guides/encoding)."""
+    size, length = len(data), []
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    length.append(size)
+    return bytes((number << 3 | 2, *length)) + data
+
+
+def streamed(answer: bytes) -> bytes:
+    """An answer as the message of a stream."""
+    return _field(2, answer)
+
+
+def one_row(request: Any, width: int) -> np.ndarray | None:
+    """One row of finite numbers in one raw tensor as the batch; None for anything that has to be looked at more closely."""
+    raw, inputs = request.raw_input_contents, request.inputs
+    if len(raw) != 1 or len(inputs) != 1 or width < 2:
+        return None
+    tensor, dtype = inputs[0], _FLOATING.get(inputs[0].datatype)
+    if dtype is None or list(tensor.shape) != [1, width] or len(raw[0]) != width * dtype.itemsize:
+        return None
+    if tensor.HasField("contents"):
+        return None
+    row = np.frombuffer(raw[0], dtype).astype(np.float64)
+    return row.reshape(1, width) if isfinite(row.sum()) else None  # a sum is finite only if every term is
 
 
 def arrays(request: Any) -> dict[str, np.ndarray]:
