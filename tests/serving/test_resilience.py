@@ -3,12 +3,10 @@ fault it is."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from modelyard.client.predictions import Predictions
@@ -90,3 +87,174 @@ def test_a_canary_that_ends_or_hangs_its_process_is_rolled_back(server: ModelSer
     assert {(one["reason"], one["endpoint"], one["arm"]) for one in died} == {(reason, "e", "canary")}
     assert vigil.replaced(server.places)[reason] == len(died)
     assert len(died) <= told["closed"] <= 2 * len(died)  # the other caller's may have been in the same process
+
+
+def test_threads_that_never_come_back_are_counted_and_the_process_is_replaced(
+    server: ModelServer, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "STUCK_S", 0.5)
+    tools.install(server, "e", v1=deadly("wait,5"))
+    server.apply(tools.split("e", 1))
+    with server.start(workers=1) as serving:
+        (victim,) = serving.pids
+        bodies = [FATAL, FINE, FINE, FINE, FINE]
+        with httpx.Client(base_url=serving.url, timeout=20, headers={"x-timeout-ms": "100"}) as client:
+            told = [client.post("/predict/e", json=body).status_code for body in bodies]
+        assert told == [504] * 5  # the model joins requests: the first holds it, and the others wait behind it
+        tools.until(lambda: victim not in serving.pids and tools.carried_out(server, "e", 1, workers=1))
+        assert httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=20).json()["predictions"] == [2.0]
+    assert [one["reason"] for one in events(server, "worker_replaced")] == ["stuck"]
+    assert server.counts("e").arms["baseline"].errors == 5
+
+
+def test_a_client_that_hangs_up_frees_its_place(server: ModelServer, tools: Any) -> None:
+    tools.install(server, "e", v1=deadly("wait,5"))
+    server.apply(tools.split("e", 1))
+    server.configure("f", {"trusted_code": True})
+    server.install("f", "s", "v1", tools.reference(slow=300), "python")
+    only = Arm(name="baseline", model="s", version="v1", weight=1.0)
+    server.apply(replace(tools.split("f", 1), arms=(only,)))
+    head = b"POST /predict/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 32\r\n%s\r\n"
+    body = b'{"features": {"a": 200, "b": 1}}'
+
+    def vitals() -> calls.Vitals:
+        found = calls.read(server.places.slots / "0.vitals")
+        assert found is not None
+        return found
+
+    with server.start(workers=1) as serving:
+        address = (serving.host, serving.port)
+        leaving = []
+        for _ in range(60):  # the first holds the model for good, the others wait behind it
+            leaving.append(socket.create_connection(address, 20))
+            leaving[-1].sendall(head % (b"e", b"") + body)
+        tools.until(lambda: vitals().gauges["in_flight"] == 60)
+        for one in leaving:
+            one.close()
+        tools.until(lambda: vitals().gauges["in_flight"] == 0)
+        assert vitals().abandoned == 60
+        with socket.create_connection(address, 20) as half:
+            half.sendall(head % (b"f", b"Connection: close\r\n") + body)
+            half.shutdown(socket.SHUT_WR)  # one that only ends its side is answered
+            found = b""
+            while piece := half.recv(65536):
+                found += piece
+        assert found.count(b"200 OK") == 1
+        assert b'"predictions":[1]' in found
+
+
+def test_ready_turns_false_before_the_last_request_is_answered(server: ModelServer, tools: Any) -> None:
+    tools.install(server, "e", v1=tools.reference(slow=1500))
+    server.apply(tools.split("e", 1))
+    with server.start(workers=1) as serving:
+        told: list[int] = []
+        with httpx.Client(base_url=serving.url, timeout=20) as looking:
+            assert looking.get("/v2/health/ready").json() == {"ready": True}
+            asking = threading.Thread(
+                target=lambda: told.append(httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=20).status_code)
+            )
+            asking.start()
+            tools.until(lambda: (found := calls.read(server.places.slots / "0.vitals")) and found.gauges["in_flight"])
+            ending = threading.Thread(target=serving.stop)
+            ending.start()
+            tools.until(lambda: not any(one.ready for one in server.processes()))
+            answer = looking.get("/v2/health/ready")  # on the connection that it has: told, and told to go
+            assert (answer.status_code, answer.json()) == (503, {"ready": False})
+            assert answer.headers["connection"] == "close"
+            assert told == []
+        ending.join(40)
+        asking.join(20)
+    assert told == [200]
+
+
+def test_a_killed_worker_costs_our_client_nothing_and_no_answer_is_given_twice_or_wrongly(
+    server: ModelServer, tools: Any
+) -> None:
+    tools.install(
+        server, "e", v1=tools.reference(task="regression"), v2=tools.reference(task="regression", shift=1000.0)
+    )
+    server.configure("e", {"trusted_code": True, "payload_durable": True})
+    server.apply(tools.split("e", 1, 0.5))
+    answered: dict[str, tuple[float, float, str, int]] = {}
+    ending = threading.Event()
+
+    def call(caller: int, url: str) -> None:
+        number = 0
+        with Predictions({"here": url}) as client:
+            while not ending.is_set():
+                number += 1
+                name, value = f"c{caller}-{number}", caller * 10_000.0 + number
+                answer = client.predict("e", {"a": value, "b": 0.5}, request_id=name)
+                assert name not in answered
+                answered[name] = (value, answer.predictions[0], answer.arm, answer.attempts)
+
+    with server.start(workers=2) as serving:
+        threads = [threading.Thread(target=call, args=(caller, serving.url)) for caller in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            before = len(answered)
+            tools.until(lambda before=before: len(answered) > before + 60)
+            victim = serving.pids[0]
+            os.kill(victim, signal.SIGKILL)
+            tools.until(lambda victim=victim: victim not in serving.pids and tools.carried_out(server, "e", 1))
+        ending.set()
+        for thread in threads:
+            thread.join(40)
+    for value, prediction, arm, _ in answered.values():
+        assert prediction == value + 0.5 - (1000.0 if arm == "canary" else 0.0)
+    again = [name for name, told in answered.items() if told[3] > 1]
+    assert len(again) <= 3 * 4  # at most what was in flight on the process that was killed
+    found = reconciled(server.payloads("e"), answered)
+    assert (found.missing, found.unknown, found.unlike) == (frozenset(), frozenset(), frozenset())
+    assert set(found.repeated) <= set(again)
+    logged = {row["request_id"]: (row["prediction"], row["arm"]) for row in found.rows}
+    assert logged == {name: (told[1], told[2]) for name, told in answered.items()}
+    assert [one["reason"] for one in events(server, "worker_replaced")] == ["killed"] * 3
+    assert {arm.errors for arm in server.counts("e").arms.values()} == {0}  # a kill from outside accuses nobody
+
+
+def made(ident: int, native: int = 0, arm: int = 1) -> Call:
+    return Call(since=1, ident=ident, native=native, unit=None, what=("call", "e", "1", str(arm)))
+
+
+def test_the_culprit_is_the_crashed_thread_or_the_busy_one_or_drawn() -> None:
+    one, other = made(0xABC, 7), made(0xDEF, 8, arm=0)
+    fault = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x0000000000000def (most recent call first):\n"
+    assert vigil.culprit([one, other], fault, set()) is other
+    assert vigil.culprit([one, other], "", {7}) is one
+    assert vigil.culprit([one], "Current thread 0x0000000000000111 (most recent call first)", set()) is one
+    assert vigil.culprit([], fault, {7}) is None
+    drawn = Counter(vigil.culprit([one, other], "", {7, 8}) is one for _ in range(400))
+    assert 140 < drawn[True] < 260
+
+
+def test_a_units_deaths_count_once_a_step_and_those_of_forgotten_generations_not_at_all(
+    server: ModelServer, tools: Any
+) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.5))
+    note = Calls()
+    path = vigil.vitals_of(server.places, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def died(what: tuple[object, ...], unit: int | None) -> vigil.Death:
+        note.attach(path)
+        found: list[vigil.Death] = []
+        note.here(mark(*what), unit, lambda _: found.append(watch.buried(os.getpid(), -signal.SIGSEGV)), None)
+        return found[0]
+
+    watch = vigil.Vigil(server.places)
+    assert [died(("call", "e", 1, 1), 2**63 + 5).arm for _ in range(3)] == ["canary"] * 3
+    assert died(("call", "e", 1, 1), None).detail == "SIGSEGV"
+    counts = server.counts("e").arms["canary"]
+    assert (counts.requests, counts.errors) == (4, 2)
+    assert died(("call", "e", 99, 1), None).arm == died(("call", "gone", 1, 0), None).arm == ""
+    assert vigil.replaced(server.places)["crashed"] == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * calls.SIZE, os.urandom(calls.SIZE), b"\0" * 100])
+def test_records_that_are_none_are_no_records(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "v").write_bytes(content)
+    assert calls.read(tmp_path / "v") is None
+    assert calls.read(tmp_path / "none") is None

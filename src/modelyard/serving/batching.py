@@ -81,7 +81,7 @@ class Joiner:
     def _asked(self, taken: list[Waiting]) -> list[Output | YardError]:
         """An answer for each, noted as the last one's call, whose time is over last."""
         begun = perf_counter_ns()
-        found: list[Output | YardError] = taken[-1][2].call(self._answers, taken)
+        found: list[Output | YardError] = taken[-1][2].lead(self._answers, taken)
         ended = perf_counter_ns()
         for _, _, underway in taken:
             underway.begun, underway.ended = begun, ended

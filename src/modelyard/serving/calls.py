@@ -3,8 +3,8 @@
 A process that a model has crashed or hangs cannot count that: whoever looks after it reads here what it was at.
 
 Layout of slots/SLOT.vitals in 64-bit words: 64 of the process (a mark, its id, its last turn and its gauges), then 64 for
-each thread: since when it is calling (0: it is not), until when somebody waits for that, the thread's two identities, the
-unit's hash (-1: none), and a text that says what it calls, with its length. Times are those of CLOCK_MONOTONIC, which all
+each thread: since when it is calling (0: it is not), until when somebody waits for that (below 0: calls of the same model
+wait behind it), the thread's two identities, the unit's hash (-1: none), and a text that says what it calls, with its length. Times are those of CLOCK_MONOTONIC, which all
 processes of a machine share.
 """
 
@@ -120,8 +120,12 @@ class Calls:
             words[base + SINCE] = 0
 
     def stuck(self) -> int:
-        """How many prediction threads are at a call that nobody waits for any more."""
+        """How many prediction threads are at a call that nobody waits for any more: all, if others wait behind it."""
         return _stuck(self._words)
+
+    def busy(self) -> bool:
+        """Whether a prediction thread is at a call."""
+        return any(self._words[HEADER + place * RECORD + SINCE] for place in range(1, THREADS + 1))
 
 
 @dataclass(slots=True)
@@ -139,6 +143,10 @@ class Underway:
     def call(self, function: Callable[[Any], T], argument: Any) -> T:
         """Make it now, in this thread."""
         return self.calls.threaded(self.marked, self.unit, self.until, function, argument)
+
+    def lead(self, function: Callable[[Any], T], argument: Any) -> T:
+        """Make it now, while others of the same model wait for its end."""
+        return self.calls.threaded(self.marked, self.unit, -self.until, function, argument)
 
     def timed(self, function: Callable[[Any], T], argument: Any) -> T:
         """Make it now and note when."""
@@ -210,4 +218,5 @@ def _record(data: bytes, words: memoryview, base: int) -> Call:
 def _stuck(words: memoryview) -> int:
     now = perf_counter_ns()
     bases = [HEADER + place * RECORD for place in range(1, THREADS + 1)]
-    return sum(1 for base in bases if words[base + SINCE] and words[base + UNTIL] < now)
+    over = [words[base + UNTIL] for base in bases if words[base + SINCE] and abs(words[base + UNTIL]) < now]
+    return THREADS if any(until < 0 for until in over) else len(over)

@@ -31,7 +31,7 @@ from modelyard.serving.places import Places, write
 
 HANG_S = 10.0  # an event loop that has not turned for so long does not turn again
 BEGIN_S = 120.0  # from a process's start to the first turn of its event loop
-STUCK_S = 5.0  # all prediction threads at calls that nobody waits for any more
+STUCK_S = 30.0  # a model's, or all, prediction threads at calls that nobody waits for any more
 SAMPLE_S = 0.2
 BUSY = 0.5  # the share of a processor that the thread which holds the interpreter uses at least
 CRASHED, HUNG, STUCK, ENDED, KILLED = "crashed", "hung", "stuck", "ended", "killed"

@@ -81,7 +81,7 @@ class Worker:
             loop.remove_reader(parent)
         await self._drain()
         watching.cancel()
-        if self.calls.stuck():  # no thread is waited for that nobody waits for any more
+        if self.calls.busy():  # every request is over: a thread that is still at one is not waited for
             self.desk.stop()
             logging.shutdown()
             os._exit(0)
