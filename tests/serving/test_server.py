@@ -394,3 +394,15 @@ def test_counts_of_an_older_generation_are_those_of_its_own_arms(server: ModelSe
     asyncio.run(answered(3))
     assert {name: arm.requests for name, arm in server.counts("e", 1).arms.items()} == {"baseline": 0, "canary": 5}
     assert {name: arm.requests for name, arm in server.counts("e").arms.items()} == {"other": 3}
+
+
+def test_the_first_calls_may_come_at_once(server: ModelServer, tools: Any) -> None:
+    tools.install(server, "e", v1=tools.reference())
+    server.apply(tools.split("e", 1))
+
+    async def all_at_once() -> list[Any]:
+        asked = [PredictionRequest(request_id=f"r{i}", endpoint_id="e", features={"a": 1, "b": 0}) for i in range(20)]
+        return list(await asyncio.gather(*(server.predict(one) for one in asked)))
+
+    assert len({answer.request_id for answer in asyncio.run(all_at_once())}) == 20
+    assert server.counts("e").arms["baseline"].requests == 20

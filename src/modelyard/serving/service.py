@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         super().__init__(storage_path, clock=clock)
         self._desk: Desk | None = None
         self._looked = 0.0
+        self._opening = threading.Lock()
 
     async def deploy_model(
         self,
@@ -146,10 +148,7 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
 
     async def _fresh(self, *, now: bool = False) -> Desk:
         """This process's desk with what is published; looked at every 50 ms at most."""
-        if self._desk is None:
-            self._desk = Desk(self.places)
-            now = True
-        desk = self._desk
+        desk = self._desk or await asyncio.to_thread(self._opened)
         clock = time.monotonic()
         if now or clock - self._looked >= LOOK_S:
             self._looked = clock
@@ -160,6 +159,15 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
                     SlotReport(pid=0, ready=False, generations=routes.generations, troubles=routes.troubles)
                 )
         return desk
+
+    def _opened(self) -> Desk:
+        """The desk, with what is published: whole before anybody asks it, however many ask first."""
+        with self._opening:
+            if self._desk is None:
+                desk = Desk(self.places)
+                desk.routes.refresh()
+                self._desk = desk
+            return self._desk
 
     @operation("POST", "/serving/experiments", needs="serving.write")
     def create_ab_test(
