@@ -153,20 +153,14 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         if now or clock - self._looked >= LOOK_S:
             self._looked = clock
             if desk.routes.changed():
-                await asyncio.to_thread(desk.routes.refresh)
-                routes = desk.routes
-                desk.slot.report(
-                    SlotReport(pid=0, ready=False, generations=routes.generations, troubles=routes.troubles)
-                )
+                await asyncio.to_thread(_refreshed, desk)
         return desk
 
     def _opened(self) -> Desk:
         """The desk, with what is published: whole before anybody asks it, however many ask first."""
         with self._opening:
             if self._desk is None:
-                desk = Desk(self.places)
-                desk.routes.refresh()
-                self._desk = desk
+                self._desk = _refreshed(Desk(self.places))
             return self._desk
 
     @operation("POST", "/serving/experiments", needs="serving.write")
@@ -276,6 +270,14 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
             desk.stop()
         super().close()
         return _Closed()
+
+
+def _refreshed(desk: Desk) -> Desk:
+    """The desk with what is published now, and its word of what it carries out."""
+    routes = desk.routes
+    routes.refresh()
+    desk.slot.report(SlotReport(pid=0, ready=False, generations=routes.generations, troubles=routes.troubles))
+    return desk
 
 
 class _Closed:
