@@ -159,9 +159,8 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
     def _opened(self) -> Desk:
         """The desk, with what is published: whole before anybody asks it, however many ask first."""
         with self._opening:
-            if self._desk is None:
-                self._desk = _refreshed(Desk(self.places))
-            return self._desk
+            self._desk = desk = self._desk or _refreshed(Desk(self.places))
+            return desk
 
     @operation("POST", "/serving/experiments", needs="serving.write")
     def create_ab_test(
