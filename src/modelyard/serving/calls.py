@@ -2,10 +2,10 @@
 
 A process that a model has crashed or hangs cannot count that: whoever looks after it reads here what it was at.
 
-Layout of slots/SLOT.vitals in 64-bit words: 64 of the process (a mark, its id, its last turn and its gauges), then 64 for
-each thread: since when it is calling (0: it is not), until when somebody waits for that (below 0: calls of the same model
-wait behind it), the thread's two identities, the unit's hash (-1: none), and a text that says what it calls, with its length. Times are those of CLOCK_MONOTONIC, which all
-processes of a machine share.
+Layout of slots/SLOT.vitals in 64-bit words: 64 of the process (a mark, its id, its last turn and its gauges), then 64
+for each thread: since when it is calling (0: it is not), until when somebody waits for that (below 0: calls of the
+same model wait behind it), the thread's two identities, the unit's hash (-1: none), and a text that says what it
+calls, with its length. Times are those of CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
