@@ -28,6 +28,7 @@ ADAPTERS = {
     "torch": {"modelyard.engines.torch"},
     "tensorflow": {"modelyard.engines.tensorflow"},
     "ray": {"modelyard.engines.ray"},
+    "grpc": {"modelyard.serving.grpc_service"},
     "duckdb": {"modelyard.storage.duckdb"},
     "psycopg": {"modelyard.storage.postgres"},
     "redis": {"modelyard.storage.redis"},
