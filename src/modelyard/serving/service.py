@@ -148,7 +148,9 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
 
     async def _fresh(self, *, now: bool = False) -> Desk:
         """This process's desk with what is published; looked at every 50 ms at most."""
-        desk: Desk = self._desk or await asyncio.to_thread(self._opened)
+        desk = self._desk
+        if desk is None:
+            desk = await asyncio.to_thread(self._opened)
         clock = time.monotonic()
         if now or clock - self._looked >= LOOK_S:
             self._looked = clock
