@@ -37,7 +37,7 @@ def test_binary_discriminant_analysis_converts_wrongly_and_is_caught(train):
     result = train(table, model_class="LinearDiscriminantAnalysis")
     assert not result.parity.passed
     assert result.parity.max_difference > 0.01
-    assert "training rows" in result.parity.reason
+    assert "ordinary rows" in result.parity.reason
     assert "onnx" not in result.artifacts
     assert load_model(result.artifacts["model"]).manifest.primary == "sklearn"
 

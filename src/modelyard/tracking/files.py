@@ -87,16 +87,16 @@ def _bytes(text: str) -> int:
 class ArtifactFiles:
     """Files by path, for example `1/ab12/artifacts/model/MLmodel`, on a store's database and bytes.
 
-        >>> import io
-        >>> from modelyard.core.refs import Resource
-    from modelyard.core.work import Store
-        >>> files = ArtifactFiles(Store.at(folder))
-        >>> files.write("1/ab12/artifacts/notes.txt", io.BytesIO(b"hello")).size
-        5
-        >>> files.open("1/ab12/artifacts/notes.txt").read()
-        b'hello'
-        >>> [(entry.name, entry.is_dir, entry.size) for entry in files.list("1/ab12")]
-        [('artifacts', True, None)]
+    >>> import io
+    >>> from modelyard.core.refs import Resource
+    >>> from modelyard.core.work import Store
+    >>> files = ArtifactFiles(Store.at(folder))
+    >>> files.write("1/ab12/artifacts/notes.txt", io.BytesIO(b"hello")).size
+    5
+    >>> files.open("1/ab12/artifacts/notes.txt").read()
+    b'hello'
+    >>> [(entry.name, entry.is_dir, entry.size) for entry in files.list("1/ab12")]
+    [('artifacts', True, None)]
     """
 
     def __init__(self, store: Store) -> None:
