@@ -31,6 +31,7 @@ from modelyard.serving.nodes_yard import Headquarters
 from modelyard.serving.places import Places, Published, SlotReport, read, write
 from modelyard.serving.rules import checked_traffic
 from modelyard.serving.supervisor import PublishedTargets, Serving, appending, grpc_reserved, listen
+from modelyard.serving.trials import forget
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
 from modelyard.serving.vigil import HANG_S, Death
 
@@ -82,6 +83,7 @@ class EndpointControl(Area):
                 known = {(one.model, one.version): one for one in store.all_models(work.rows)}
                 installed = replace(installed, uses=used(uses, known))
             store.put_model(work, installed)
+            forget(self.places, model, version)
             if installed.compiled is not None:
                 told = plain(installed.compiled)
                 work.emit(EventType.MODEL_COMPILED, Resource("model", f"{model}:{version}"), told)
@@ -147,6 +149,7 @@ class EndpointControl(Area):
                 self._publish_one(one)
             for name in set(self.places.traffic_files()) - {one.traffic.endpoint for one in published}:
                 self.places.traffic(name).unlink(missing_ok=True)
+                self.places.carried(name).unlink(missing_ok=True)
 
     def _publish_one(self, published: Published) -> None:
         traffic = published.traffic

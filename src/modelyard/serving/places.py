@@ -4,6 +4,8 @@ FOLDER/serving/
     models.json               every installed version
     loaded.json               those that answer by request, without an endpoint's traffic
     traffic/ENDPOINT.json     the routing each endpoint should have
+    carried/ENDPOINT.json     the routing that was last carried out
+    trials/KEY.*              which versions a process has loaded, or has begun to
     counters/ENDPOINT/N.bin   the counts of generation N, shared memory of all processes; .json: whose they are
     metrics/SLOT.bin .keys    request counts by endpoint, arm and code, since ever
     slots/SLOT.lock .json     who writes slot SLOT, and what it has loaded
@@ -59,6 +61,7 @@ class Places:
         self.models = self.root / "models.json"
         self.loaded = self.root / "loaded.json"
         self.trips = self.root / "trips"
+        self.trials = self.root / "trials"
         self.metrics = self.root / "metrics"
         self.slots = self.root / "slots"
         self._traffic = self.root / "traffic"
@@ -85,6 +88,10 @@ class Places:
                         stat = entry.stat()
                         found[entry.name[:-5]] = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         return found
+
+    def carried(self, endpoint: str) -> Path:
+        """The endpoint's routing that was last carried out: what a fresh process falls back to."""
+        return self.root / "carried" / f"{endpoint}.json"
 
     def counters(self, endpoint: str, generation: int) -> Path:
         """The counts of one generation."""

@@ -21,8 +21,9 @@ from modelyard.serving import loaded
 from modelyard.serving.calls import CALL, mark
 from modelyard.serving.counters import SHADOW, Counters
 from modelyard.serving.loaded import LoadedModel
-from modelyard.serving.places import Places, Published
+from modelyard.serving.places import Places, Published, read, write
 from modelyard.serving.rules import QUANTILES, arm_at, bounds
+from modelyard.serving.trials import trial
 from modelyard.serving.values import EndpointConfig, Installed
 
 LOADED = "loaded"  # the one arm of a version that answers by request
@@ -139,6 +140,8 @@ class Routes:
                 routes[name] = self._route(name)
             except (YardError, OSError, ImportError) as error:
                 self.troubles[name] = str(error)
+                if name not in routes and (before := self._fallback(name)) is not None:
+                    routes[name] = before
                 continue
             self.troubles.pop(name, None)
             done[name] = stamp
@@ -177,7 +180,19 @@ class Routes:
         return {name: route.traffic.generation for name, route in self.by_name.items()}
 
     def _route(self, name: str) -> Route:
-        return self._carried(self.places.read_traffic(name))
+        published = self.places.read_traffic(name)
+        route = self._carried(published)
+        kept = self.places.carried(name)
+        if not kept.exists() or read(kept, Published) != published:
+            write(kept, published)
+        return route
+
+    def _fallback(self, name: str) -> Route | None:
+        """What a fresh process answers with where the published routing cannot be carried out: the last that was."""
+        try:
+            return self._carried(read(self.places.carried(name), Published))
+        except (YardError, OSError, ImportError):
+            return None
 
     def _carried(self, published: Published) -> Route:
         traffic, name = published.traffic, published.traffic.endpoint
@@ -216,7 +231,8 @@ class Routes:
         kept = self._models.get(one)
         if kept is None or kept[1] != stamp:
             begun = perf_counter_ns()
-            self._models[one] = kept = (loaded.load(one), stamp)
+            with trial(self.places, one, stamp, standing=bool(self.by_name)):
+                self._models[one] = kept = (loaded.load(one), stamp)
             self.on_load(one.model, one.version, (perf_counter_ns() - begun) / 1000)
         return kept[0]
 
