@@ -43,6 +43,7 @@ collect_ignore = [
     for name in names
     if importlib.util.find_spec(library) is None
 ]
+collect_ignore += ["tests/serving/ray_scenario.py"]  # a script for the environment that has Ray
 
 
 @pytest.fixture(scope="session")

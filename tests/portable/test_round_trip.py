@@ -20,6 +20,7 @@ from lives import Life
 
 from modelyard import Yard
 from modelyard.ab_testing import portable as ab_testing
+from modelyard.core.errors import Forbidden
 from modelyard.core.events import EventType
 from modelyard.core.instants import FixedClock
 from modelyard.deployment import portable as deployment
@@ -124,7 +125,9 @@ def test_a_yard_that_something_happened_in_takes_others_in_and_goes_on(
     assert other.registry.champion("Fraud").version == "v1.0.0"
     assert other.registry.register_model("Fraud", "next", files["file"], "lightgbm", "bo").number == 4
     request = other.registry.list_requests("Fraud", "v2.0.0")[0]
-    other.registry.approve_promotion("Fraud", "v2.0.0", "bo")
+    with pytest.raises(Forbidden, match="uploaded its bytes"):  # bo did, under other names
+        other.registry.approve_promotion("Fraud", "v2.0.0", "bo")
+    other.registry.approve_promotion("Fraud", "v2.0.0", "kim")
     assert other.registry.get_model("Fraud", "v2.0.0").stage is request.target_stage
     assert other.audit.verify().ok
 

@@ -146,8 +146,8 @@ def test_the_first_pieces_arrive_while_the_others_are_computed_and_a_client_that
     with client.stream(
         "POST", "/predict/slow/stream", json={"features": rows}, headers={"x-piece-rows": "1"}
     ) as answer:
-        first = next(answer.iter_lines())
-        assert json.loads(first)["first_row"] == 0
+        lines = answer.iter_lines()  # kept: dropping it closes the connection
+        assert json.loads(next(lines))["first_row"] == 0
         tools.until(lambda: vitals(served).gauges["in_flight"] >= 1)
     tools.until(lambda: vitals(served).gauges["in_flight"] == 0)
     assert sum(arm.requests for arm in served.counts("slow").arms.values()) < before + 200
