@@ -364,7 +364,7 @@ def main() -> None:
         ratios(plain, fastapi, empty, floor, own, slow)
         for one in asked:
             one.found.clear()
-        measured(single, given.rounds, lambda one: wrk(one, folder, given.seconds / 2, 1))
+        measured(single, given.rounds, lambda one: wrk(one, folder, max(1, given.seconds // 2), 1))
         table("one row, 1 connection", single)
         print(f"p50 of named features / FastAPI + ONNX: {median(plain, 'p50') / median(fastapi, 'p50'):.2f} (goal 0.5)")
         raw, headers = binary(rows)
