@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -52,6 +52,7 @@ class Question:
 
 
 Answer = Callable[[Question], Reply | Awaitable[Reply]]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 @dataclass(slots=True)
@@ -342,3 +343,23 @@ class Connection(asyncio.Protocol):
 
 
 _TOO_LARGE = f"The body is larger than {MAX_BODY} bytes. Send smaller batches."
+
+
+async def body_of(receive: Receive) -> bytes | None:
+    """The body of an ASGI request, or somewhat more than is allowed of one that is too large; None if the client hung up.
+
+    What is too large is read up to four times the limit and thrown away: closing on a client that is sending would take
+    the answer from it.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        piece: bytes = message.get("body", b"")
+        if size <= MAX_BODY:
+            pieces.append(piece)
+        size += len(piece)
+        if not message.get("more_body", False) or size > 4 * MAX_BODY:
+            return b"".join(pieces)

@@ -18,7 +18,7 @@ import msgspec
 from modelyard.core.errors import NotFound, YardError
 from modelyard.serving import exposition, metrics
 from modelyard.serving.desk import Desk
-from modelyard.serving.http import MAX_BODY, Question
+from modelyard.serving.http import MAX_BODY, Question, Receive, body_of
 from modelyard.serving.inference import Inference
 from modelyard.serving.replies import Headers, Refused, Reply
 from modelyard.serving.repository import SERVER, Repository, parsed
@@ -29,7 +29,6 @@ KNOWN_PATHS = 4096
 log = logging.getLogger("modelyard.serving")
 
 Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Handler = Callable[[str, str | None, Question], Reply | Awaitable[Reply]]
 _encode = msgspec.json.encode
@@ -226,7 +225,7 @@ class Plane:
         """The same as an ASGI application."""
         if scope["type"] != "http":
             return
-        body = await _body(receive)
+        body = await body_of(receive)
         if body is None:
             return
         raw = scope.get("raw_path") or scope["path"].encode()
@@ -265,23 +264,3 @@ def _check(question: Question, allowed: bytes) -> None:
         )
     if question.headers.get(b"content-encoding", b"identity") != b"identity":
         raise Refused(415, "The body is compressed. Send it as it is, without Content-Encoding.")
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The body, or somewhat more than is allowed of one that is too large; None if the client hung up.
-
-    What is too large is read up to four times the limit and thrown away: closing on a client that is sending would take
-    the answer from it.
-    """
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        piece: bytes = message.get("body", b"")
-        if size <= MAX_BODY:
-            pieces.append(piece)
-        size += len(piece)
-        if not message.get("more_body", False) or size > 4 * MAX_BODY:
-            return b"".join(pieces)

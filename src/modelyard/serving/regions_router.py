@@ -18,11 +18,11 @@ import msgspec
 import uvicorn
 
 from modelyard.core.errors import YardError
-from modelyard.serving.plane import Receive, Scope, Send
+from modelyard.serving.http import MAX_BODY, Receive, body_of
+from modelyard.serving.plane import Scope, Send
 from modelyard.serving.regions import ARM, Place, another, parse
 from modelyard.serving.regions_health import Health, Probes
 
-MAX_BODY = 16 << 20  # as that of the serving processes
 TIMEOUT_S = 30.0
 CONNECTIONS = 256
 HOP = {
@@ -62,7 +62,7 @@ class Router:
             body = msgspec.json.encode({"ready": ready, "region": self._health.region})
             await _answer(send, 200 if ready else 503, [(b"content-type", b"application/json")], body)
             return
-        asked = await _body(receive)
+        asked = await body_of(receive)
         if asked is None:
             return
         if len(asked) > MAX_BODY:
@@ -110,22 +110,6 @@ class Router:
         self._probes.stop()
         await self._http.aclose()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body, or as much of it as is one byte too many; None once the client is gone."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        piece: bytes = message.get("body", b"")
-        if size <= MAX_BODY:
-            pieces.append(piece)
-        size += len(piece)
-        if not message.get("more_body", False) or size > 4 * MAX_BODY:
-            return b"".join(pieces)
 
 
 async def _answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
