@@ -27,10 +27,11 @@ from modelyard.core.errors import Unavailable, YardError
 from modelyard.serving import compaction, counters, guard, metrics, nodes
 from modelyard.serving.counters import Counters
 from modelyard.serving.desk import Desk
+from modelyard.serving.http import Receive
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.nodes import Counts, Link, Model, Piece, Reply, Report, Snapshot
 from modelyard.serving.places import MAX_SLOTS, Places, SlotReport, held, write, write_once
-from modelyard.serving.plane import Plane, Receive, Scope, Send
+from modelyard.serving.plane import Plane, Scope, Send
 
 LOOK_S = 0.05
 TURN_S = 0.2
