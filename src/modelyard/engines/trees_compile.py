@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from modelyard.stats.parity import parity
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+LARGEST = 512 << 20  # bytes
 ROWS = 2048  # ordinary rows, and as many with every value on the edge of some split
 
 
@@ -26,12 +28,15 @@ def compiled(path: Path, framework: str, signature: Signature | None, target: Pa
 
     Sample rows are drawn from the thresholds of the trees themselves: beside them, on them, and just past them.
     """
-    runtime = plugins.load("runtime", framework)(path, signature)
+    if path.stat().st_size > LARGEST:
+        raise Invalid(f"its file is larger than {LARGEST >> 20} MiB, as no ensemble of trees is that pays to compile")
+    opened = cache(lambda: plugins.load("runtime", framework)(path, signature))
+    ensemble = plugins.load("trees", framework)(path, opened)
+    runtime = opened()
     known = runtime.signature
     if not known.numeric:
         text = ", ".join(spec.name for spec in known.inputs if spec.kind == "string")
         raise Invalid(f"it takes text: {text}")
-    ensemble = plugins.load("trees", framework)(path, runtime)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
     os.close(handle)

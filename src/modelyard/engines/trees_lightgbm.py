@@ -6,6 +6,7 @@ Source: LightGBM's include/LightGBM/tree.h (NumericalDecision) and src/objective
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ _LOGISTIC = {"binary", "cross_entropy"}
 _PLAIN = {"regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg"}
 
 
-def ensemble(path: Path, runtime: Any) -> Ensemble:  # noqa: ARG001
-    """The trees of the booster that the runtime has opened."""
-    return of_booster(runtime.native)
+def ensemble(path: Path, opened: Callable[[], Any]) -> Ensemble:  # noqa: ARG001
+    """The trees of the booster that `opened` gives the runtime of."""
+    return of_booster(opened().native)
 
 
 def of_booster(booster: Any) -> Ensemble:

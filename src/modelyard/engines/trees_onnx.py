@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _STRICT = {b"BRANCH_LT", b"BRANCH_GTE"}  # x < t is x <= the float32 before t, a
 _PLAIN = {"Identity", "Cast"}
 
 
-def ensemble(path: Path, runtime: Any) -> Ensemble:  # noqa: ARG001
+def ensemble(path: Path, opened: Callable[[], Any]) -> Ensemble:  # noqa: ARG001 - a large network is not opened for this
     """The trees of the graph at `path`; Invalid, with the reason, where the graph is more than one tree ensemble."""
     try:
         graph = onnx.load_model(str(path), load_external_data=False).graph

@@ -5,6 +5,7 @@ Nothing is imported: what an estimator is shows in its attributes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ _BOOSTED = {"GradientBoostingClassifier", "GradientBoostingRegressor"}
 _HISTOGRAM = {"HistGradientBoostingClassifier", "HistGradientBoostingRegressor"}
 
 
-def ensemble(path: Path, runtime: Any) -> Ensemble:  # noqa: ARG001
-    """The trees of the estimator that the runtime has opened; Invalid where it is more than trees."""
+def ensemble(path: Path, opened: Callable[[], Any]) -> Ensemble:  # noqa: ARG001
+    """The trees of the estimator that `opened` gives the runtime of; Invalid where it is more than trees."""
+    runtime = opened()
     model = runtime.native
     steps = getattr(model, "steps", [("model", model)])
     before = [step for _, step in steps[:-1] if step is not None and step != "passthrough"]

@@ -44,9 +44,9 @@ _LINKS: dict[str, tuple[Link, Callable[[float], float]]] = {
 }
 
 
-def ensemble(path: Path, runtime: Any) -> Ensemble:  # noqa: ARG001
-    """The trees of the booster that the runtime has opened."""
-    return of_booster(runtime.native)
+def ensemble(path: Path, opened: Callable[[], Any]) -> Ensemble:  # noqa: ARG001
+    """The trees of the booster that `opened` gives the runtime of."""
+    return of_booster(opened().native)
 
 
 def of_booster(booster: Any, *, best: bool = False) -> Ensemble:
