@@ -17,6 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightgbm
+import numpy as np
+
 from modelyard.core.models import ModelStage
 from modelyard.registry import ModelRegistry
 
@@ -100,9 +103,10 @@ def calls(registry: ModelRegistry, model: Path, size: int) -> dict[str, Callable
 
 def ours(folder: Path) -> dict[int, dict[str, float]]:
     """Our figures by size."""
-    registry, model = ModelRegistry(folder / "yard"), folder / "model.json"
-    model.write_text(json.dumps({"learner": {"learner_model_param": {}, "gradient_booster": {}}, "version": [2, 0, 0]}))
-    first = registry.register_model("fraud", "next", model, "xgboost", ANA, metrics={"auc": 0.9}, tags=["risk"])
+    registry, model = ModelRegistry(folder / "yard"), folder / "model.txt"
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(x, x[:, 0] > 0), 1).save_model(model)
+    first = registry.register_model("fraud", "next", model, "lightgbm", ANA, metrics={"auc": 0.9}, tags=["risk"])
     found, have = {}, 1
     for size in SIZES:
         for _ in range(have, size):
