@@ -29,7 +29,9 @@ mkdir -p .peers
 "$python" -m venv ${uv:+--without-pip} "$place"
 echo "Setting up $place (about $(wc -l <"$list") packages) ..." >&2
 if [ -n "$uv" ]; then
-  export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" # uv looks where pip is told to look
+  links=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}} # uv looks where pip is told to look
+  [ -n "$links" ] || links=$(python3 -m pip config get global.find-links 2>/dev/null || true)
+  export UV_FIND_LINKS="$links"
   "$uv" pip install --quiet -p "$place/bin/python" -r "$list"
 else
   "$place/bin/python" -m pip install --quiet --disable-pip-version-check -r "$list"
