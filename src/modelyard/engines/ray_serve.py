@@ -156,26 +156,27 @@ class RayServe:
                 "metrics_interval_s": min(scale["up_s"] / 2, 10.0),
             }
             number = {"autoscaling_config": autoscaling}
-        deployment = serve.deployment(
-            serve.ingress(build)(Plane),
-            name="plane",
-            max_replicas_per_node=spread,
-            max_ongoing_requests=MOST_ONGOING,
-            ray_actor_options={"num_cpus": 1},
-            graceful_shutdown_timeout_s=DRAIN_S,
-            graceful_shutdown_wait_loop_s=0.2,
-            health_check_period_s=2,
-            health_check_timeout_s=10,
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-            **number,
-        )
-        # Serve takes what it is given for new code each time, unless it is told a version; it has no public name for that.
-        # Where it does not listen, the processes are replaced one after the other, and nothing is lost.
-        deployment._version = f"{yard}-{version('modelyard')}"
         try:
+            deployment = serve.deployment(
+                serve.ingress(build)(Plane),
+                name="plane",
+                max_replicas_per_node=spread,
+                max_ongoing_requests=MOST_ONGOING,
+                ray_actor_options={"num_cpus": 1},
+                graceful_shutdown_timeout_s=DRAIN_S,
+                graceful_shutdown_wait_loop_s=0.2,
+                health_check_period_s=2,
+                health_check_timeout_s=10,
+                logging_config={"log_level": "WARNING", "enable_access_log": False},
+                **number,
+            )
+            # Serve takes what it is given for new code each time, unless it is told a version, which has no public name.
+            # Where it does not listen, the processes are replaced one after the other, and nothing is lost.
+            deployment._version = f"{yard}-{version('modelyard')}"
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
             serve.run(deployment.bind(), name=NAMESPACE, route_prefix="/")
-        except (RayError, RayServeException, RuntimeError) as error:
+        except (RayError, RayServeException, RuntimeError, ValueError) as error:
+            # ValueError: Serve's configurations take turns at a global of its pickler, which two threads can upset
             raise Unavailable(f"The cluster does not serve: {str(error)[:300]}") from error
 
     def drive(self, replies: Mapping[str, bytes], offer: Mapping[str, Callable[[], bytes]]) -> dict[str, bytes]:
