@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelyard.core.traffic import Guard
-from modelyard.serving import ModelServer
+from modelyard.serving import ModelServer, guard
 from modelyard.serving.desk import Desk
 from modelyard.serving.routing import Route
 
@@ -42,8 +42,27 @@ def test_only_the_canary_is_given_the_margin_before_an_answer_counts_as_slow(
     server: ModelServer, tools: Any, margin: float, arm: str, millis: float, slow: dict[str, int]
 ) -> None:
     tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
-    guard = Guard(rollout_id="r", step=0, share=0.25, latency_ms={"p50": 10.0}, latency_margin=margin)
-    server.apply(tools.split("e", 1, 0.25, guard))
+    slowness = Guard(rollout_id="r", step=0, share=0.25, latency_ms={"p50": 10.0}, latency_margin=margin)
+    server.apply(tools.split("e", 1, 0.25, slowness))
     desk, route = opened(server)
     desk.count(route, route.arm(arm), None, micros=1000 * millis, failed=False)
     assert server.counts("e").arms[arm].slower == slow
+
+
+def test_a_decision_that_cannot_be_written_is_carried_out_and_written_when_it_can_be(
+    server: ModelServer, tools: Any
+) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.25, Guard(rollout_id="r", step=0, share=0.25, alpha=0.01)))
+    desk, route = opened(server)
+    away = server.places.trips.rename(server.places.root / "away")
+    server.places.trips.touch()  # where a file lies, no file can be written
+    for number in range(20):
+        desk.count(route, route.arm("canary"), number, micros=1000.0, failed=True)
+        guard.look(server.places, [route])
+    assert route.counters.tripped
+    assert not server.trips()
+    server.places.trips.unlink()
+    away.rename(server.places.trips)
+    guard.look(server.places, [route])
+    assert [(trip.rollout_id, trip.metric) for trip in server.trips()] == [("r", "errors")]

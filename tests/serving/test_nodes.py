@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import Damaged, NotFound, Unavailable
 from modelyard.core.traffic import Arm, Guard, Traffic
-from modelyard.serving import ModelServer, nodes, nodes_process
+from modelyard.serving import ModelServer, counters, nodes, nodes_process
+from modelyard.serving.lasting import repeat
 from modelyard.serving.nodes_process import Process
 from modelyard.serving.nodes_serving import ongoing, spread
 from modelyard.serving.nodes_yard import Headquarters
@@ -240,6 +242,45 @@ def test_a_guard_judges_what_all_nodes_have_counted(server: ModelServer, head: H
         await asyncio.gather(*(process.end() for process in processes))
 
     run(work())
+
+
+def test_counts_can_be_told_while_others_count_on(tmp_path: Path) -> None:
+    """numpy's nonzero gives up where an array changes under it."""
+    counters.create(tmp_path / "c.bin")
+    words = counters.Counters(tmp_path / "c.bin").row(0).reshape(-1)
+    ended = threading.Event()
+
+    def count() -> None:
+        while not ended.is_set():
+            words[::2] = 1
+            words[::2] = 0
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        for _ in range(3000):
+            places, values = nodes.sparse(words)
+            assert len(values) == 2 * len(places)
+            assert np.frombuffer(values, np.int64).all()
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_round_that_fails_is_told_once_and_the_next_one_tries_again(caplog: pytest.LogCaptureFixture) -> None:
+    met: list[Exception] = [OSError("full"), OSError("full"), RuntimeError("odd"), RuntimeError("odd")]
+    done = []
+
+    async def once() -> None:
+        if met:
+            raise met.pop(0)
+        done.append(1)
+        if len(done) == 2:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(repeat(0.0, once, "It does not work"))
+    assert [record.getMessage() for record in caplog.records] == ["It does not work: full", "It does not work."]
 
 
 def test_an_unlucky_unit_counts_once_on_all_nodes_together(server: ModelServer, head: Headquarters, tools: Any) -> None:

@@ -38,23 +38,35 @@ def check(places: Places, route: Route) -> bool:
     log_e, metric = judged(guard, counters.pairs(route.canary, route.baseline, guard))
     if not trips(guard, log_e):
         return False
-    decision = trip_of(route.traffic, log_e=log_e, metric=metric, counts=counters.merged(route.traffic), at=time.time())
-    if write_once(places.trip(guard.rollout_id, guard.step), decision):
-        log.warning("%s rolled back to the baseline: %s", route.traffic.endpoint, decision.reason)
+    _write(places, route, log_e, metric)
     counters.trip()
     return True
 
 
 def look(places: Places, routes: Iterable[Route]) -> None:
-    """Judge every guarded route, and follow a decision whose process died before it told the others."""
+    """Judge every guarded route, and follow or write down a decision whose process died or could not write."""
     for route in routes:
-        guard = route.traffic.guard
-        if guard is None or route.counters.tripped:
+        guard, counters = route.traffic.guard, route.counters
+        if guard is None:
             continue
         if places.trip(guard.rollout_id, guard.step).exists():
-            route.counters.trip()
+            counters.trip()
+        elif counters.tripped:
+            _write(places, route, *judged(guard, counters.pairs(route.canary, route.baseline, guard)))
         else:
             check(places, route)
+
+
+def _write(places: Places, route: Route, log_e: float, metric: str) -> None:
+    guard = route.traffic.guard
+    assert guard is not None  # only a guarded route is judged
+    counts = route.counters.merged(route.traffic)
+    decision = trip_of(route.traffic, log_e=log_e, metric=metric, counts=counts, at=time.time())
+    try:
+        if write_once(places.trip(guard.rollout_id, guard.step), decision):
+            log.warning("%s rolled back to the baseline: %s", route.traffic.endpoint, decision.reason)
+    except OSError as error:  # a full disk: the traffic goes back all the same, and the next look tries again
+        log.error("%s is rolled back, but that cannot be written down yet: %s", route.traffic.endpoint, error)  # noqa: TRY400
 
 
 def unrecorded(places: Places) -> list[Path]:

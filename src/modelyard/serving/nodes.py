@@ -162,7 +162,7 @@ def decode(data: bytes, kind: Any) -> Any:
 
 def sparse(words: np.ndarray) -> Sparse:
     """The words that are not zero."""
-    flat = words.reshape(-1)
+    flat = words.flatten()  # a copy: numpy gives up where others count on meanwhile
     places = np.flatnonzero(flat).astype(np.int32)
     return places.tobytes(), flat[places].astype(np.int64).tobytes()
 
@@ -176,7 +176,7 @@ def dense(words: Sparse, like: np.ndarray) -> np.ndarray:
 
 def marks_of(endpoint: str, generation: int, counters: Counters) -> Marks | None:
     """The marks of a generation; None where there are none, or too many to tell: by then every guard has decided."""
-    marks = counters.marks
+    marks = counters.marks.copy()  # numpy gives up where others set marks meanwhile
     places = np.flatnonzero(marks)
     if not 0 < len(places) <= MOST_MARKS:
         return None

@@ -28,6 +28,7 @@ from modelyard.serving import compaction, counters, guard, metrics, nodes
 from modelyard.serving.counters import Counters
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Receive
+from modelyard.serving.lasting import repeat
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.nodes import Counts, Link, Model, Piece, Reply, Report, Snapshot
 from modelyard.serving.places import MAX_SLOTS, Places, SlotReport, held, write, write_once
@@ -200,7 +201,12 @@ class Process:
         self.plane.ready = True
         with suppress(OSError, YardError):
             await self._turn()  # so that the yard knows of it as soon as requests may come
-        self._tasks = [asyncio.create_task(one()) for one in (self._watch, self._keep_telling, self._keep_adopting)]
+        rounds = (
+            repeat(LOOK_S, self._look, f"{self.uid} cannot follow what is published"),
+            repeat(TURN_S, self._turn, f"{self.uid} cannot tell the yard"),
+            repeat(ADOPT_S, self._adopt, f"{self.uid} cannot tell for the dead"),
+        )
+        self._tasks = [asyncio.create_task(one) for one in rounds]
 
     async def end(self) -> None:
         """Finish what is queued, tell the rest, and leave nothing behind if the yard has it all."""
@@ -215,19 +221,14 @@ class Process:
             shutil.rmtree(self.places.root.parent, ignore_errors=True)
         os.close(self._lock)
 
-    async def _watch(self) -> None:
+    async def _look(self) -> None:
         """Carry out what has been published and follow the guards' decisions."""
         routes = self.desk.routes
-        tried = 0.0
-        while True:
-            await asyncio.sleep(LOOK_S)
-            waiting = bool(routes.troubles) and time.monotonic() - tried < 1.0
-            if routes.changed() and not waiting:
-                tried = time.monotonic()
-                await asyncio.to_thread(routes.refresh)
-            guard.look(self.places, routes.by_name.values())
-            if self._link.lost and self._leaving is None:
-                self._leaving = asyncio.create_task(self._leave())
+        if routes.due:
+            await asyncio.to_thread(routes.refresh)
+        guard.look(self.places, routes.by_name.values())
+        if self._link.lost and self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave())
 
     async def _leave(self) -> None:
         """End with the node: another process of the machine tells what this one cannot tell any more."""
@@ -238,21 +239,6 @@ class Process:
             await asyncio.sleep(LOOK_S)
         await self.end()
         os._exit(1)
-
-    async def _keep_telling(self) -> None:
-        told = ""
-        while True:
-            await asyncio.sleep(TURN_S)
-            try:
-                await self._turn()
-                told = ""
-            except (
-                OSError,
-                YardError,
-            ) as error:  # the yard is away: what is published stays in force, and is told later
-                if str(error) != told:
-                    told = str(error)
-                    log.warning("%s cannot tell the yard: %s", self.uid, error)
 
     async def _turn(self) -> None:
         """Tell the yard, and carry out what it answers."""
@@ -332,22 +318,20 @@ class Process:
         for name in set(self.places.traffic_files()) - {one.traffic.endpoint for one in snapshot.published}:
             self.places.traffic(name).unlink(missing_ok=True)
 
-    async def _keep_adopting(self) -> None:
+    async def _adopt(self) -> None:
         """Tell for the processes of this machine that died before they had told all."""
-        while True:
-            await asyncio.sleep(ADOPT_S)
-            for folder in await asyncio.to_thread(self._orphans):
-                try:
-                    lock = _locked(folder / "alive.lock")
-                except BlockingIOError:
-                    continue
-                try:
-                    await self._tell_all(folder.name, Residue(folder))
-                    shutil.rmtree(folder, ignore_errors=True)
-                except (OSError, YardError) as error:
-                    log.warning("What %s left cannot be told: %s", folder.name, error)
-                finally:
-                    os.close(lock)
+        for folder in await asyncio.to_thread(self._orphans):
+            try:
+                lock = _locked(folder / "alive.lock")
+            except BlockingIOError:
+                continue
+            try:
+                await self._tell_all(folder.name, Residue(folder))
+                shutil.rmtree(folder, ignore_errors=True)
+            except (OSError, YardError) as error:
+                log.warning("What %s left cannot be told: %s", folder.name, error)
+            finally:
+                os.close(lock)
 
     def _orphans(self) -> list[Path]:
         folders = sorted(self._beside.iterdir())

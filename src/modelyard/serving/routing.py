@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from modelyard.serving.trials import trial
 from modelyard.serving.values import EndpointConfig, Installed
 
 LOADED = "loaded"  # the one arm of a version that answers by request
+RETRY_LOAD_S = 1.0
 Stamp = tuple[int, int, int]
 _HEADER = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 
@@ -87,6 +89,7 @@ class Routes:
         self._stamps: dict[str, Stamp] = {}
         self._loaded_stamp: Stamp | None = None
         self._lock = threading.Lock()
+        self._tried = 0.0
         self._models: dict[Installed, tuple[LoadedModel, Stamp | None]] = {}
         self.on_load: Callable[[str, str, float], object] = lambda *_: None  # model, version, microseconds
 
@@ -123,8 +126,14 @@ class Routes:
         places = self.places
         return places.traffic_files() != self._stamps or places.loaded_stamp() != self._loaded_stamp
 
+    @property
+    def due(self) -> bool:
+        """Whether `refresh` has something to do; what failed is tried again after a second."""
+        return self.changed() and not (self.troubles and time.monotonic() - self._tried < RETRY_LOAD_S)
+
     def refresh(self) -> bool:
         """Carry out what has been published; True if any route changed. Loads models: call it off the event loop."""
+        self._tried = time.monotonic()
         with self._lock:
             return self._refresh()
 

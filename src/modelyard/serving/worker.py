@@ -26,6 +26,7 @@ from modelyard.core.errors import MissingExtra
 from modelyard.serving import guard
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Connection, Hub
+from modelyard.serving.lasting import repeat
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.places import Places, SlotReport
 from modelyard.serving.plane import Plane, Tracer
@@ -34,7 +35,6 @@ from modelyard.serving.vigil import fault_of, vitals_of
 
 BEAT_S = 0.25
 LOOK_S = 0.05  # a new routing is noticed, and a guard judged, this often
-RETRY_LOAD_S = 1.0
 LINGER_S = 0.3  # while draining, idle connections may still send one request and are told to close
 DRAIN_S = 30.0
 log = logging.getLogger("modelyard.serving")
@@ -51,6 +51,7 @@ class Worker:
         self.listener = listener
         self.hub = Hub(self.plane.answer)
         self.stopping = asyncio.Event()
+        self._ticked = 0.0
         self.plane.tracer = _tracer()
         self.calls = self.plane.inference.calls
         slot = self.desk.slot.number
@@ -75,7 +76,7 @@ class Worker:
         self._report()
         self._tick()
         loop.add_reader(self.listener, self._accept)
-        watching = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(repeat(LOOK_S, self._look, "What is published cannot be followed"))
         await self.stopping.wait()
         if parent >= 0:
             loop.remove_reader(parent)
@@ -127,22 +128,16 @@ class Worker:
             )
             await asyncio.sleep(BEAT_S)
 
-    async def _watch(self) -> None:
+    async def _look(self) -> None:
         """Carry out what is published, judge guards, keep the Date header right."""
-        routes, places = self.desk.routes, self.desk.places
-        tried = ticked = 0.0
-        while True:
-            await asyncio.sleep(LOOK_S)
-            now = time.monotonic()
-            if now - ticked >= 1.0:
-                ticked = now
-                self._tick()
-            waiting = bool(routes.troubles) and now - tried < RETRY_LOAD_S
-            if routes.changed() and not waiting:
-                tried = now
-                await asyncio.to_thread(routes.refresh)
-                self._report()
-            guard.look(places, routes.by_name.values())
+        routes, now = self.desk.routes, time.monotonic()
+        if now - self._ticked >= 1.0:
+            self._ticked = now
+            self._tick()
+        if routes.due:
+            await asyncio.to_thread(routes.refresh)
+            self._report()
+        guard.look(self.desk.places, routes.by_name.values())
 
     def _tick(self) -> None:
         self.hub.tick(asyncio.get_running_loop().time(), time.time())
