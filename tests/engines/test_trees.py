@@ -224,12 +224,18 @@ def test_boosters_that_split_otherwise_say_so(tmp_path: Path) -> None:
         trees_compile.compiled(tmp_path / "m.json", "xgboost", _signature(NUMBER), tmp_path / "m.npz")
 
 
+# 0.1 and its like lie between two single numbers, the last ones beyond all of them
+CUTS = np.array([-1.0, 0.0, 0.1, -0.1, 0.5, 1.0, 1e-46, -1e-46, 1e300, -1e300])
+SINGLE = np.array([-2.0, -1.0, -0.0, 0.5, 1.0, 1e-45, -1e-45, 3e38, np.inf, -np.inf, 0.1, -0.1], np.float32)
+NEAR = np.concatenate([SINGLE, np.nextafter(SINGLE, np.float32(np.inf)), np.nextafter(SINGLE, np.float32(-np.inf))])
+
+
 @st.composite
 def grown(draw: st.DrawFn) -> Tree:
     """A random tree, its nodes in a random order."""
     numbers = np.random.default_rng(draw(st.integers(0, 2**32)))
     left, right = [LEAF], [LEAF]
-    for _ in range(draw(st.integers(0, 30))):
+    for _ in range(draw(st.integers(0, 90))):
         at = int(numbers.choice([i for i, child in enumerate(left) if child == LEAF]))
         left[at], right[at] = len(left), len(left) + 1
         left += [LEAF, LEAF]
@@ -240,7 +246,7 @@ def grown(draw: st.DrawFn) -> Tree:
     moved = [np.array([LEAF if c == LEAF else place[c] for c in side])[order] for side in (left, right)]
     return Tree(
         feature=numbers.integers(0, 3, count),
-        threshold=numbers.choice([-1.0, 0.0, 0.5, 1.0], count),
+        threshold=numbers.choice(CUTS, count),
         left=moved[0],
         right=moved[1],
         missing_left=numbers.random(count) < 0.5,
@@ -262,19 +268,45 @@ def _walked(trees: list[Tree], row: Any) -> Any:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(grown(), min_size=1, max_size=20), st.integers(1, 300), st.booleans())
-def test_the_kernel_walks_as_a_person_would(trees: list[Tree], count: int, holes: bool) -> None:
+@given(st.lists(grown(), min_size=1, max_size=20), st.integers(1, 300), st.sampled_from(["single", "double", "holes"]))
+def test_the_kernel_walks_as_a_person_would(trees: list[Tree], count: int, kind: str) -> None:
+    """Rows of single precision go another way than others, rows with missing values a third."""
     numbers = np.random.default_rng(count)
-    rows = numbers.choice([-2.0, -1.0, 0.0, 0.5, 1.0, np.inf, -np.inf], (count, 3))
-    if holes:
+    rows = numbers.choice(NEAR.astype(float) if kind == "single" else np.concatenate([CUTS, NEAR]), (count, 3))
+    if kind == "holes":
         rows[numbers.random(rows.shape) < 0.2] = np.nan
-    made = joined(trees, base=np.zeros(2), link="identity", single=False)
+    made = forest(
+        packed(joined(trees, base=np.zeros(2), link="identity", single=False)), width=3, link="identity", single=False
+    )
     out = np.empty((count, 2))
-    forest(packed(made), width=3, link="identity", single=False).predict(rows, out, np.empty(count, np.int64))
+    made.predict(rows, out, np.empty(count, np.int64))
     np.testing.assert_allclose(out, [_walked(trees, row) for row in rows], atol=1e-12)
     one = np.empty((1, 2))
-    forest(packed(made), width=3, link="identity", single=False).predict(rows[:1], one, np.empty(1, np.int64))
-    assert (one == out[:1]).all()
+    for i in range(min(count, 40)):
+        made.predict(rows[i : i + 1], one, np.empty(1, np.int64))
+        assert (one == out[i : i + 1]).all()
+
+
+def test_a_tree_wider_than_a_short_node_can_say_answers_the_same() -> None:
+    """A left child may lie more than 2^20 nodes on."""
+    levels = 21
+    count = 2 ** (levels + 1) - 1
+    inner = np.arange(count) < 2**levels - 1
+    at = np.arange(count)
+    one = Tree(
+        feature=np.zeros(count, np.int64),
+        threshold=np.where(inner, 0.5, 0.0),
+        left=np.where(inner, 2 * at + 1, LEAF),
+        right=np.where(inner, 2 * at + 2, LEAF),
+        missing_left=np.zeros(count, bool),
+        values=at.astype(float),
+    )
+    made = forest(
+        packed(joined([one], base=np.zeros(1), link="identity", single=True)), width=1, link="identity", single=True
+    )
+    out = np.empty((64, 1))
+    made.predict(np.tile([[0.0], [1.0]], (32, 1)), out, np.empty(64, np.int64))
+    assert (out[:, 0] == np.tile([2**levels - 1, count - 1], 32)).all()
 
 
 ONE = Tree(
@@ -337,6 +369,7 @@ def test_no_forged_arrays_lead_the_kernel_outside(data: st.DataObject) -> None:
         return
     rows = np.array([[0.0, 0.0], [9.0, 9.0], [np.nan, np.nan], [np.inf, -np.inf]] * 5)
     made.predict(rows, np.empty((20, made.columns)), np.empty(20, np.int64))
+    made.predict(np.tile(rows[[0, 1, 3]], (30, 1)), np.empty((90, made.columns)), np.empty(90, np.int64))
 
 
 def test_nodes_that_form_no_trees_are_refused() -> None:

@@ -8,38 +8,18 @@
    The arrays are checked once, when the ensemble is made: every child lies further on, every feature within the row,
    every leaf within the values. After that no input can lead outside them. */
 
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
+#include "_trees.h"
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define LANES 16
-#define BLOCK 128       /* rows that walk one tree after the other while it is in the cache */
 #define MAX_WIDTH 65536 /* inputs, and values of a leaf */
-#define MISSING_LEFT 0x80000000u
 #define TIE 1e-6
-
-typedef struct {
-    double threshold;
-    int32_t left;
-    uint32_t feature; /* the highest bit is MISSING_LEFT */
-} Node;
+#define FEW 24 /* rows for which the wide walk, which goes by 64, is not worth it */
 
 enum { IDENTITY, PAIR, LOGISTIC_PAIR, LOGISTIC, SOFTMAX, EXPONENTIAL, LINKS };
-
-typedef struct {
-    PyObject_HEAD
-    Py_ssize_t nodes, trees, width, outputs;
-    int link, single;
-    Node *node;
-    int32_t *leaf;  /* of each node: the place of its values, in units of outputs */
-    int32_t *root, *depth;
-    double *value, *base;
-} Forest;
 
 static Py_ssize_t columns(const Forest *self) {
     return self->link == PAIR || self->link == LOGISTIC_PAIR ? 2 : self->outputs;
@@ -55,12 +35,6 @@ static inline int32_t step_missing(const Node *node, int32_t at, const double *r
     double seen = row[here->feature & ~MISSING_LEFT];
     int left = seen <= here->threshold || (seen != seen && here->feature & MISSING_LEFT);
     return here->left + !left;
-}
-
-static inline void add(const Forest *self, int32_t at, double *sum) {
-    const double *value = self->value + (Py_ssize_t)self->leaf[at] * self->outputs;
-    for (Py_ssize_t k = 0; k < self->outputs; k++)
-        sum[k] += value[k];
 }
 
 /* One row, sixteen trees at a time. The trees are in the order of their depth, so that those of a group end together. */
@@ -84,14 +58,19 @@ static inline void add(const Forest *self, int32_t at, double *sum) {
         for (int j = 0; j < LANES; j++)                               \
             at[j] = STEP(self->node, at[j], row[j]);
 
-/* Copies a row, rounded where the model was made of single precision; whether it holds a value that is not a number. */
+enum { MISSING = 1, FINE = 2 };
+
+/* Copies a row, rounded where the model was made of single precision; whether it holds a value that is not a number
+   (MISSING), or one that single precision cannot hold (FINE). */
 static int load(const Forest *self, const double *from, double *row) {
-    int missing = 0;
+    int missing = 0, fine = 0;
     for (Py_ssize_t i = 0; i < self->width; i++) {
-        row[i] = self->single ? (double)(float)from[i] : from[i];
+        double rough = (double)(float)from[i];
+        row[i] = self->single ? rough : from[i];
         missing |= row[i] != row[i];
+        fine |= row[i] != rough;
     }
-    return missing;
+    return missing * MISSING | fine * FINE;
 }
 
 static double logistic(double x) { return 1.0 / (1.0 + exp(-x)); }
@@ -121,7 +100,7 @@ static void finish(const Forest *self, const double *sum, double *out) {
 
 static void one(const Forest *self, const double *from, double *row, double *sum, double *out) {
     memcpy(sum, self->base, self->outputs * sizeof(double));
-    if (load(self, from, row)) {
+    if (load(self, from, row) & MISSING) {
         WALK_TREES(step_missing)
     } else {
         WALK_TREES(step)
@@ -129,14 +108,18 @@ static void one(const Forest *self, const double *from, double *row, double *sum
     finish(self, sum, out);
 }
 
-/* `rows` and `sums` have room for BLOCK rows and their sums. */
-static void block(const Forest *self, const double *from, Py_ssize_t count, double *rows, double *sums, double *out) {
-    int missing = 0;
+/* `rows` and `sums` have room for the rows and their sums, `wide` for BLOCK rows in single precision. */
+static void block(const Forest *self, const double *from, Py_ssize_t count, double *rows, double *sums, float *wide,
+                  double *out) {
+    int seen = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        missing |= load(self, from + i * self->width, rows + i * self->width);
+        seen |= load(self, from + i * self->width, rows + i * self->width);
         memcpy(sums + i * self->outputs, self->base, self->outputs * sizeof(double));
     }
-    for (Py_ssize_t t = 0; t < self->trees; t++)
+    int walked = self->brief != NULL && count > FEW && !seen;
+    if (walked)
+        walk_wide(self, rows, count, wide, sums);
+    for (Py_ssize_t t = walked ? self->trees : 0; t < self->trees; t++)
         for (Py_ssize_t i = 0; i < count; i += LANES) {
             int lanes = count - i < LANES ? (int)(count - i) : LANES;
             int32_t at[LANES];
@@ -145,7 +128,7 @@ static void block(const Forest *self, const double *from, Py_ssize_t count, doub
                 at[j] = self->root[t];
                 row[j] = rows + (i + (j < lanes ? j : 0)) * self->width;
             }
-            if (missing) {
+            if (seen & MISSING) {
                 WALK_ROWS(step_missing)
             } else {
                 WALK_ROWS(step)
@@ -235,7 +218,7 @@ static void *copied(PyObject *source, const char *name, size_t item, Py_ssize_t 
 }
 
 static void forest_free(Forest *self) {
-    free(self->node), free(self->leaf), free(self->root), free(self->depth), free(self->value), free(self->base);
+    free(self->node), free(self->brief), free(self->leaf), free(self->root), free(self->depth), free(self->value), free(self->base);
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
@@ -280,6 +263,7 @@ static PyObject *forest_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         Py_DECREF((PyObject *)self);
         return NULL;
     }
+    self->brief = shortened(self);
     return (PyObject *)self;
 }
 
@@ -330,20 +314,22 @@ static PyObject *forest_predict(Forest *self, PyObject *args) {
     int fits = from.len == count * self->width * (Py_ssize_t)sizeof(double) &&
                to.len == count * columns(self) * (Py_ssize_t)sizeof(double) &&
                chosen.len == count * (Py_ssize_t)sizeof(int64_t);
+    Py_ssize_t most = count < BLOCK ? count + !count : BLOCK;
+    size_t singles = self->brief != NULL && count > FEW ? sizeof(float) * (size_t)self->width * BLOCK : 0;
     double *room = NULL;
-    if (fits && (room = malloc(sizeof(double) * (size_t)((self->width + self->outputs) * (count < BLOCK ? count + 1 : BLOCK)))) != NULL) {
+    if (fits && (room = malloc(sizeof(double) * (size_t)((self->width + self->outputs) * most) + singles)) != NULL) {
         const double *rows = from.buf;
-        double *out = to.buf;
+        double *out = to.buf, *sums = room + most * self->width;
+        float *wide = (float *)(sums + most * self->outputs);
         int64_t *likely = chosen.buf;
         if (count == 1) { /* not worth giving up the interpreter for */
-            one(self, rows, room, room + self->width, out);
+            one(self, rows, room, sums, out);
             choose(self, out, 1, likely);
         } else {
-            Py_ssize_t most = count < BLOCK ? count : BLOCK;
             Py_BEGIN_ALLOW_THREADS
             for (Py_ssize_t i = 0; i < count; i += BLOCK)
-                block(self, rows + i * self->width, count - i < BLOCK ? count - i : BLOCK, room,
-                      room + most * self->width, out + i * columns(self));
+                block(self, rows + i * self->width, count - i < BLOCK ? count - i : BLOCK, room, sums, wide,
+                      out + i * columns(self));
             choose(self, out, count, likely);
             Py_END_ALLOW_THREADS
         }
