@@ -35,8 +35,8 @@ from sklearn.metrics import DistanceMetric
 
 from modelyard.core.errors import Damaged, Invalid
 from modelyard.engines.loading import load_model
-from modelyard.engines.sklearn import TRUSTED
 from modelyard.engines.sklearn_bounds import refuse_out_of_bounds
+from modelyard.engines.sklearn_files import TRUSTED
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 4))

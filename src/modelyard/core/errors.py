@@ -41,6 +41,10 @@ class Invalid(YardError, ValueError):
     exit_code = 2
 
 
+class Unfit(Invalid):
+    """A row is none that the model can answer, though its kinds are right: the sender's fault, and not the model's."""
+
+
 class Conflict(YardError, ValueError):
     """The request is well formed but contradicts what is stored."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modelyard.core.errors import Invalid
+from modelyard.core.errors import Invalid, Unfit
 from modelyard.core.models import Signature
 from modelyard.core.ports import Output
 
@@ -35,6 +36,40 @@ def as_float32(values: Array) -> Array:
     """The nearest float32 numbers, as float64: what an exported graph sees, so that every form sees the same."""
     with np.errstate(over="ignore"):  # beyond 3.4e38 is infinite to a float32 model
         return values.astype(np.float32).astype(np.float64)
+
+
+def unfit(ask: Callable[[Array], object], batch: Array, fine: Array, names: tuple[str, ...]) -> Unfit | None:
+    """Which feature of which row a library refuses, found by asking: with more and more of the row taken from `fine`, a row
+    (1, inputs) that it answers. None where it does not answer even that one: then it is the model that fails.
+    """
+
+    def answers(rows: Array) -> bool:
+        nonlocal told
+        try:
+            ask(rows)
+        except (ValueError, TypeError) as error:
+            told = error
+            return False
+        return True
+
+    told: Exception = ValueError()
+    if not answers(fine):
+        return None
+    first, last = 0, len(batch)  # a row that is refused lies from first up to last
+    while last - first > 1:
+        middle = (first + last) // 2
+        first, last = (middle, last) if answers(batch[first:middle]) else (first, middle)
+    row = batch[first:last]
+    if answers(row):  # only together are its rows too much
+        return None
+    why = " ".join(str(told).split())
+    low, high = 0, len(names)  # with `high` features taken from the fine row it is answered, with `low` it is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        trial = np.concatenate([fine[:, :middle], row[:, middle:]], axis=1)
+        low, high = (low, middle) if answers(trial) else (middle, high)
+    shown = repr(row[0, low])[:40]
+    return Unfit(f"Row {first}: the model refuses the feature {names[low]!r}, which is {shown}: {why[:300]}")
 
 
 def network_signature(path: Path, signature: Signature | None) -> Signature:

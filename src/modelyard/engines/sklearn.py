@@ -1,12 +1,8 @@
-"""scikit-learn: estimators, the pipeline around them, folds, scores, and fitted models kept by skops."""
+"""scikit-learn: estimators, the pipeline around them, folds and scores."""
 
 from __future__ import annotations
 
-import io
-import json
-import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -29,18 +25,11 @@ from sklearn import (
     preprocessing,
     tree,
 )
-from skops import io as skops_io
 
-from modelyard.bounds import OutOfBounds
-from modelyard.bounds import skops as boosters
-from modelyard.core import plugins
-from modelyard.core.errors import Damaged, Invalid, NotFound, nearest
+from modelyard.core.errors import Invalid, nearest
 from modelyard.core.learning import Block, Folding, Step, Traits
-from modelyard.core.models import FeatureSpec, Signature
-from modelyard.core.ports import Output
-from modelyard.engines.answers import as_float32, likeliest
-from modelyard.engines.contributions import contributions
-from modelyard.engines.sklearn_bounds import refuse_out_of_bounds
+from modelyard.engines import sklearn_files as files
+from modelyard.engines.answers import likeliest
 
 Estimator = Any
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -89,38 +78,6 @@ _SPACES: dict[str, dict[str, dict[str, Any]]] = {
     "KNeighbors": {"n_neighbors": {"type": "int", "low": 3, "high": 50, "log": True}},
 }
 _START: dict[str, dict[str, Any]] = {"LogisticRegression": {"max_iter": 1000}, "MLP": {"max_iter": 300}}
-
-# What a model file may hold beside skops' own list: each was looked at, none runs code when it is made or called.
-TRUSTED = (
-    "collections.OrderedDict",
-    "lightgbm.basic.Booster",
-    "lightgbm.sklearn.LGBMClassifier",
-    "lightgbm.sklearn.LGBMRegressor",
-    "modelyard.engines.sklearn.AsNumbers",
-    "modelyard.engines.sklearn.Clip",
-    "modelyard.engines.sklearn.DateParts",
-    "modelyard.engines.sklearn.SignedLog",
-    "numpy.dtype",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.metrics._dist_metrics.EuclideanDistance64",
-    "sklearn.metrics._dist_metrics.ManhattanDistance64",
-    "sklearn.metrics._dist_metrics.MinkowskiDistance64",
-    "sklearn.model_selection._split.KFold",
-    "sklearn.neighbors._ball_tree.BallTree",
-    "sklearn.neighbors._kd_tree.KDTree",
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-    "sklearn.tree._tree.Tree",
-    "xgboost.core.Booster",
-    "xgboost.sklearn.XGBClassifier",
-    "xgboost.sklearn.XGBRegressor",
-)
-
-
-# what a forged or damaged file makes skops and the libraries raise
-_UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError, RecursionError,
-)  # fmt: skip
 
 
 class _Columnwise(base.TransformerMixin, base.BaseEstimator):  # type: ignore[misc]
@@ -308,67 +265,7 @@ class SklearnTrainer:
     @staticmethod
     def save(model: Estimator, path: Path) -> None:
         """Write the fitted pipeline as a skops file; Invalid if it holds a type that loading would not trust."""
-        data = skops_io.dumps(model)
-        _refuse_unknown(skops_io.get_untrusted_types(data=data), path)
-        path.write_bytes(data)
-
-
-class SklearnRuntime:
-    """Answers with a fitted scikit-learn estimator or pipeline from a skops file."""
-
-    def __init__(
-        self, path: Path, signature: Signature | None = None, training: Mapping[str, Any] | None = None
-    ) -> None:
-        self.native = _read(path)
-        self._signature = signature or _signature_of(self.native)
-        kept = training or {}
-        self._means = np.asarray(kept.get("transformed_means", ()), dtype=np.float64)
-        self.rounds = kept.get("input_precision") == "float32"
-        self._text = [i for i, spec in enumerate(self._signature.inputs) if spec.kind == "string"]
-        self._numbers = [i for i, spec in enumerate(self._signature.inputs) if spec.kind != "string"]
-        self._classes = np.asarray(self._signature.classes)
-
-    @property
-    def signature(self) -> Signature:
-        """What the model takes and gives."""
-        return self._signature
-
-    def predict(self, batch: Array) -> Output:
-        """The answer to a batch of shape (n, inputs)."""
-        rows = self._filled(batch)
-        if self._signature.task == "regression":
-            return Output(predictions=np.asarray(self.native.predict(rows), dtype=np.float64))
-        if not hasattr(self.native, "predict_proba"):
-            return Output(predictions=np.asarray(self.native.predict(rows)))
-        probabilities = self.native.predict_proba(rows)
-        return Output(predictions=self._classes[likeliest(probabilities)], probabilities=probabilities)
-
-    def contributions(self, batch: Array) -> tuple[Array, Array]:
-        """SHAP values (n, inputs) and base values (n,): of a forest in probability, of a boosted or linear classifier in
-        log-odds, for the last class."""
-        rows = self._filled(batch)
-        is_pipeline = isinstance(self.native, pipeline.Pipeline)
-        model = self.native[-1] if is_pipeline else self.native
-        seen = SklearnTrainer.transformed(self.native, rows) if is_pipeline else np.asarray(rows, dtype=np.float64)
-        values, base_values = contributions(model, seen, self._means)
-        owners = _owners(self.native, len(self._signature.inputs)) if is_pipeline else np.eye(seen.shape[1])
-        return values @ owners, base_values
-
-    def unload(self) -> None:
-        """Free the estimator."""
-        self.native = None
-
-    def _filled(self, batch: Array) -> Array:
-        """The batch as it was in training: missing text is empty text, and numbers are float32 ones where they were."""
-        if not self._text:
-            return as_float32(batch) if self.rounds else batch
-        rows = batch.copy()
-        text = rows[:, self._text]
-        text[np.equal(text, np.array(None))] = ""
-        rows[:, self._text] = text
-        if self.rounds:
-            rows[:, self._numbers] = as_float32(rows[:, self._numbers].astype(np.float64))
-        return rows
+        files.write(model, path)
 
 
 def _family(model_class: str) -> str:
@@ -456,60 +353,3 @@ def _regression(y: Array, predicted: Array) -> dict[str, float]:
         "mae": float(metrics.mean_absolute_error(y, predicted)),
         "r2": float(metrics.r2_score(y, predicted)) if len(y) > 1 else float("nan"),
     }
-
-
-def _owners(model: Estimator, width: int) -> Array:
-    """(transformed columns, inputs): the share of each transformed column that belongs to each input column."""
-    if len(model) == 1:
-        return np.eye(width)
-    names = model[0].get_feature_names_out([f"x{i}|" for i in range(width)])
-    shares = np.zeros((len(names), width))
-    for row, name in enumerate(names):  # b0__x3|_red for a category of input 3, b1__x0| x2| for a product of two
-        product = re.fullmatch(r"b\d+__(x\d+\|(?: x\d+\|)*)", name)
-        text = product[1] if product else name.partition("|")[0].partition("__")[2] + "|"
-        mine = [int(part.strip("x| ")) for part in text.split("|") if part]
-        shares[row, mine] = 1 / len(mine)
-    return shares
-
-
-def _read(path: Path) -> Estimator:
-    if not path.exists():
-        raise NotFound(f"There is no model file {path}. Check the path.")
-    try:
-        data = path.read_bytes()
-        _refuse_unknown(skops_io.get_untrusted_types(data=data), path)
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            boosters.check(json.loads(archive.read("schema.json")), archive.read)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # another scikit-learn version than the one that wrote the file
-            model = skops_io.loads(data, trusted=list(TRUSTED))
-            refuse_out_of_bounds(model, path.name)
-            return model
-    except OutOfBounds as error:
-        raise Damaged(f"{path.name} is refused: {error}. Save the model again from where it was trained.") from error
-    except (*_UNREADABLE, zipfile.BadZipFile) as error:
-        if isinstance(error, (Damaged, Invalid, NotFound)):
-            raise
-        if isinstance(error, ModuleNotFoundError):
-            raise plugins.missing(error, f"the model {path.name}") from error
-        raise Damaged(f"{path} cannot be read as a skops model ({type(error).__name__}: {error}).") from error
-
-
-def _refuse_unknown(types: Sequence[str], path: Path) -> None:
-    unknown = sorted(set(types) - set(TRUSTED))
-    if unknown:
-        raise Invalid(
-            f"{path.name} holds types that modelyard does not trust: {', '.join(unknown)}. They could run code when the "
-            "model is loaded. Build the model from known parts, or export it to ONNX."
-        )
-
-
-def _signature_of(model: Estimator) -> Signature:
-    """What can be told of a bare estimator: named or numbered float inputs, and its classes."""
-    width = int(model.n_features_in_)
-    names = getattr(model, "feature_names_in_", None)
-    inputs = tuple(FeatureSpec(name=str(n)) for n in (names if names is not None else [f"x{i}" for i in range(width)]))
-    if not base.is_classifier(model):
-        return Signature(inputs=inputs, task="regression")
-    classes = tuple(model.classes_.tolist())
-    return Signature(inputs=inputs, task="binary" if len(classes) == 2 else "multiclass", classes=classes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import struct
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.batches import batch_reader
-from modelyard.core.errors import Damaged, Invalid, YardError
+from modelyard.core.errors import Damaged, Invalid, Unfit, YardError
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output, Runtime
 from modelyard.serving.batching import PAYS, Joiner
@@ -40,8 +42,8 @@ class CodeFailed(YardError):
     """Code of this machine's own raised: what, in which class and line."""
 
 
-class Refusal(Invalid):
-    """Code of this machine's own says that its input is wrong: the client's fault, and not the arm's."""
+class Refusal(Unfit):
+    """A model, or code of this machine's own, says that its input is wrong: the client's fault, and not the arm's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,10 @@ class LoadedModel:
         return np.array(rows, dtype=np.float64 if self.signature.numeric else object)
 
     def answer(self, batch: np.ndarray) -> Output:
-        """The model's answer; ModelFailed for whatever it raises, since its input was checked, but for a Refusal."""
+        """The model's answer; ModelFailed for whatever it raises, since its input was checked, but for a Refusal.
+
+        SystemExit and its like too: they would end the connection, or the process, and the arm would not be charged.
+        """
         try:
             output = self.runtime.predict(batch)
             if len(output.predictions) != len(batch):
@@ -129,7 +134,11 @@ class LoadedModel:
             return output
         except Refusal:
             raise
-        except Exception as error:
+        except Unfit as error:
+            raise Refusal(str(error)) from error
+        except BaseException as error:
+            if _interrupted(error):
+                raise
             raise self._failed(error) from error
 
     async def awaited(self, batch: np.ndarray) -> Output:
@@ -142,14 +151,40 @@ class LoadedModel:
         except Exception as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: Exception) -> ModelFailed:
+    def _failed(self, error: BaseException) -> ModelFailed:
         one = self.installed
         what = str(error) if isinstance(error, CodeFailed) else f"{type(error).__name__}: {error}"
         return ModelFailed(f"{one.model} {one.version} failed: {what}")
 
 
+def _interrupted(error: BaseException) -> bool:
+    """Whether it was the user who interrupted, at a terminal or in a notebook, and not the model that raised this."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+
 def load(installed: Installed) -> LoadedModel:
-    """Load a version, let it answer, and time it. NotFound, Damaged or Invalid say why it cannot be served."""
+    """Load a version, let it answer, and time it. NotFound, Damaged or Invalid say why it cannot be served.
+
+    Libraries, and code of this machine's own, raise what they like: that is told as Damaged.
+    """
+    try:
+        return _load(installed)
+    except YardError:
+        raise
+    except BaseException as error:
+        if _interrupted(error):
+            raise
+        raise Damaged(
+            f"{installed.model} {installed.version} cannot be loaded from {installed.path} with {installed.framework}: "
+            f"{type(error).__name__}: {error}. Export it again, or name the framework it was made with."
+        ) from error
+
+
+def _load(installed: Installed) -> LoadedModel:
     parts = _parts(installed)
     runtime = _opened(installed, parts)
     signature = runtime.signature
@@ -196,23 +231,14 @@ def _parts(installed: Installed) -> dict[str, LoadedModel]:
 
 
 def _opened(installed: Installed, parts: Mapping[str, LoadedModel]) -> Runtime:
-    """The runtime on a version's file. Libraries raise what they like at a broken file: it is told as Damaged."""
+    """The runtime on a version's file."""
     arguments, framework = located(installed)
     if parts:
         arguments = (*arguments, {name: _part(one) for name, one in parts.items()})
     quick = compiled_runtime(installed, arguments, framework)
     if quick is not None:
         return quick
-    adapter = plugins.load("runtime", framework)
-    try:
-        runtime: Runtime = adapter(*arguments)
-    except YardError:
-        raise
-    except Exception as error:
-        raise Damaged(
-            f"{installed.model} {installed.version} cannot be loaded from {arguments[0]} with {framework}: "
-            f"{type(error).__name__}: {error}. Export it again, or name the framework it was made with."
-        ) from error
+    runtime: Runtime = plugins.load("runtime", framework)(*arguments)
     return runtime
 
 
