@@ -281,9 +281,9 @@ def test_a_rollout_file_is_read_strictly(manager, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(Invalid, match=told):
-            read_rollout(path, manager.start)
+            read_rollout(path)
     with pytest.raises(OSError, match="cannot be read"):
-        read_rollout(tmp_path / "none.yaml", manager.start)
+        read_rollout(tmp_path / "none.yaml")
 
 
 def test_reported_metrics_take_back_once_and_say_why_again(manager):

@@ -99,12 +99,14 @@ class EventType(Enum):
     SCALED = "scaled"
     WORKER_REPLACED = "worker_replaced"
     OUTCOMES_RECORDED = "outcomes_recorded"
+    PAYLOADS_ERASED = "payloads_erased"
     BATCH_PREDICTED = "batch_predicted"
     # deployment
     MODEL_DEPLOYED = "model_deployed"
     DEPLOYMENT_STARTED = "deployment_started"
     DEPLOYMENT_ADVANCED = "deployment_advanced"
     DEPLOYMENT_HELD = "deployment_held"
+    DEPLOYMENT_AMENDED = "deployment_amended"  # its plan changed while it was under way
     DEPLOYMENT_COMPLETED = "deployment_completed"
     DEPLOYMENT_ROLLED_BACK = "deployment_rolled_back"
     DEPLOYMENT_ABORTED = "deployment_aborted"
@@ -114,7 +116,10 @@ class EventType(Enum):
     AB_TEST_CREATED = "ab_test_created"
     AB_TEST_STARTED = "ab_test_started"
     AB_TEST_ANALYZED = "ab_test_analyzed"
+    AB_TEST_REALLOCATED = "ab_test_reallocated"  # the next round of Thompson sampling
     AB_TEST_STOPPED = "ab_test_stopped"
+    AB_HOLDOUT_CREATED = "ab_holdout_created"
+    AB_HOLDOUT_ENDED = "ab_holdout_ended"
     # monitoring
     DRIFT_CHECKED = "drift_checked"
     DRIFT_DETECTED = "drift_detected"

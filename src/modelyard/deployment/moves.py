@@ -13,9 +13,10 @@ from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.instants import micros
 from modelyard.core.ports import Connection, Row
 from modelyard.core.refs import Resource
+from modelyard.core.traffic import TrafficCounts
 from modelyard.core.work import Work
 from modelyard.deployment import rules, store
-from modelyard.deployment.rollouts import Deployment, DeploymentStatus, Progress, Rollout
+from modelyard.deployment.rollouts import Deployment, DeploymentStatus, Progress, Rollout, Step, Terms
 
 ENDS = {
     DeploymentStatus.COMPLETED: EventType.DEPLOYMENT_COMPLETED,
@@ -70,6 +71,25 @@ def to_step(work: Work, row: Row, step: int, *, progress: Progress, decision: De
     return record(work, changed, what=what, decision=decision, event=event)
 
 
+def carry_out(work: Work, row: Row, rollout: Rollout, seen: TrafficCounts, decision: Decision) -> None:
+    """Do what a look has decided, or remember that it was looked."""
+    if decision.verdict is Verdict.ROLL_BACK:
+        end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision, progress=rules.left_step(rollout, seen))
+    elif decision.verdict is Verdict.PROMOTE:
+        progress = rules.left_step(rollout, seen)
+        to_step(work, row, row["step"] + 1, progress=progress, decision=decision, what="promoted")
+    elif rules.must_freeze(rollout, seen):
+        progress = rules.left_step(rollout, seen)
+        to_step(work, row, row["step"], progress=progress, decision=_frozen(progress), what="frozen")
+    elif rollout.status.active and seen.generation == rollout.generation:
+        hold(work, row, rollout, progress=rules.looked(rollout, seen), decision=decision)
+
+
+def _frozen(progress: Progress) -> Decision:
+    values = ", ".join(f"{name} {value:.4g} ms" for name, value in progress.latency_ms.items())
+    return Decision(verdict=Verdict.HOLD, reasons=(f"baseline latency frozen: {values}",))
+
+
 def end(work: Work, row: Row, status: DeploymentStatus, *, decision: Decision, progress: Progress | None = None) -> Row:
     """Complete, roll back or abort: everything goes to one version."""
     changed = {**row, "status": status.value}
@@ -84,6 +104,13 @@ def end(work: Work, row: Row, status: DeploymentStatus, *, decision: Decision, p
         details = {"deployment_id": row["deployment_id"], "endpoint": row["endpoint"], "strategy": row["strategy"]}
         work.emit(EventType.MODEL_DEPLOYED, Resource("model", model), details)
     return ended
+
+
+def amend(work: Work, row: Row, *, steps: tuple[Step, ...], terms: Terms, decision: Decision) -> Row:
+    """Change what later decisions rest on. The traffic, and so the generation, stays as it is."""
+    changed = {**row, "plan": store.plan_text(steps, terms)}
+    store.save_plan(work.rows, row["deployment_id"], changed["plan"])
+    return record(work, changed, what="amended", decision=decision, event=EventType.DEPLOYMENT_AMENDED)
 
 
 def hold(work: Work, row: Row, rollout: Rollout, *, progress: Progress, decision: Decision) -> Row:

@@ -14,6 +14,7 @@ from modelyard.core.instants import Instant
 from modelyard.core.measures import Measurement
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import Traffic
+from modelyard.deployment.windows import parsed_window
 from modelyard.stats.eprocess import LateFault
 
 
@@ -117,11 +118,14 @@ class Step:
     share: float
     shadow_share: float = 0.0
     gate: bool = False  # a person has to let it pass
+    minimum_units: int | None = None  # of this step alone, where it differs from the terms
+    minimum_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("share", "shadow_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Invalid(f"A step's {name} is {getattr(self, name)}; it must lie between 0 and 1.")
+        _check_minima(self.minimum_units, self.minimum_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +134,7 @@ class Terms:
 
     `minimum_units` and `warmup` count the new version's requests; `margin` is an absolute error rate, `latency_margin`
     a part of the baseline's p95; `alpha` bounds the chance that a version as good as the baseline is ever rolled back.
+    In the weekly windows `freeze` nothing is promoted; rollbacks know no such windows.
     """
 
     minimum_units: int = 500
@@ -139,14 +144,14 @@ class Terms:
     alpha: float = 0.001
     warmup: int = 0
     minimum_agreement: float = 0.0
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.minimum_units < 1:
-            raise Invalid(
-                f"minimum_units is {self.minimum_units}: a step without evidence decides nothing. Give 1 or more."
-            )
-        if self.warmup < 0 or not self.minimum_seconds >= 0:
-            raise Invalid("warmup and minimum_seconds must not be negative.")
+        _check_minima(self.minimum_units, self.minimum_seconds)
+        if self.warmup < 0:
+            raise Invalid(f"warmup is {self.warmup}; it must not be negative.")
+        for window in self.freeze:
+            parsed_window(window)
         if not 0 < self.margin < 1 or not 0 < self.latency_margin < 100:
             raise Invalid(
                 f"margin {self.margin} must lie between 0 and 1 and latency_margin {self.latency_margin} above 0."
@@ -155,6 +160,13 @@ class Terms:
             raise Invalid(f"alpha is {self.alpha}; it must be above 0 and at most 0.5, for example 0.001.")
         if not 0 <= self.minimum_agreement < 1:
             raise Invalid(f"minimum_agreement is {self.minimum_agreement}; it must be at least 0 and below 1.")
+
+
+def _check_minima(units: int | None, seconds: float | None) -> None:
+    if units is not None and units < 1:
+        raise Invalid(f"minimum_units is {units}: a step without evidence decides nothing. Give 1 or more.")
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise Invalid(f"minimum_seconds is {seconds}; it must be a number of seconds, 0 or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +249,53 @@ class HistoryEntry:
     generation: int
     reasons: tuple[str, ...]
     measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the last look at a rollout saw, decided and waits for, by whom and when.
+
+    `arms` has for each arm its version, weight, requests, errors, error rate and latencies in milliseconds; `shadow`
+    what became of the copies. `controller` is who holds the lease until `lease_until`, if anybody does.
+    """
+
+    deployment_id: str
+    at: Instant | None = None  # None before the first look
+    controller: str = ""
+    lease_until: Instant | None = None
+    generation: int = 0
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shadow: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that a rollout file says otherwise than what stands there."""
+
+    key: str
+    now: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.now} -> {self.wanted}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What applying a rollout file would do, and why.
+
+    `verdict` is start, amend (the plan of the rollout that is under way), unchanged, or refused.
+    """
+
+    endpoint: str
+    version: str
+    verdict: str
+    reason: str
+    deployment_id: str = ""
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

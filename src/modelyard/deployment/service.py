@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from modelyard.core import plugins
 from modelyard.core.canonical import plain
 from modelyard.core.decisions import Decision, Verdict
-from modelyard.core.errors import Conflict, Invalid, nearest
+from modelyard.core.errors import Conflict, Forbidden, Invalid
 from modelyard.core.events import EventType
-from modelyard.core.ids import checked_name
+from modelyard.core.instants import Instant
 from modelyard.core.measures import Measurement
 from modelyard.core.operations import operation
 from modelyard.core.ports import Connection, Row
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, TrafficCounts
 from modelyard.core.work import Work
-from modelyard.deployment import moves, rules, store
-from modelyard.deployment.reported import ReportedDeployments
+from modelyard.deployment import looks, moves, plans, rules, store, windows
+from modelyard.deployment.declared import DeclaredRollouts
+from modelyard.deployment.plans import Wanted
 from modelyard.deployment.rollouts import (
     Deployment,
     DeploymentStatus,
     DeploymentStrategy,
     HistoryEntry,
+    Look,
     Progress,
-    Step,
-    Terms,
-    parsed_reference,
-    strategy_named,
+    Rollout,
 )
 
+Decide = Callable[[Rollout, TrafficCounts, Instant], Decision]
 
-class DeploymentManager(ReportedDeployments):
+
+class DeploymentManager(DeclaredRollouts):
     """Rolls versions out: live ones from the counts of serving, others from metrics reported by hand.
 
     All that a controller needs stands in the store, so a killed one is resumed by any other, and of two that look at the
@@ -50,6 +49,9 @@ class DeploymentManager(ReportedDeployments):
         baseline: str = "",
         steps: list[float] | None = None,
         gates: list[int] | None = None,
+        step_units: list[int] | None = None,
+        step_seconds: list[float] | None = None,
+        freeze: list[str] | None = None,
         minimum_units: int = 500,
         minimum_seconds: float = 0.0,
         minimum_agreement: float = 0.0,
@@ -65,13 +67,17 @@ class DeploymentManager(ReportedDeployments):
 
         `version` and `baseline` are v2.0.0 (of the model named like the endpoint) or name:v2.0.0; without `baseline` it
         is the version that the last deployment left there. `steps` are the strategy's shares, `gates` the positions
-        (from 0) of steps that a person has to let pass. A step is left when, always-valid at 95 %, the new version's
-        error rate is at most `margin` above the live baseline's and its p95 at most `latency_margin` above; with no
-        errors at all that takes 960 canary units for a margin of 0.005, 480 for 0.01 and 240 for 0.02, at an error rate
-        of 1 % in both versions and a share of 5 % 8,700, 2,400 and 750. `alpha` bounds the chance that a version as
-        good as the baseline is ever rolled back. `latency_ms` are the baseline's quantiles (p50, p95, p99) if they are
-        known; else they are frozen from its first 200 answers. `after_generation` is the generation that the endpoint's
-        traffic has now. Invalid for impossible terms, Conflict while another rollout is under way there.
+        (from 0) of steps that a person has to let pass; `step_units` and `step_seconds` are minima of each step where
+        `minimum_units` and `minimum_seconds` are not to hold for all. In the weekly windows `freeze`, written
+        "Fri 16:00 - Mon 08:00 Europe/Berlin", nothing is promoted and nothing begins.
+
+        A step is left when, always-valid at 95 %, the new version's error rate is at most `margin` above the live
+        baseline's and its p95 at most `latency_margin` above; with no errors at all that takes 960 canary units for a
+        margin of 0.005, 480 for 0.01 and 240 for 0.02, at an error rate of 1 % in both versions and a share of 5 %
+        8,700, 2,400 and 750. `alpha` bounds the chance that a version as good as the baseline is ever rolled back.
+        `latency_ms` are the baseline's quantiles (p50, p95, p99) if they are known; else they are frozen from its first
+        200 answers. `after_generation` is the generation that the endpoint's traffic has now. Invalid for impossible
+        terms, Conflict while another rollout is under way there and within a freeze window.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)
@@ -79,11 +85,16 @@ class DeploymentManager(ReportedDeployments):
         >>> [(arm.name, arm.version, arm.weight) for arm in rollout.traffic.arms]
         [('baseline', 'v1.0.0', 0.9), ('canary', 'v2.0.0', 0.1)]
         """
-        checked_name(endpoint, "endpoint")
-        candidate = parsed_reference(version, endpoint, "new")
-        strategy = strategy_named(strategy)
-        planned = _gated(plugins.load("strategy", plain(strategy))(steps), gates or [])
-        terms = Terms(
+        one = plans.wanted(
+            endpoint,
+            version,
+            strategy=strategy,
+            baseline=baseline,
+            steps=steps,
+            gates=gates,
+            step_units=step_units,
+            step_seconds=step_seconds,
+            freeze=freeze,
             minimum_units=minimum_units,
             minimum_seconds=minimum_seconds,
             minimum_agreement=minimum_agreement,
@@ -91,41 +102,38 @@ class DeploymentManager(ReportedDeployments):
             latency_margin=latency_margin,
             alpha=alpha,
             warmup=warmup,
+            latency_ms=latency_ms,
+            after_generation=after_generation,
         )
-        progress = Progress(latency_ms=_checked_latency(latency_ms or {}))
         with self.store.work(created_by) as work:
-            old = _baseline(work.rows, endpoint, baseline, candidate, planned)
-            row = self._new_row(work, candidate, strategy) | {
-                "source": store.LIVE,
-                "endpoint": endpoint,
-                "baseline": str(old) if old else "",
-                "generation": after_generation,
-                "plan": store.plan_text(planned, terms),
-                "state": store.state_text(progress),
-            }
-            store.insert_deployment(work.rows, row)
-            decision = Decision(verdict=Verdict.ALLOW, reasons=(f"{plain(strategy)} of {candidate} from {old}",))
-            return moves.view(moves.to_step(work, row, 0, progress=progress, decision=decision, what="started"))
+            return self._begin(work, one)
 
-    @operation("POST", "/deployments/apply", needs="deployment.write")
-    def apply(self, path: str | Path, *, created_by: str = "system") -> Deployment:
-        """The live rollout that a YAML or JSON file describes: the arguments of `start`, one key a line.
+    def _begin(self, work: Work, one: Wanted) -> Deployment:
+        frozen = windows.frozen_until(one.terms.freeze, work.now)
+        if frozen is not None:
+            raise Conflict(f"{one.candidate} cannot begin on {one.endpoint}. {windows.told(frozen)}.")
+        old, progress = _baseline(work.rows, one), Progress(latency_ms=one.latency_ms)
+        row = self._new_row(work, one.candidate, one.strategy) | {
+            "source": store.LIVE,
+            "endpoint": one.endpoint,
+            "baseline": str(old) if old else "",
+            "generation": one.after_generation,
+            "plan": store.plan_text(one.steps, one.terms),
+            "state": store.state_text(progress),
+        }
+        store.insert_deployment(work.rows, row)
+        decision = Decision(verdict=Verdict.ALLOW, reasons=(f"{plain(one.strategy)} of {one.candidate} from {old}",))
+        return moves.view(moves.to_step(work, row, 0, progress=progress, decision=decision, what="started"))
 
-        >>> from modelyard.deployment import DeploymentManager
-        >>> text = "endpoint: fraud\\nversion: v2.0.0\\nbaseline: v1.0.0\\nsteps: [0.1, 1.0]\\n"
-        >>> _ = (folder / "rollout.yaml").write_text(text)
-        >>> DeploymentManager(folder).apply(folder / "rollout.yaml").share
-        0.1
-        """
-        from modelyard.deployment.files import read_rollout
-
-        return self.start(**read_rollout(path, self.start), created_by=created_by)
-
-    def advance(self, deployment_id: str, seen: TrafficCounts, *, user: str = "system") -> Decision:
+    def advance(
+        self, deployment_id: str, seen: TrafficCounts, *, controller: str = "", user: str = "system"
+    ) -> Decision:
         """What the merged counts of the rollout's generation decide, carried out in the same transaction.
 
         PROMOTE has moved it to its next step (or completed it), ROLL_BACK has sent everything back; HOLD says in its
         first reason what is missing. Counts of another generation decide nothing, so two controllers never both act.
+        A `controller` that names itself takes the rollout's lease for ten seconds; while another one holds it, its own
+        look decides nothing.
 
         >>> from modelyard.core.traffic import ArmCounts, TrafficCounts
         >>> from modelyard.deployment import DeploymentManager
@@ -138,24 +146,50 @@ class DeploymentManager(ReportedDeployments):
         >>> manager.get_deployment(rollout.deployment_id).status.value
         'completed'
         """
-        with self.store.work(user) as work:
-            row = moves.known(work.rows, deployment_id)
-            if row["source"] == store.REPORTED:
-                raise Conflict(f"{deployment_id} is judged by metrics reported by hand. Call report_metrics instead.")
-            rollout = store.rollout_from(row)
-            decision = rules.advance(rollout, seen, work.now)
-            if decision.verdict is Verdict.ROLL_BACK:
-                progress = rules.left_step(rollout, seen)
-                moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision, progress=progress)
-            elif decision.verdict is Verdict.PROMOTE:
-                progress = rules.left_step(rollout, seen)
-                moves.to_step(work, row, row["step"] + 1, progress=progress, decision=decision, what="promoted")
-            elif rules.must_freeze(rollout, seen):
-                progress = rules.left_step(rollout, seen)
-                moves.to_step(work, row, row["step"], progress=progress, decision=_frozen(progress), what="frozen")
-            elif rollout.status.active and seen.generation == rollout.generation:
-                moves.hold(work, row, rollout, progress=rules.looked(rollout, seen), decision=decision)
-            return decision
+        try:
+            with self.store.work(user) as work:
+                return self._look(work, deployment_id, seen, controller, rules.advance)
+        except Forbidden as refused:  # its stage no longer allows it, say: the promotion is undone, and that is told
+            held = Decision(verdict=Verdict.HOLD, reasons=(f"not allowed: {refused}",))
+            with self.store.work(user) as work:
+                return self._look(work, deployment_id, seen, controller, lambda *_: held)
+
+    def _look(self, work: Work, deployment_id: str, seen: TrafficCounts, controller: str, decide: Decide) -> Decision:
+        row = moves.known(work.rows, deployment_id)
+        if row["source"] == store.REPORTED:
+            raise Conflict(f"{deployment_id} is judged by metrics reported by hand. Call report_metrics instead.")
+        other = looks.held_by_another(work, deployment_id, controller)
+        if other:
+            return Decision(verdict=Verdict.HOLD, reasons=(f"another controller looks after it: {other}",))
+        rollout = store.rollout_from(row)
+        decision = windows.kept(decide(rollout, seen, work.now), rollout.terms.freeze, work.now)
+        moves.carry_out(work, row, rollout, seen, decision)
+        if rollout.status.active and seen.generation == rollout.generation:
+            looks.keep(work, rollout, seen, decision, controller)
+        return decision
+
+    def let_go(self, controller: str) -> None:
+        """End a controller's leases, so that another one need not wait for ten seconds.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> DeploymentManager(folder).let_go("host:1")
+        """
+        with self.store.work() as work:
+            store.end_leases(work.rows, controller)
+
+    @operation("GET", "/deployments/{deployment_id}/look", needs="deployment.read")
+    def look(self, deployment_id: str) -> Look:
+        """What the last look at a rollout saw, decided and waits for, with each arm's counts, and who looked when.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> manager.look(rollout.deployment_id).reasons
+        ('nobody has looked yet',)
+        """
+        with self.store.reading() as rows:
+            moves.known(rows, deployment_id)
+            return looks.look_from(deployment_id, store.look_row(rows, deployment_id))
 
     def record_trip(self, trip: GuardTrip) -> Deployment:
         """The deployment after a serving process's own rollback; telling it again changes nothing.
@@ -191,8 +225,13 @@ class DeploymentManager(ReportedDeployments):
             return moves.view(row)
 
     @operation("POST", "/deployments/{deployment_id}/promote", needs="deployment.write")
-    def promote(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
+    def promote(
+        self, deployment_id: str, *, step: int | None = None, reason: str = "", user: str = "system"
+    ) -> Deployment:
         """The deployment in its next step because a person says so: through a gate, or without waiting for evidence.
+
+        `step` is the step that is meant to be left: of two people, or of a call and its repetition, one promotes then,
+        and for the other nothing changes. Within a freeze window a person gives a `reason`; Conflict without.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)
@@ -201,13 +240,23 @@ class DeploymentManager(ReportedDeployments):
         'completed'
         """
         with self.store.work(user) as work:
+            row = moves.known(work.rows, deployment_id)
+            if step is not None and step < row["step"] + (row["status"] == DeploymentStatus.COMPLETED.value):
+                return moves.view(row)
             row = moves.known_active(work.rows, deployment_id, "promoted")
+            if step is not None and step != row["step"]:
+                raise Conflict(f"{deployment_id} is in step {row['step']} and cannot leave step {step} yet.")
             decision = moves.person(Verdict.PROMOTE, reason, f"promoted by {user}")
             if row["source"] == store.REPORTED:
                 return moves.view(moves.end(work, row, DeploymentStatus.COMPLETED, decision=decision))
-            progress = replace(store.rollout_from(row).progress, looked=(0, 0))
-            step = row["step"] + 1
-            return moves.view(moves.to_step(work, row, step, progress=progress, decision=decision, what="promoted"))
+            rollout = store.rollout_from(row)
+            frozen = windows.frozen_until(rollout.terms.freeze, work.now)
+            if frozen is not None and not reason.strip():
+                raise Conflict(f"{windows.told(frozen)}. To promote {deployment_id} all the same, give a reason.")
+            progress = replace(rollout.progress, looked=(0, 0))
+            return moves.view(
+                moves.to_step(work, row, row["step"] + 1, progress=progress, decision=decision, what="promoted")
+            )
 
     @operation("POST", "/deployments/{deployment_id}/pause", needs="deployment.write")
     def pause(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
@@ -320,47 +369,25 @@ class DeploymentManager(ReportedDeployments):
             return moves.view(row)
 
 
-def _baseline(
-    rows: Connection, endpoint: str, baseline: str, candidate: ModelRef, steps: tuple[Step, ...]
-) -> ModelRef | None:
+def _baseline(rows: Connection, one: Wanted) -> ModelRef | None:
     """The version to compare with and to go back to; Conflict or Invalid where a rollout cannot start."""
-    active = store.active_on(rows, endpoint)
+    active = store.active_on(rows, one.endpoint)
     if active is not None:
         raise Conflict(
-            f"{endpoint} is already being rolled out by {active['deployment_id']} ({active['status']}). "
+            f"{one.endpoint} is already being rolled out by {active['deployment_id']} ({active['status']}). "
             "Promote, abort or roll it back first."
         )
-    before = store.newest_on(rows, endpoint)
+    before = store.newest_on(rows, one.endpoint)
     traffic = moves.view(before).traffic if before else None
     arm = traffic.arms[0] if traffic else None
-    left = ModelRef(arm.model, arm.version) if arm else None
-    old = parsed_reference(baseline, endpoint, "baseline") if baseline else left
-    if old is None and len(steps) > 1:
-        raise Invalid(f"{endpoint} has no version to compare {candidate} with. Pass baseline, or the strategy direct.")
-    if old == candidate:
-        raise Conflict(f"{candidate} already answers {endpoint}. Nothing to roll out.")
+    old = one.baseline or (ModelRef(arm.model, arm.version) if arm else None)
+    if old is None and len(one.steps) > 1:
+        raise Invalid(
+            f"{one.endpoint} has no version to compare {one.candidate} with. Pass baseline, or the strategy direct."
+        )
+    if old == one.candidate:
+        raise Conflict(f"{one.candidate} already answers {one.endpoint}. Nothing to roll out.")
     return old
-
-
-def _gated(steps: tuple[Step, ...], gates: list[int]) -> tuple[Step, ...]:
-    for gate in gates:
-        if not 0 <= gate < len(steps) - 1:
-            raise Invalid(f"There is no step {gate} to gate; steps that are left count from 0 to {len(steps) - 2}.")
-    return tuple(replace(step, gate=place in gates) for place, step in enumerate(steps))
-
-
-def _checked_latency(latency_ms: Mapping[str, float]) -> dict[str, float]:
-    for name, value in latency_ms.items():
-        if name not in rules.QUANTILES:
-            raise Invalid(f"latency_ms has an unknown quantile {name!r}. {nearest(name, list(rules.QUANTILES))}")
-        if not 0 < value < float("inf"):
-            raise Invalid(f"latency_ms {name} is {value}; it must be a number of milliseconds above 0.")
-    return dict(latency_ms)
-
-
-def _frozen(progress: Progress) -> Decision:
-    values = ", ".join(f"{name} {value:.4g} ms" for name, value in progress.latency_ms.items())
-    return Decision(verdict=Verdict.HOLD, reasons=(f"baseline latency frozen: {values}",))
 
 
 def _tripped(trip: GuardTrip, progress: Progress) -> Measurement:

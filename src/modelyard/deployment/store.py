@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from modelyard.core.canonical import dumps, plain
@@ -157,6 +158,42 @@ def save_shadow_counts(rows: Connection, shadow_id: str, counts: Mapping[str, An
     )
 
 
+def save_plan(rows: Connection, deployment_id: str, plan: str) -> None:
+    """Write an amended plan."""
+    rows.run(
+        "UPDATE deployments SET plan = :plan WHERE deployment_id = :deployment_id",
+        deployment_id=deployment_id,
+        plan=plan,
+    )
+
+
+def look_row(rows: Connection, deployment_id: str) -> Row | None:
+    """The last look at a deployment and who holds its lease."""
+    return rows.one("SELECT * FROM deployment_looks WHERE deployment_id = :deployment_id", deployment_id=deployment_id)
+
+
+def put_look(rows: Connection, deployment_id: str, *, controller: str, until: int, at: int, seen: str) -> None:
+    """Write the last look and the lease."""
+    rows.run(
+        "INSERT INTO deployment_looks (deployment_id, controller, lease_until, at, seen) VALUES "
+        "(:deployment_id, :controller, :until, :at, :seen) ON CONFLICT (deployment_id) DO UPDATE SET "
+        "controller = excluded.controller, lease_until = excluded.lease_until, at = excluded.at, seen = excluded.seen",
+        deployment_id=deployment_id,
+        controller=controller,
+        until=until,
+        at=at,
+        seen=seen,
+    )
+
+
+def end_leases(rows: Connection, controller: str) -> int:
+    """Let go of every deployment that a controller holds; returns how many."""
+    return rows.run(
+        "UPDATE deployment_looks SET controller = '', lease_until = 0 WHERE controller = :controller",
+        controller=controller,
+    )
+
+
 def ids(rows: Connection, table: str, column: str) -> list[str]:
     """Known identifiers, for the hint in an error; table and column are this module's own constants."""
     return [row["id"] for row in rows.all(f"SELECT {column} AS id FROM {table} ORDER BY created_at DESC LIMIT 20")]
@@ -183,8 +220,9 @@ def progress_from(text: str) -> Progress:
 
 
 def rollout_from(row: Row) -> Rollout:
-    """The rollout that a row holds."""
+    """The rollout that a row holds. Its terms are those of the step that it is in."""
     plan = json.loads(row["plan"])
+    steps, terms = tuple(Step(**step) for step in plan["steps"]), terms_from(plan["terms"]) or Terms()
     return Rollout(
         deployment_id=row["deployment_id"],
         endpoint=row["endpoint"],
@@ -192,13 +230,25 @@ def rollout_from(row: Row) -> Rollout:
         baseline=ModelRef.parse(row["baseline"]) if row["baseline"] else None,
         strategy=strategy_kept(row["strategy"]),
         status=DeploymentStatus(row["status"]),
-        steps=tuple(Step(**step) for step in plan["steps"]),
-        terms=Terms(**(plan["terms"] or {})),
+        steps=steps,
+        terms=terms_in(terms, steps[row["step"]]),
         step=row["step"],
         generation=row["generation"],
         step_started_at=from_micros(row["step_started_at"]),
         progress=progress_from(row["state"]),
     )
+
+
+def terms_from(data: Mapping[str, Any] | None) -> Terms | None:
+    """The terms that a plan holds."""
+    return Terms(**{**data, "freeze": tuple(data.get("freeze", ()))}) if data else None
+
+
+def terms_in(terms: Terms, step: Step) -> Terms:
+    """The terms as they hold in a step, which may ask for more or less than the others."""
+    units = terms.minimum_units if step.minimum_units is None else step.minimum_units
+    seconds = terms.minimum_seconds if step.minimum_seconds is None else step.minimum_seconds
+    return replace(terms, minimum_units=units, minimum_seconds=seconds)
 
 
 def deployment_from(row: Row, traffic: Any) -> Deployment:
@@ -223,7 +273,7 @@ def deployment_from(row: Row, traffic: Any) -> Deployment:
         metrics=_metrics(state.get("metrics")),
         baseline_metrics=_metrics(plan.get("baseline_metrics")),
         rollback_config=RollbackConfig(**plan["rollback_config"]) if plan.get("rollback_config") else None,
-        terms=Terms(**plan["terms"]) if plan["terms"] else None,
+        terms=terms_from(plan["terms"]),
     )
 
 

@@ -1,11 +1,28 @@
--- made by revisions 1d6a4ba3ce7a2fe482524f7077a7f79a79f5894a4c57a7662aad2ceaeca25ec3
+-- made by revisions aca605522de26534252cedf45eb7a55f4a5550b68d55e71ebcc10067c1986871
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
 	variant TEXT NOT NULL, 
+	round INTEGER NOT NULL, 
 	tally TEXT NOT NULL, 
-	PRIMARY KEY (test_id, variant), 
+	PRIMARY KEY (test_id, variant, round), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
+);
+CREATE TABLE ab_assignments (
+	test_id TEXT NOT NULL, 
+	unit TEXT NOT NULL, 
+	variant TEXT NOT NULL, 
+	round INTEGER NOT NULL, 
+	PRIMARY KEY (test_id, unit), 
+	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
+);
+CREATE TABLE ab_holdouts (
+	name TEXT NOT NULL, 
+	share FLOAT NOT NULL, 
+	created_at BIGINT NOT NULL, 
+	created_by TEXT NOT NULL, 
+	ended_at BIGINT, 
+	PRIMARY KEY (name)
 );
 CREATE TABLE ab_journals (
 	journal TEXT NOT NULL, 
@@ -20,6 +37,21 @@ CREATE TABLE ab_looks (
 	alpha FLOAT NOT NULL, 
 	significant TEXT NOT NULL, 
 	PRIMARY KEY (test_id, look), 
+	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
+);
+CREATE TABLE ab_result_ids (
+	test_id TEXT NOT NULL, 
+	result_id TEXT NOT NULL, 
+	PRIMARY KEY (test_id, result_id), 
+	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
+);
+CREATE TABLE ab_rounds (
+	test_id TEXT NOT NULL, 
+	round INTEGER NOT NULL, 
+	shares TEXT NOT NULL, 
+	assigned BIGINT NOT NULL, 
+	started_at BIGINT NOT NULL, 
+	PRIMARY KEY (test_id, round), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );
 CREATE TABLE ab_sources (
@@ -56,6 +88,7 @@ CREATE TABLE ab_units (
 	unit TEXT NOT NULL, 
 	requests BIGINT NOT NULL, 
 	successes BIGINT NOT NULL, 
+	sums TEXT NOT NULL, 
 	PRIMARY KEY (test_id, variant, unit), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );
@@ -271,6 +304,15 @@ CREATE TABLE deployment_history (
 	reasons TEXT NOT NULL, 
 	measurements TEXT NOT NULL, 
 	PRIMARY KEY (position), 
+	FOREIGN KEY(deployment_id) REFERENCES deployments (deployment_id)
+);
+CREATE TABLE deployment_looks (
+	deployment_id TEXT NOT NULL, 
+	controller TEXT NOT NULL, 
+	lease_until BIGINT NOT NULL, 
+	at BIGINT NOT NULL, 
+	seen TEXT NOT NULL, 
+	PRIMARY KEY (deployment_id), 
 	FOREIGN KEY(deployment_id) REFERENCES deployments (deployment_id)
 );
 CREATE TABLE deployments (

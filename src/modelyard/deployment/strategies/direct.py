@@ -10,7 +10,7 @@ from modelyard.deployment.rollouts import Step
 def plan(shares: Sequence[float] | None = None) -> tuple[Step, ...]:  # noqa: ARG001 - every strategy has this signature
     """One step that completes as it starts.
 
-    >>> plan()
-    (Step(share=1.0, shadow_share=0.0, gate=False),)
+    >>> [step.share for step in plan()]
+    [1.0]
     """
     return (Step(share=1.0),)

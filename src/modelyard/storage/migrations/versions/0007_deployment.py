@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("plan", sa.Text, nullable=False),  # JSON, written once
+        sa.Column("plan", sa.Text, nullable=False),  # JSON: steps and terms
         sa.Column("state", sa.Text, nullable=False),  # JSON, what a controller resumes from
     )
     op.create_index("deployments_by_endpoint", "deployments", ["endpoint", "created_at"])
@@ -57,6 +57,14 @@ def upgrade() -> None:
         sa.Column("measurements", sa.Text, nullable=False),
     )
     op.create_index("deployment_history_by_deployment", "deployment_history", ["deployment_id", "position"])
+    op.create_table(
+        "deployment_looks",  # the last look of a controller at a rollout, and who holds the lease
+        sa.Column("deployment_id", sa.Text, sa.ForeignKey("deployments.deployment_id"), primary_key=True),
+        sa.Column("controller", sa.Text, nullable=False),
+        sa.Column("lease_until", sa.BigInteger, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("seen", sa.Text, nullable=False),  # JSON: the decision and each arm's counts
+    )
     op.create_table(
         "shadow_deployments",
         sa.Column("shadow_id", sa.Text, primary_key=True),
