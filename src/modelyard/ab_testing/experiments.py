@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from modelyard.ab_testing.metrics import ANY_SUCCESS, Metric, Role
 from modelyard.core.instants import Instant
 
 CONTROL, TREATMENT = "control", "treatment"
+ANY_GOAL = replace(ANY_SUCCESS, role=Role.GOAL)
 
 
 class TestStatus(Enum):
@@ -40,6 +42,36 @@ class TrafficSplitStrategy(Enum):
         return self in (TrafficSplitStrategy.HASH_BASED, TrafficSplitStrategy.RAMP)
 
 
+class Inference(Enum):
+    """How a test decides.
+
+    FREQUENTIST holds the rate of false findings however often it is looked at. BAYESIAN weighs chances and losses under a
+    stated prior. THOMPSON also moves units, round by round, to the variant that is likely to be the best.
+    """
+
+    FREQUENTIST = "frequentist"
+    BAYESIAN = "bayesian"
+    THOMPSON = "thompson"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Units that take part in no test: `share` of all, the same ones for everybody who asks for this name."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """A stretch of a Thompson-sampling test in which the shares stand still; `assigned` units were given theirs in it."""
+
+    number: int
+    shares: Mapping[str, float]
+    assigned: int
+    started_at: Instant
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One arm of a test: its name, the model version behind it and its share of the units (0 to 1)."""
@@ -69,6 +101,12 @@ class ABTest:
     exclusive_group: str = ""
     group_share: float = 1.0
     group_start: float = 0.0
+    metrics: tuple[Metric, ...] = (ANY_GOAL,)  # the success rate first
+    inference: Inference = Inference.FREQUENTIST
+    prior: tuple[float, float] | None = None
+    tolerated_loss: float = 0.001
+    round_units: int = 500
+    holdouts: tuple[Held, ...] = ()
     winner: str = ""
     conclusion: str = ""
 
@@ -86,3 +124,13 @@ class ABTest:
     def shares(self) -> Mapping[str, float]:
         """Variant name to its share."""
         return {variant.name: variant.share for variant in self.variants}
+
+    @property
+    def goals(self) -> tuple[Metric, ...]:
+        """What the test looks for."""
+        return tuple(metric for metric in self.metrics if metric.role is Role.GOAL)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether shares change with what the variants have shown."""
+        return self.inference is Inference.THOMPSON

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelyard.ab_testing.metrics import BUILT_IN, LATENCY
 from modelyard.core.errors import Invalid, Unavailable
 from modelyard.core.ids import new_id
 
@@ -105,10 +106,18 @@ class Result:
 
     test_id: str
     variant: str
+    number: int  # of the round of Thompson sampling; 0 in other tests
     success: int
     latency: float | None
     unit: str
+    result_id: str
     metrics: dict[str, float] | None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Everything measured, by name."""
+        measured = {} if self.latency is None else {LATENCY: self.latency}
+        return {**measured, **self.metrics} if self.metrics else measured
 
 
 def line(
@@ -119,31 +128,37 @@ def line(
     latency: float | None = None,
     unit: str = "",
     metrics: Mapping[str, float] | None = None,
+    number: int = 0,
+    result_id: str = "",
 ) -> bytes:
     """One result as a line; Invalid for numbers that are none, negative latencies and control characters.
 
     >>> line("t", "control", True, latency=0.05)
-    b't\\tcontrol\\t1\\t0.05\\t\\t\\n'
+    b't\\tcontrol\\t0\\t1\\t0.05\\t\\t\\t\\n'
     """
     if latency is not None and not 0 <= latency < math.inf:
         raise Invalid(f"latency is {latency}; a latency in seconds is a number of 0 or more.")
-    if unit and (not unit.isprintable() or len(unit) > 512):
-        raise Invalid(f"{unit[:40]!r} is no unit id. Use up to 512 printable characters.")
+    for name in (unit, result_id):
+        if name and (not name.isprintable() or len(name) > 512):
+            raise Invalid(f"{name[:40]!r} is no id of a unit or a result. Use up to 512 printable characters.")
     numbers = _checked(metrics) if metrics else ""
     told = "" if latency is None else repr(float(latency))
-    return f"{test_id}\t{variant}\t{1 if success else 0}\t{told}\t{unit}\t{numbers}\n".encode("utf-8", "surrogatepass")
+    text = f"{test_id}\t{variant}\t{number}\t{1 if success else 0}\t{told}\t{unit}\t{result_id}\t{numbers}\n"
+    return text.encode("utf-8", "surrogatepass")
 
 
 def parsed(text: bytes) -> Result:
     """The result that a line holds."""
-    fields = text.decode("utf-8", "surrogatepass").split("\t", 5)
-    test_id, variant, success, latency, unit, metrics = fields
+    fields = text.decode("utf-8", "surrogatepass").split("\t", 7)
+    test_id, variant, number, success, latency, unit, result_id, metrics = fields
     return Result(
         test_id,
         variant,
+        int(number),
         int(success),
         float(latency) if latency else None,
         unit,
+        result_id,
         json.loads(metrics) if metrics else None,
     )
 
@@ -152,4 +167,6 @@ def _checked(metrics: Mapping[str, float]) -> str:
     for name, value in metrics.items():
         if not name or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise Invalid(f"The metric {name!r} is {value!r}; a metric has a name and a finite number.")
+        if name in BUILT_IN:
+            raise Invalid(f"{name!r} is what every result brings by itself. Record your number under another name.")
     return json.dumps({name: float(value) for name, value in metrics.items()})

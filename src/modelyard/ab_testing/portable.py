@@ -31,8 +31,29 @@ TESTS = Table(
     values=frozenset({"plan"}),
 )
 PARTS = {  # name in the document -> (table, what orders its rows); every row has the test's id besides
-    "arms": (Table(name="ab_arms", columns=("variant", "tally"), values=frozenset({"tally"})), "variant"),
-    "units": (Table(name="ab_units", columns=("variant", "unit", "requests", "successes")), "variant, unit"),
+    "arms": (
+        Table(name="ab_arms", columns=("variant", "round", "tally"), values=frozenset({"tally"})),
+        "variant, round",
+    ),
+    "units": (
+        Table(
+            name="ab_units",
+            columns=("variant", "unit", "requests", "successes", "sums"),
+            values=frozenset({"sums"}),
+        ),
+        "variant, unit",
+    ),
+    "rounds": (
+        Table(
+            name="ab_rounds",
+            columns=("round", "shares", "assigned", "started_at"),
+            times=frozenset({"started_at"}),
+            values=frozenset({"shares"}),
+        ),
+        "round",
+    ),
+    "assignments": (Table(name="ab_assignments", columns=("unit", "variant", "round")), "unit"),
+    "results": (Table(name="ab_result_ids", columns=("result_id",)), "result_id"),
     "sources": (
         Table(
             name="ab_sources",

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from modelyard.ab_testing import journal, store
 from modelyard.ab_testing.journal import Journal, Opened, Result
-from modelyard.ab_testing.tally import Tally
+from modelyard.ab_testing.metrics import Metric, covariates
+from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.core.errors import Unavailable
 from modelyard.core.ports import Connection
 from modelyard.core.work import Store
@@ -89,26 +90,34 @@ class Recorder:
 
 
 def add(rows: Connection, results: Iterable[Result]) -> None:
-    """Add results to the tallies of their arms."""
-    fresh: dict[tuple[str, str], Tally] = defaultdict(Tally)
-    units: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    """Add results to the tallies of their arms. A result whose id was counted before is left out."""
+    fresh: dict[tuple[str, str, int], Tally] = defaultdict(Tally)
+    units: dict[tuple[str, str, str], tuple[int, Unit, Unit]] = {}
+    plans: dict[str, tuple[Metric, ...]] = {}
     for result in results:
-        tally = fresh[result.test_id, result.variant]
-        tally.measure(result.latency, result.metrics)
-        if result.unit:
-            counts = units[result.test_id, result.variant, result.unit]
-            counts[0] += 1
-            counts[1] += result.success
-        else:
-            tally.count(result.success)
-    for (test_id, variant, unit), (requests, successes) in units.items():
-        before = store.unit_counts(rows, test_id, variant, unit)
-        fresh[test_id, variant].count_unit(before, (requests, successes))
-    store.add_units(rows, [_unit_values(key, counts) for key, counts in units.items()])
-    for (test_id, variant), tally in fresh.items():
-        tally.merge(store.arm_tally(rows, test_id, variant))
-        store.save_tally(rows, test_id, variant, tally)
+        if result.result_id and not store.result_is_new(rows, result.test_id, result.result_id):
+            continue
+        plan = plans.get(result.test_id)
+        if plan is None:
+            plan = plans[result.test_id] = _plan(rows, result.test_id)
+        tally, numbers = fresh[result.test_id, result.variant, result.number], result.numbers
+        tally.spot(numbers, plan)
+        if not result.unit:
+            tally.count_result(result.success, numbers, plan)
+            continue
+        key = (result.test_id, result.variant, result.unit)
+        if key not in units:
+            before = store.find_unit(rows, *key)
+            units[key] = (result.number, before, before.copy())
+        units[key][2].add(result.success, numbers, covariates(plan))
+    for (test_id, variant, _), (number, before, after) in units.items():
+        fresh[test_id, variant, number].count_unit(before, after, plans[test_id])
+    store.save_units(rows, ((*key, after) for key, (_, _, after) in units.items()))
+    for (test_id, variant, number), tally in fresh.items():
+        tally.merge(store.arm_tally(rows, test_id, variant, number))
+        store.save_tally(rows, test_id, variant, number, tally)
 
 
-def _unit_values(key: tuple[str, str, str], counts: list[int]) -> Mapping[str, object]:
-    return {"test_id": key[0], "variant": key[1], "unit": key[2], "requests": counts[0], "successes": counts[1]}
+def _plan(rows: Connection, test_id: str) -> tuple[Metric, ...]:
+    test = store.find_test(rows, test_id)
+    return test.metrics if test else ()

@@ -4,182 +4,99 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from modelyard.ab_testing.experiments import ABTest, TrafficSplitStrategy
+from modelyard.ab_testing import allocating, sentences
+from modelyard.ab_testing.allocating import ByRound
+from modelyard.ab_testing.comparing import (
+    Compared,
+    adjust,
+    compared,
+    estimate,
+    every_metric,
+    guarded,
+    one_look,
+    rate_of,
+    stepped,
+    told,
+)
+from modelyard.ab_testing.design import Look, Ruler, checked_level, ruler
+from modelyard.ab_testing.experiments import ABTest, Inference, TrafficSplitStrategy
+from modelyard.ab_testing.metrics import LATENCY, SUCCESS, Metric, Role
 from modelyard.ab_testing.tally import Tally
-from modelyard.core.errors import Invalid
-from modelyard.stats.distributions import two_sided
-from modelyard.stats.means import Moments, welch
-from modelyard.stats.power import detectable_lift
-from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, score_test, wilson
-from modelyard.stats.sequential import rate_difference, sequence_p, sequence_z
+from modelyard.stats.proportions import wilson
 from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-LOOK_APART = 0.01  # of the planned information: a look nearer than that to the last is not spent
 SPLIT_ALPHA = 0.001
-
-Design = Literal["fixed", "group_sequential", "confidence_sequence"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One analysis that spent error probability: when in information, and which treatments crossed its bound."""
-
-    fraction: float
-    alpha: float
-    significant: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ruler:
-    """How many standard errors it takes now: the design, whether this look counts, and what was decided before."""
-
-    design: Design
-    z: float
-    fraction: float
-    counts: bool
-    decided: tuple[str, ...]
-    alpha: float
-    note: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """A success rate with its effective counts: divided by the design effect where units made several requests."""
-
-    requests: int
-    units: int
-    rate: float
-    n: float
-    events: float
-    design_effect: float
-
-
-def rate_of(tally: Tally) -> Rate:
-    """The success rate over requests, with the ratio's variance over units (delta method; Rao, Scott 1992).
-
-    >>> tally = Tally(); tally.count(1, 9); tally.count(0, 1)
-    >>> rate_of(tally).rate, rate_of(tally).n
-    (0.9, 10)
-    """
-    n, s, units = tally.requests, tally.successes, tally.units
-    rate = s / n if n else 0.0
-    binomial = rate * (1 - rate)
-    if units == n or units < 2 or not binomial:
-        return Rate(requests=n, units=units, rate=rate, n=n, events=s, design_effect=1.0)
-    squares = tally.ss - 2 * rate * tally.ns + rate * rate * tally.nn  # sum over units of (s - rate n)^2
-    effect = max(1.0, squares / n * units / (units - 1) / binomial)
-    return Rate(requests=n, units=units, rate=rate, n=n / effect, events=s / effect, design_effect=effect)
-
-
-def ruler(test: ABTest, tallies: Mapping[str, Tally], looks: Sequence[Look], confidence_level: float) -> Ruler:
-    """The bound that this look is held to.
-
-    With a planned sample: group-sequential bounds (a single look at the planned sample is the fixed test). Without:
-    a confidence sequence tuned to the test's horizon. Several treatments share alpha evenly.
-    """
-    if not 0 < confidence_level < 1:
-        raise Invalid(f"confidence_level is {confidence_level}; it must lie between 0 and 1, for example 0.95.")
-    alpha = (1 - confidence_level) / len(test.treatments)
-    units = sum(tallies[variant.name].units for variant in test.variants)
-    if test.planned_units is None:
-        fraction = units / test.horizon
-        note = f"always-valid confidence sequence tuned to {test.horizon:,} units; look whenever you like"
-        z = sequence_z(fraction, alpha)
-        design: Design = "confidence_sequence"
-        return Ruler(design=design, z=z, fraction=fraction, counts=False, decided=(), alpha=alpha, note=note)
-    return _planned(units / test.planned_units, looks, alpha, test.planned_units)
-
-
-def _planned(fraction: float, looks: Sequence[Look], alpha: float, planned: int) -> Ruler:
-    from modelyard.stats.group_sequential import bounds
-
-    fraction = min(1.0, fraction)
-    before = [look.fraction for look in looks]
-    last = before[-1] if before else 0.0
-    decided = tuple(sorted({name for look in looks for name in look.significant}))
-    counts = fraction > last and (fraction - last >= LOOK_APART or fraction == 1.0)
-    times = [*before, fraction] if counts else before
-    z = bounds(times, alpha)[-1] if times else math.inf
-    fixed = times == [1.0]
-    note = (
-        f"one look at the planned {planned:,} units" if fixed else f"look {len(times)} of a plan of {planned:,} units"
-    )
-    if not counts and times:
-        note += (
-            f"; the next look counts from {math.ceil((last + LOOK_APART) * planned):,} units"
-            if last < 1
-            else "; it is over"
-        )
-    design: Design = "fixed" if fixed else "group_sequential"
-    return Ruler(design=design, z=z, fraction=fraction, counts=counts, decided=decided, alpha=alpha, note=note)
 
 
 def analyze(
-    test: ABTest, tallies: Mapping[str, Tally], looks: Sequence[Look] = (), *, confidence_level: float = 0.95
+    test: ABTest,
+    tallies: Mapping[str, Tally],
+    looks: Sequence[Look] = (),
+    *,
+    confidence_level: float = 0.95,
+    rounds: ByRound = (),
 ) -> tuple[dict[str, Any], Look | None]:
-    """The whole analysis as plain values, and the look it spent, if it did."""
-    held = ruler(test, tallies, looks, confidence_level)
-    arms = {variant.name: _arm(tallies[variant.name], variant.model, confidence_level) for variant in test.variants}
-    compared = {
-        variant.name: _compared(tallies[test.control.name], tallies[variant.name], held, variant.name, confidence_level)
-        for variant in test.treatments
+    """The whole analysis as plain values, and the look it spent, if it did. `rounds` are those of Thompson sampling."""
+    units = sum(tallies[variant.name].units for variant in test.variants)
+    reached = allocating.information(test, rounds) if test.adaptive and rounds else None
+    held = ruler(test, units, looks, checked_level(confidence_level), fraction=reached)
+    metrics = every_metric(test.metrics, tallies.values())
+    found = _findings(test, tallies, rounds, metrics, held)
+    goals = {
+        hypothesis(test, name, one.metric): one
+        for name, ones in found.items()
+        for one in ones.values()
+        if one.metric.role is Role.GOAL
     }
-    first = compared[test.treatments[0].name]
-    split = sample_ratio(test, tallies)
-    significant = tuple(name for name, one in compared.items() if one["statistically_significant"])
+    decided = stepped(goals, held)
+    comparisons = {name: _comparison(test, name, ones, decided, held) for name, ones in found.items()}
+    _adjust_all(comparisons)
     result = {
-        "test_id": test.test_id,
-        "status": test.status.value,
-        "confidence_level": confidence_level,
-        "design": held.design,
-        "method": held.note,
-        "critical_z": held.z if math.isfinite(held.z) else None,
-        "information": held.fraction,
-        "control": arms[test.control.name],
-        "treatment": arms[test.treatments[0].name],
-        "variants": arms,
-        "comparisons": compared,
-        **first,
-        "sample_ratio": split,
-        "statistically_significant": bool(significant),
-        "winner": _winner(test, compared),
+        **_frame(test, tallies, metrics, confidence_level, held),
+        "comparisons": comparisons,
+        **comparisons[test.treatments[0].name],
+        "sample_ratio": sample_ratio(test, tallies, rounds),
+        "statistically_significant": any(one["statistically_significant"] for one in comparisons.values()),
+        "winner": _winner(test, comparisons, found),
     }
-    result["conclusion"] = _conclusion(test, tallies, result, held)
-    look = Look(fraction=held.fraction, alpha=held.alpha, significant=significant) if held.counts else None
-    return result, look
+    if test.adaptive:
+        result["rounds"] = [{"round": one.number, "shares": dict(one.shares)} for one, _ in rounds]
+    if test.inference is Inference.BAYESIAN:
+        _believe(test, tallies, result, confidence_level)
+    result["conclusion"] = sentences.conclusion(test, tallies, result, held, found)
+    spent = Look(fraction=held.fraction, alpha=held.alpha, significant=tuple(sorted(decided)))
+    return result, spent if held.counts else None
 
 
-def sample_ratio(test: ABTest, tallies: Mapping[str, Tally]) -> dict[str, Any]:
-    """Whether units arrived in the planned shares: an e-value that may be read at any time, and the shares seen."""
+def hypothesis(test: ABTest, treatment: str, metric: Metric) -> str:
+    """What a decision is kept under: the treatment, with the metric where it is not the success rate alone."""
+    alone = len(test.goals) == 1 and metric.name == SUCCESS
+    return treatment if alone else f"{treatment}:{metric.name}"
+
+
+def sample_ratio(test: ABTest, tallies: Mapping[str, Tally], rounds: ByRound = ()) -> dict[str, Any]:
+    """Whether units arrived in the planned shares: an e-value that may be read at any time, and the shares seen.
+
+    In Thompson sampling every round has its own shares, and their e-values multiply.
+    """
     counts = [tallies[variant.name].units for variant in test.variants]
     total = sum(counts)
     seen = {variant.name: n / total if total else None for variant, n in zip(test.variants, counts, strict=True)}
     found: dict[str, Any] = {"planned": dict(test.shares), "seen": seen, "checked": False, "mismatch": False}
     if test.strategy is TrafficSplitStrategy.RAMP or any(share <= 0 for share in test.shares.values()):
         return found
-    log_e = log_ratio_evidence(counts, list(test.shares.values()))
+    if test.adaptive:
+        if not rounds:
+            return found
+        found["planned"] = _expected_shares(test, rounds)
+        log_e = math.fsum(_round_evidence(test, tallies, shares) for shares, tallies in _by_shares(rounds))
+    else:
+        log_e = log_ratio_evidence(counts, list(test.shares.values()))
     return {**found, "checked": True, "log_e_value": log_e, "mismatch": log_e >= -math.log(SPLIT_ALPHA)}
-
-
-def _arm(tally: Tally, model: str, level: float) -> dict[str, Any]:
-    rate = rate_of(tally)
-    latency, found = tally.latency.moments(), quantiles(tally)
-    return {
-        "model": model,
-        "requests": rate.requests,
-        "units": rate.units,
-        "successes": tally.successes,
-        "success_rate": rate.rate if rate.requests else None,
-        "success_interval": list(wilson(rate.events, rate.n, level)) if rate.requests else None,
-        "design_effect": rate.design_effect,
-        "latency": {"mean": latency.mean if latency.n else None, **found},
-        "metrics": {name: _mean(sums.moments()) for name, sums in sorted(tally.metrics.items())},
-    }
 
 
 def quantiles(tally: Tally) -> dict[str, float | None]:
@@ -188,135 +105,153 @@ def quantiles(tally: Tally) -> dict[str, float | None]:
     return {name: None if value is None else value / 1e6 for name, value in found.items()}
 
 
-def _mean(moments: Moments) -> dict[str, Any]:
-    return {"n": moments.n, "mean": moments.mean, "standard_deviation": math.sqrt(moments.variance)}
+def _by_shares(rounds: ByRound) -> list[tuple[Mapping[str, float], Mapping[str, Tally]]]:
+    return [(one.shares, tallies) for one, tallies in rounds]
 
 
-def _compared(control: Tally, treatment: Tally, held: Ruler, name: str, level: float) -> dict[str, Any]:
-    """One treatment against the control: the decision, the differences with their intervals, latency and metrics."""
-    c, t = rate_of(control), rate_of(treatment)
-    counts = (c.events, c.n, t.events, t.n)
-    z = score_test(*counts)[0]
-    low, high = newcombe(*counts, z=held.z)
-    lift = lift_interval(*counts, z=held.z) if math.isfinite(held.z) else None
-    relative = (t.rate / c.rate - 1) * 100 if c.rate else None
+def _round_evidence(test: ABTest, tallies: Mapping[str, Tally], shares: Mapping[str, float]) -> float:
+    names = [variant.name for variant in test.variants]
+    return log_ratio_evidence([tallies[name].units for name in names], [shares[name] for name in names])
+
+
+def _expected_shares(test: ABTest, rounds: ByRound) -> dict[str, float]:
+    """The shares that the rounds' plans add up to over the units that came."""
+    came = [sum(tally.units for tally in tallies.values()) for _, tallies in rounds]
+    total = sum(came) or 1
     return {
-        "statistically_significant": name in held.decided or _crossed(counts, z, held),
-        "z": z,
-        "p_value": equality_p(*counts),
-        "sequential_p_value": sequence_p(z, held.fraction, held.alpha)
-        if held.design == "confidence_sequence"
-        else None,
+        variant.name: sum(n * one.shares[variant.name] for n, (one, _) in zip(came, rounds, strict=True)) / total
+        for variant in test.variants
+    }
+
+
+def _findings(
+    test: ABTest, tallies: Mapping[str, Tally], rounds: ByRound, metrics: Sequence[Metric], held: Ruler
+) -> dict[str, dict[str, Compared]]:
+    """Treatment -> metric -> comparison."""
+
+    def one(metric: Metric, treatment: str) -> Compared:
+        if test.adaptive:
+            return allocating.compared_by_rounds(test, metric, treatment, rounds, held)
+        return compared(metric, tallies[test.control.name], tallies[treatment], held)
+
+    return {variant.name: {metric.name: one(metric, variant.name) for metric in metrics} for variant in test.treatments}
+
+
+def _comparison(
+    test: ABTest, name: str, found: Mapping[str, Compared], decided: frozenset[str], held: Ruler
+) -> dict[str, Any]:
+    """One treatment as plain values: the decision on its goals, the success rate's figures, and every other metric."""
+    goals = [one for one in found.values() if one.metric.role is Role.GOAL]
+    sure = [one for one in goals if hypothesis(test, name, one.metric) in decided]
+    success = told(found[SUCCESS], held)
+    others = {metric: told(one, held) for metric, one in found.items() if metric not in (SUCCESS, LATENCY)}
+    latency = told(found[LATENCY], held) if LATENCY in found and found[LATENCY].difference is not None else None
+    if latency is not None and found[LATENCY].metric.role is not Role.SECONDARY:
+        others[LATENCY] = latency
+    return {
+        "statistically_significant": bool(sure),
+        "better": bool(sure) and all(one.gain > 0 for one in sure),
+        "goals": {one.metric.name: "sure" if one in sure else "open" for one in goals},
+        "guardrails": {metric: guarded(one) for metric, one in found.items() if one.metric.role is Role.GUARDRAIL},
+        "z": success["z"],
+        "p_value": success["p_value"],
+        "sequential_p_value": success["sequential_p_value"],
         "improvement": {
-            "absolute_improvement": t.rate - c.rate if c.requests and t.requests else None,
-            "absolute_interval": [low, high],
-            "relative_improvement": relative,
-            "relative_interval": None if lift is None else [100 * lift[0], 100 * lift[1]],
+            "absolute_improvement": success["difference"],
+            "absolute_interval": success["interval"],
+            "relative_improvement": success["relative"],
+            "relative_interval": success["relative_interval"],
         },
-        "latency": _means(control.latency.moments(), treatment.latency.moments(), level),
-        "metrics": _metrics(control, treatment, level),
+        "latency": latency,
+        "metrics": others,
     }
 
 
-def _crossed(counts: tuple[float, float, float, float], z: float, held: Ruler) -> bool:
-    """Whether the difference is beyond the bound; with few events by a bound that needs no normal law."""
-    c_events, c_n, t_events, t_n = counts
-    if not c_n or not t_n or not math.isfinite(held.z):
-        return False
-    if held.design != "confidence_sequence" and not held.counts:
-        return False
-    rare = min(c_events, c_n - c_events, t_events, t_n - t_events) < FEW_EVENTS
-    if not rare:
-        return abs(z) >= held.z
-    if held.design == "confidence_sequence":
-        low, high = rate_difference(*counts, alpha=held.alpha / 2)
-        return low > 0 or high < 0
-    return equality_p(*counts) <= two_sided(held.z)
+def _adjust_all(comparisons: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adjusted p values over all treatments: the goals beside the success rate are one family, the rest another."""
+    for role in (Role.GOAL, Role.SECONDARY):
+        family = [
+            metric
+            for one in comparisons.values()
+            for metric in one["metrics"].values()
+            if metric["role"] == role.value and metric["difference"] is not None
+        ]
+        adjust(family)
 
 
-def _means(control: Moments, treatment: Moments, level: float) -> dict[str, Any] | None:
-    """Welch's comparison, as if this were the only look; None for fewer than two values in an arm."""
-    found = welch(control, treatment, level=level)
-    if found is None:
-        return None
+def _frame(
+    test: ABTest, tallies: Mapping[str, Tally], metrics: Sequence[Metric], level: float, held: Ruler
+) -> dict[str, Any]:
+    """What stands around the comparisons: the design and every arm by itself."""
+    arms = {variant.name: _arm(tallies[variant.name], variant.model, metrics, level) for variant in test.variants}
     return {
-        "control_mean": control.mean,
-        "treatment_mean": treatment.mean,
-        "difference": found.difference,
-        "interval": [found.low, found.high],
-        "p_value": found.p_value,
-        "method": "Welch, fixed horizon",
+        "test_id": test.test_id,
+        "status": test.status.value,
+        "inference": test.inference.value,
+        "confidence_level": level,
+        "design": held.design,
+        "method": held.note,
+        "critical_z": held.z if math.isfinite(held.z) else None,
+        "information": held.fraction,
+        "control": arms[test.control.name],
+        "treatment": arms[test.treatments[0].name],
+        "variants": arms,
     }
 
 
-def _metrics(control: Tally, treatment: Tally, level: float) -> dict[str, Any]:
-    """Each custom metric that both arms have, with p values adjusted over all of them."""
-    both = sorted(control.metrics.keys() & treatment.metrics.keys())
-    if not both:
-        return {}
-    import numpy as np  # loaded only where there are metrics to adjust
-
-    from modelyard.stats.multiple import benjamini_hochberg, holm
-
-    pairs = {name: _means(control.metrics[name].moments(), treatment.metrics[name].moments(), level) for name in both}
-    found = {name: pair for name, pair in pairs.items() if pair is not None}
-    p_values = np.array([pair["p_value"] for pair in found.values()])
-    for pair, by_holm, by_bh in zip(found.values(), holm(p_values), benjamini_hochberg(p_values), strict=True):
-        pair.update(p_value_holm=float(by_holm), p_value_benjamini_hochberg=float(by_bh))
-    return found
-
-
-def _winner(test: ABTest, compared: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The significant treatment that improves most; the control if every significant one is worse; else None."""
-    sure = {
-        name: one["improvement"]["absolute_improvement"]
-        for name, one in compared.items()
-        if one["statistically_significant"]
+def _arm(tally: Tally, model: str, metrics: Sequence[Metric], level: float) -> dict[str, Any]:
+    rate = rate_of(tally)
+    values = {metric.name: estimate(metric, tally) for metric in metrics if metric.summed}
+    latency = values.pop(LATENCY, None)
+    wide = one_look(level)
+    return {
+        "model": model,
+        "requests": rate.requests,
+        "units": rate.units,
+        "successes": tally.successes,
+        "success_rate": rate.rate if rate.requests else None,
+        "success_interval": list(wilson(rate.events, rate.n, level)) if rate.requests else None,
+        "design_effect": rate.design_effect,
+        "latency": {"mean": None if latency is None else latency.value, **quantiles(tally)},
+        "metrics": {
+            name: {
+                "units": one.n,
+                "value": one.value,
+                "interval": [one.value - wide * math.sqrt(one.variance), one.value + wide * math.sqrt(one.variance)],
+            }
+            for name, one in values.items()
+            if one is not None
+        },
     }
-    if not sure:
-        return None
-    best = max(sure, key=lambda name: sure[name])
-    if sure[best] > 0:
-        return best
-    return test.control.name if len(sure) == len(compared) else None
 
 
-def _conclusion(test: ABTest, tallies: Mapping[str, Tally], result: Mapping[str, Any], held: Ruler) -> str:
-    """What it means and what to do next, in one or two sentences."""
-    empty = [variant.name for variant in test.variants if not tallies[variant.name].requests]
-    if empty:
-        return f"Not enough evidence: no results yet for {', '.join(empty)}. Go on recording."
-    if result["sample_ratio"]["mismatch"]:
-        seen, planned = result["sample_ratio"]["seen"], result["sample_ratio"]["planned"]
-        told = ", ".join(f"{name} {seen[name]:.1%} instead of {planned[name]:.1%}" for name in planned)
-        return f"Do not trust the difference: units did not arrive in the planned shares ({told}). Find out why first."
-    winner = result["winner"]
-    if winner is not None:
-        return _won(test, result, winner)
-    if result["statistically_significant"]:
-        worse = ", ".join(name for name, one in result["comparisons"].items() if one["statistically_significant"])
-        return f"{worse} succeeds less often than the control. Stop it and go on with the others."
-    return _undecided(test, tallies, held)
+def _winner(
+    test: ABTest, comparisons: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Compared]]
+) -> str | None:
+    """The surely better treatment that improves the first goal most, if its guardrails hold; the control if every
+    treatment is surely worse or breaks a guardrail; else None."""
+    first = test.goals[0].name
+    sure = [
+        name
+        for name, one in comparisons.items()
+        if one["better"] and all(state == "held" for state in one["guardrails"].values())
+    ]
+    if sure:
+        return max(sure, key=lambda name: found[name][first].gain)
+    lost = [
+        name
+        for name, one in comparisons.items()
+        if "broken" in one["guardrails"].values() or (one["statistically_significant"] and not one["better"])
+    ]
+    return test.control.name if len(lost) == len(comparisons) else None
 
 
-def _won(test: ABTest, result: Mapping[str, Any], winner: str) -> str:
-    control = result["control"]["success_rate"]
-    if winner == test.control.name:
-        return f"No treatment beats the control's success rate of {control:.2%}, and the difference is sure. Keep {test.control.model}."
-    arm, change = result["variants"][winner], result["comparisons"][winner]["improvement"]
-    relative = change["relative_improvement"]
-    by = f"{relative:+.2f} %, " if relative is not None else ""
-    rates = f"{arm['success_rate']:.2%} against {control:.2%}"
-    return f"{winner} succeeds more often ({by}{rates}), and the difference is sure. Conclude the test and promote {arm['model']}."
+def _believe(test: ABTest, tallies: Mapping[str, Tally], result: dict[str, Any], level: float) -> None:
+    """Bayesian judgement in place of the frequentist one, whose figures stay beside it."""
+    from modelyard.ab_testing.believing import believed  # needs scipy
 
-
-def _undecided(test: ABTest, tallies: Mapping[str, Tally], held: Ruler) -> str:
-    units = sum(tallies[variant.name].units for variant in test.variants)
-    largest = test.planned_units or max(test.horizon, units)
-    rate = rate_of(tallies[test.control.name]).rate
-    share = 1 - test.control.share
-    lift = detectable_lift(rate, units=largest, treatment_share=share) if 0 < rate < 1 and 0 < share < 1 else None
-    can = f" {largest:,} units would find a lift of {lift:.1%} four times in five." if lift else ""
-    if held.design != "confidence_sequence" and held.fraction >= 1:
-        return f"No difference was shown with the planned {largest:,} units.{can} Keep {test.control.model} or plan a larger test."
-    return f"Not enough evidence yet after {units:,} units: no difference is sure.{can} Go on recording."
+    found = believed(test, tallies, level)
+    choice = found["choice"]
+    guards = result["comparisons"].get(choice, {"guardrails": {}})["guardrails"].values()
+    result["bayesian"] = found
+    result["winner"] = choice if all(state == "held" for state in guards) else None

@@ -11,8 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelyard.ab_testing import assignment, journal, rules, store
-from modelyard.ab_testing.experiments import CONTROL, TREATMENT, ABTest, TestStatus, TrafficSplitStrategy, Variant
+from modelyard.ab_testing import allocating, assignment, journal, rules, store
+from modelyard.ab_testing.experiments import (
+    CONTROL,
+    TREATMENT,
+    ABTest,
+    Round,
+    TestStatus,
+    TrafficSplitStrategy,
+    Variant,
+)
 from modelyard.ab_testing.recording import Recorder
 from modelyard.ab_testing.tally import Tally
 from modelyard.core.area import Area
@@ -334,9 +342,14 @@ class ABTestManager(Area):
         self._recorder.fold()
         with self.store.work() as work:
             test = _known(work.rows, test_id)
-            tallies = {variant.name: _tally(work.rows, test_id, variant.name) for variant in test.variants}
+            rounds = _rounds(work.rows, test)
+            tallies = (
+                allocating.merged(test, rounds)
+                if test.adaptive
+                else {variant.name: _tally(work.rows, test_id, variant.name) for variant in test.variants}
+            )
             looks = store.find_looks(work.rows, test_id)
-            found, look = rules.analyze(test, tallies, looks, confidence_level=confidence_level)
+            found, look = rules.analyze(test, tallies, looks, confidence_level=confidence_level, rounds=rounds)
             if look is not None:
                 store.add_look(work.rows, test_id, len(looks), look, work.now)
             severity = EventSeverity.WARNING if found["sample_ratio"]["mismatch"] else EventSeverity.INFO
@@ -414,6 +427,14 @@ def _tally(rows: Connection, test_id: str, variant: str) -> Tally:
     tally = store.arm_tally(rows, test_id, variant)
     tally.merge(store.source_tally(rows, test_id, variant))
     return tally
+
+
+def _rounds(rows: Connection, test: ABTest) -> list[tuple[Round, dict[str, Tally]]]:
+    """The rounds of Thompson sampling with what each variant has shown in them."""
+    return [
+        (one, {v.name: store.arm_tally(rows, test.test_id, v.name, one.number) for v in test.variants})
+        for one in store.find_rounds(rows, test.test_id)
+    ]
 
 
 def _variants(control: str, treatments: str | list[str], split: float | list[float]) -> tuple[Variant, ...]:

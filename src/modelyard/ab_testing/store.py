@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelyard.ab_testing.experiments import ABTest, TestStatus, TrafficSplitStrategy, Variant
-from modelyard.ab_testing.rules import Look
-from modelyard.ab_testing.tally import Tally
+from modelyard.ab_testing.design import Look
+from modelyard.ab_testing.experiments import ABTest, Held, Inference, Round, TestStatus, TrafficSplitStrategy, Variant
+from modelyard.ab_testing.metrics import LATENCY, from_plain
+from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.core.canonical import dumps
 from modelyard.core.instants import Instant, from_micros, micros
 from modelyard.core.ports import Connection, Row
@@ -22,6 +23,12 @@ def insert_test(rows: Connection, test: ABTest) -> None:
         "horizon": test.horizon,
         "ramp_seconds": test.ramp_seconds,
         "group_share": test.group_share,
+        "metrics": test.metrics,
+        "inference": test.inference,
+        "prior": test.prior,
+        "tolerated_loss": test.tolerated_loss,
+        "round_units": test.round_units,
+        "holdouts": test.holdouts,
     }
     rows.run(
         "INSERT INTO ab_tests (test_id, name, description, strategy, status, created_by, created_at, started_at, ended_at, "
@@ -82,43 +89,150 @@ def set_status(rows: Connection, test: ABTest) -> None:
     )
 
 
-def arm_tally(rows: Connection, test_id: str, variant: str) -> Tally:
-    """What was recorded for an arm."""
+def arm_tally(rows: Connection, test_id: str, variant: str, number: int = 0) -> Tally:
+    """What was recorded for an arm in a round (0: the test has none)."""
     row = rows.one(
-        "SELECT tally FROM ab_arms WHERE test_id = :test_id AND variant = :variant", test_id=test_id, variant=variant
+        "SELECT tally FROM ab_arms WHERE test_id = :test_id AND variant = :variant AND round = :number",
+        test_id=test_id,
+        variant=variant,
+        number=number,
     )
     return Tally.from_plain(json.loads(row["tally"])) if row else Tally()
 
 
-def save_tally(rows: Connection, test_id: str, variant: str, tally: Tally) -> None:
-    """Write what was recorded for an arm."""
+def save_tally(rows: Connection, test_id: str, variant: str, number: int, tally: Tally) -> None:
+    """Write what was recorded for an arm in a round."""
     rows.run(
-        "INSERT INTO ab_arms (test_id, variant, tally) VALUES (:test_id, :variant, :tally) "
-        "ON CONFLICT (test_id, variant) DO UPDATE SET tally = :tally",
+        "INSERT INTO ab_arms (test_id, variant, round, tally) VALUES (:test_id, :variant, :number, :tally) "
+        "ON CONFLICT (test_id, variant, round) DO UPDATE SET tally = :tally",
         test_id=test_id,
         variant=variant,
+        number=number,
         tally=dumps(tally.plain()),
     )
 
 
-def unit_counts(rows: Connection, test_id: str, variant: str, unit: str) -> tuple[int, int]:
-    """(requests, successes) of one unit so far."""
+def find_unit(rows: Connection, test_id: str, variant: str, unit: str) -> Unit:
+    """What one unit has brought so far."""
     row = rows.one(
-        "SELECT requests, successes FROM ab_units WHERE test_id = :test_id AND variant = :variant AND unit = :unit",
+        "SELECT requests, successes, sums FROM ab_units WHERE test_id = :test_id AND variant = :variant AND unit = :unit",
         test_id=test_id,
         variant=variant,
         unit=unit,
     )
-    return (row["requests"], row["successes"]) if row else (0, 0)
+    return Unit.from_plain(row["requests"], row["successes"], json.loads(row["sums"])) if row else Unit()
 
 
-def add_units(rows: Connection, values: Iterable[Mapping[str, Any]]) -> None:
-    """Add requests and successes to units."""
+def save_units(rows: Connection, units: Iterable[tuple[str, str, str, Unit]]) -> None:
+    """Write what units have brought, by test, variant and unit."""
     rows.many(
-        "INSERT INTO ab_units (test_id, variant, unit, requests, successes) "
-        "VALUES (:test_id, :variant, :unit, :requests, :successes) ON CONFLICT (test_id, variant, unit) "
-        "DO UPDATE SET requests = ab_units.requests + :requests, successes = ab_units.successes + :successes",
-        values,
+        "INSERT INTO ab_units (test_id, variant, unit, requests, successes, sums) "
+        "VALUES (:test_id, :variant, :unit, :requests, :successes, :sums) ON CONFLICT (test_id, variant, unit) "
+        "DO UPDATE SET requests = :requests, successes = :successes, sums = :sums",
+        [
+            {
+                "test_id": test_id,
+                "variant": variant,
+                "unit": name,
+                "requests": unit.requests,
+                "successes": unit.successes,
+                "sums": dumps(unit.plain()),
+            }
+            for test_id, variant, name, unit in units
+        ],
+    )
+
+
+def result_is_new(rows: Connection, test_id: str, result_id: str) -> bool:
+    """Whether a result of this id has not been counted yet; it has from now on."""
+    row = rows.one(
+        "SELECT 1 FROM ab_result_ids WHERE test_id = :test_id AND result_id = :result_id",
+        test_id=test_id,
+        result_id=result_id,
+    )
+    if row is None:
+        rows.run(
+            "INSERT INTO ab_result_ids (test_id, result_id) VALUES (:test_id, :result_id)",
+            test_id=test_id,
+            result_id=result_id,
+        )
+    return row is None
+
+
+def insert_holdout(rows: Connection, holdout: Held, at: Instant, by: str) -> None:
+    """Add a holdout."""
+    rows.run(
+        "INSERT INTO ab_holdouts (name, share, created_at, created_by, ended_at) VALUES (:name, :share, :at, :by, NULL)",
+        name=holdout.name,
+        share=holdout.share,
+        at=micros(at),
+        by=by,
+    )
+
+
+def end_holdout(rows: Connection, name: str, at: Instant) -> None:
+    """Let a holdout hold no further test."""
+    rows.run("UPDATE ab_holdouts SET ended_at = :at WHERE name = :name", name=name, at=micros(at))
+
+
+def find_holdouts(rows: Connection, *, ended: bool) -> list[Held]:
+    """The holdouts by name, those that have ended too if asked for."""
+    found = rows.all(
+        "SELECT name, share FROM ab_holdouts WHERE :ended = 1 OR ended_at IS NULL ORDER BY name", ended=int(ended)
+    )
+    return [Held(name=row["name"], share=row["share"]) for row in found]
+
+
+def find_rounds(rows: Connection, test_id: str) -> list[Round]:
+    """The rounds of a Thompson-sampling test, in order."""
+    found = rows.all("SELECT * FROM ab_rounds WHERE test_id = :test_id ORDER BY round", test_id=test_id)
+    return [
+        Round(
+            number=row["round"],
+            shares=json.loads(row["shares"]),
+            assigned=row["assigned"],
+            started_at=from_micros(row["started_at"]),
+        )
+        for row in found
+    ]
+
+
+def add_round(rows: Connection, test_id: str, one: Round) -> None:
+    """Begin a round."""
+    rows.run(
+        "INSERT INTO ab_rounds (test_id, round, shares, assigned, started_at) "
+        "VALUES (:test_id, :number, :shares, :assigned, :started_at)",
+        test_id=test_id,
+        number=one.number,
+        shares=dumps(dict(one.shares)),
+        assigned=one.assigned,
+        started_at=micros(one.started_at),
+    )
+
+
+def assignment(rows: Connection, test_id: str, unit: str) -> tuple[str, int] | None:
+    """The (variant, round) that a unit was given."""
+    row = rows.one(
+        "SELECT variant, round FROM ab_assignments WHERE test_id = :test_id AND unit = :unit",
+        test_id=test_id,
+        unit=unit,
+    )
+    return (row["variant"], row["round"]) if row else None
+
+
+def assign(rows: Connection, test_id: str, unit: str, variant: str, number: int) -> None:
+    """Give a unit its variant for good, and count it in its round."""
+    rows.run(
+        "INSERT INTO ab_assignments (test_id, unit, variant, round) VALUES (:test_id, :unit, :variant, :number)",
+        test_id=test_id,
+        unit=unit,
+        variant=variant,
+        number=number,
+    )
+    rows.run(
+        "UPDATE ab_rounds SET assigned = assigned + 1 WHERE test_id = :test_id AND round = :number",
+        test_id=test_id,
+        number=number,
     )
 
 
@@ -144,7 +258,7 @@ def source_tally(rows: Connection, test_id: str, variant: str) -> Tally:
         tally.count(1, row["requests"] - row["errors"])
         tally.count(0, row["errors"])
         histogram = {int(index): count for index, count in json.loads(row["latency"]).items()}
-        tally.merge(Tally(histogram=histogram))
+        tally.merge(Tally(histograms={LATENCY: histogram} if histogram else {}))
     return tally
 
 
@@ -212,6 +326,12 @@ def test_from(row: Row) -> ABTest:
         exclusive_group=row["exclusive_group"],
         group_share=plan["group_share"],
         group_start=row["group_start"],
+        metrics=from_plain(plan["metrics"]),
+        inference=Inference(plan["inference"]),
+        prior=None if plan["prior"] is None else (plan["prior"][0], plan["prior"][1]),
+        tolerated_loss=plan["tolerated_loss"],
+        round_units=plan["round_units"],
+        holdouts=tuple(Held(**one) for one in plan["holdouts"]),
         winner=row["winner"],
         conclusion=row["conclusion"],
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,6 +31,17 @@ def obrien_fleming_spending(fraction: float, alpha: float = 0.05) -> float:
     return 2 * two_sided(normal_isf(alpha / 4) / math.sqrt(min(fraction, 1.0))) if fraction > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """The score of tests that have passed no bound up to a look: where they are, and what was spent."""
+
+    grid: np.ndarray
+    weights: np.ndarray
+    spent: float
+    before: float
+    bound: float
+
+
 def bounds(fractions: Sequence[float], alpha: float = 0.05) -> list[float]:
     """The |z| to exceed at each look, for rising information fractions; a fraction above 1 counts as 1.
 
@@ -40,21 +53,57 @@ def bounds(fractions: Sequence[float], alpha: float = 0.05) -> list[float]:
     times = [min(float(fraction), 1.0) for fraction in fractions]
     if any(b <= a for a, b in zip([0.0, *times], times, strict=False)):
         raise Invalid(f"Looks must be at rising information fractions above 0, not at {list(fractions)}.")
-    found: list[float] = []
+    return [_walked(tuple(times[: look + 1]), alpha).bound / math.sqrt(time) for look, time in enumerate(times)]
+
+
+@lru_cache(maxsize=1024)  # a test's next look goes on from its last
+def _walked(times: tuple[float, ...], alpha: float) -> _Walk:
+    if not times:
+        return _Walk(np.zeros(0), np.zeros(0), 0.0, 0.0, 0.0)
+    last, time = _walked(times[:-1], alpha), times[-1]
+    target, widest = obrien_fleming_spending(time, alpha), WIDEST * math.sqrt(time)
+    allowed, step, first = max(target - last.spent, 0.0), math.sqrt(time - last.before), len(times) == 1
+    if first:
+        bound = min(normal_isf(allowed / 2) * math.sqrt(time) if allowed > 0 else widest, widest)
+    else:
+        bound = _bound(last.grid, last.weights, step, allowed, widest)
+    grid, weights = _propagated(last.grid, last.weights, bound, step, first=first)
+    return _Walk(grid, weights, max(target, last.spent), time, bound)
+
+
+def chance_of_crossing(fractions: Sequence[float], limits: Sequence[float], drift: float) -> float:
+    """The probability that a test crosses any of its |z| limits when its z score at the end has the mean `drift`.
+
+    >>> looks = [0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> round(chance_of_crossing(looks, bounds(looks), 0.0), 4)
+    0.05
+    """
     grid = weights = np.zeros(0)
-    spent = before = 0.0
-    for look, time in enumerate(times):
-        target = obrien_fleming_spending(time, alpha)
-        allowed, step = max(target - spent, 0.0), math.sqrt(time - before)
+    inside, before = 1.0, 0.0
+    for look, (time, limit) in enumerate(zip(fractions, limits, strict=True)):
+        step, bound = math.sqrt(time - before), min(limit, WIDEST) * math.sqrt(time)
+        moved = drift * (time - before)
         if look == 0:
-            bound = normal_isf(allowed / 2) * math.sqrt(time) if allowed > 0 else WIDEST * math.sqrt(time)
-            bound = min(bound, WIDEST * math.sqrt(time))
-        else:
-            bound = _bound(grid, weights, step, allowed, WIDEST * math.sqrt(time))
-        found.append(bound / math.sqrt(time))
-        grid, weights = _propagated(grid, weights, bound, step, first=look == 0)
-        spent, before = max(target, spent), time
-    return found
+            grid, weights = np.zeros(1), np.ones(1)
+        grid, weights = _propagated(grid + moved, weights, bound, step, first=False)
+        inside, before = float(weights.sum()), time
+    return 1 - inside
+
+
+def inflation(looks: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """How many times the units of one look a test of `looks` even ones needs for the same power.
+
+    >>> round(inflation(5), 3)
+    1.025
+    """
+    times = [(look + 1) / looks for look in range(looks)]
+    limits, fixed = bounds(times, alpha), normal_isf(alpha / 2) + normal_isf(1 - power)
+    low, high = 1.0, 2.0
+    for _ in range(25):
+        half = (low + high) / 2
+        enough = chance_of_crossing(times, limits, fixed * math.sqrt(half)) >= power
+        low, high = (low, half) if enough else (half, high)
+    return high
 
 
 def _bound(grid: np.ndarray, weights: np.ndarray, step: float, allowed: float, widest: float) -> float:

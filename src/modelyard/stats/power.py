@@ -70,3 +70,20 @@ def _checked(base_rate: float, treated: float, share: float) -> None:
         raise Invalid(f"A treatment rate of {treated} cannot be told from {base_rate}. Pass another relative lift.")
     if not 0 < share < 1:
         raise Invalid(f"The treatment's share {share} must lie between 0 and 1.")
+
+
+def mean_sample_size(
+    lift: float, *, mean: float, deviation: float, alpha: float = 0.05, power: float = 0.8, treatment_share: float = 0.5
+) -> int:
+    """The units of both arms together that find a relative lift of a mean with the given standard deviation.
+
+    >>> mean_sample_size(0.05, mean=10.0, deviation=10.0)  # 2 (1.96 + 0.84)^2 / 0.05^2 an arm
+    12560
+    """
+    if not mean or not lift or not deviation > 0 or not 0 < treatment_share < 1:
+        raise Invalid(f"A mean of {mean} with the deviation {deviation} and a lift of {lift} give no sample size.")
+    if not 0 < alpha < 1 or not 0 < power < 1:
+        raise Invalid(f"alpha {alpha} and power {power} must lie between 0 and 1.")
+    z = normal_isf(alpha / 2) + normal_isf(1 - power)
+    variance = deviation**2 * (1 / (1 - treatment_share) + 1 / treatment_share)
+    return 2 * math.ceil(z * z * variance / (mean * lift) ** 2 / 2)

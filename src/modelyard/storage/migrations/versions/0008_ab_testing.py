@@ -29,6 +29,7 @@ def upgrade() -> None:
         "ab_arms",
         sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
         sa.Column("variant", sa.Text, primary_key=True),
+        sa.Column("round", sa.Integer, primary_key=True),  # of Thompson sampling; 0 in other tests
         sa.Column("tally", sa.Text, nullable=False),  # JSON: exact sums and an integer histogram
     )
     op.create_table(
@@ -38,6 +39,7 @@ def upgrade() -> None:
         sa.Column("unit", sa.Text, primary_key=True),
         sa.Column("requests", sa.BigInteger, nullable=False),
         sa.Column("successes", sa.BigInteger, nullable=False),
+        sa.Column("sums", sa.Text, nullable=False),  # JSON: a count and an exact total for every other number, covariates
     )
     op.create_table(
         "ab_sources",  # running totals told by serving, one row a source and generation
@@ -62,4 +64,32 @@ def upgrade() -> None:
         sa.Column("fraction", sa.Float, nullable=False),
         sa.Column("alpha", sa.Float, nullable=False),
         sa.Column("significant", sa.Text, nullable=False),  # JSON: names of the treatments that crossed the bound
+    )
+    op.create_table(
+        "ab_rounds",
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
+        sa.Column("round", sa.Integer, primary_key=True),
+        sa.Column("shares", sa.Text, nullable=False),  # JSON: variant to share
+        sa.Column("assigned", sa.BigInteger, nullable=False),
+        sa.Column("started_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "ab_assignments",  # of Thompson sampling: other tests compute them
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
+        sa.Column("unit", sa.Text, primary_key=True),
+        sa.Column("variant", sa.Text, nullable=False),
+        sa.Column("round", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "ab_result_ids",  # results that were told with an id, so that a repeated one counts once
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
+        sa.Column("result_id", sa.Text, primary_key=True),
+    )
+    op.create_table(
+        "ab_holdouts",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("share", sa.Float, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("ended_at", sa.BigInteger),
     )

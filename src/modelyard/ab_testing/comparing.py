@@ -1,0 +1,307 @@
+"""One metric of one treatment against the control: how far apart, how sure, and what follows for goals and guardrails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.ab_testing.design import Ruler
+from modelyard.ab_testing.metrics import LATENCY, Kind, Metric, Role, average
+from modelyard.ab_testing.tally import Tally
+from modelyard.stats import ratios
+from modelyard.stats.cross import Cross
+from modelyard.stats.distributions import normal_isf, two_sided
+from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, score_test
+from modelyard.stats.ratios import Estimate, Interval
+from modelyard.stats.sequential import rate_difference
+from modelyard.stats.sketch import bucket, middle, quantile
+
+ANY = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """A success rate with its effective counts: divided by the design effect where units made several requests."""
+
+    requests: int
+    units: int
+    rate: float
+    n: float
+    events: float
+    design_effect: float
+
+
+def rate_of(tally: Tally) -> Rate:
+    """The success rate over requests, with the ratio's variance over units (delta method; Rao, Scott 1992).
+
+    >>> tally = Tally(); tally.count(1, 9); tally.count(0, 1)
+    >>> rate_of(tally).rate, rate_of(tally).n
+    (0.9, 10)
+    """
+    n, s, units = tally.requests, tally.successes, tally.units
+    rate = s / n if n else 0.0
+    binomial = rate * (1 - rate)
+    if units == n or units < 2 or not binomial:
+        return Rate(requests=n, units=units, rate=rate, n=n, events=s, design_effect=1.0)
+    squares = tally.ss - 2 * rate * tally.ns + rate * rate * tally.nn  # sum over units of (s - rate n)^2
+    effect = max(1.0, squares / n * units / (units - 1) / binomial)
+    return Rate(requests=n, units=units, rate=rate, n=n / effect, events=s / effect, design_effect=effect)
+
+
+def estimate(metric: Metric, tally: Tally) -> Estimate | None:
+    """A metric's value in an arm with its error's variance; None for too little, and for quantiles."""
+    if metric.kind is Kind.RATE:
+        found = rate_of(tally)
+        if not found.requests:
+            return None
+        return Estimate(n=tally.units, value=found.rate, variance=found.rate * (1 - found.rate) / found.n)
+    if not metric.summed:
+        return None
+    sums = tally.metrics.get(metric.name, Cross(metric.size))
+    if metric.kind is Kind.MEAN:
+        return ratios.mean(sums.spread(tally.units))
+    return ratios.ratio(sums.spread(sums.n if metric.kind is Kind.AVERAGE else tally.units))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Treatment against control; intervals are as wide as the design needs them, lifts are parts of 1."""
+
+    metric: Metric
+    control: float | None
+    treatment: float | None
+    difference: float | None = None
+    interval: Interval = ANY
+    lift: float | None = None
+    lift_interval: Interval | None = None
+    p_value: float = 1.0
+    z: float = 0.0
+    method: str
+    few: tuple[float, float, float, float] | None = None  # counts too small for a normal law
+    reduced: float | None = None  # the part of the variance that a covariate took
+
+    def beyond(self, held: Ruler, alpha: float) -> bool:
+        """Whether the difference stands out at a look, with an alpha of its own."""
+        if not held.open:
+            return False
+        limit = held.z if alpha == held.each else held.limit(alpha)
+        if self.few is None:
+            return abs(self.z) >= limit
+        if held.design == "confidence_sequence":
+            low, high = rate_difference(*self.few, alpha=alpha / 2)
+            return low > 0 or high < 0
+        return self.p_value <= two_sided(limit)
+
+    @property
+    def gain(self) -> float:
+        """The difference, positive where it is for the better."""
+        return (self.difference or 0.0) * self.metric.better
+
+
+def compared(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> Compared:
+    """One metric of two arms."""
+    if metric.kind is Kind.RATE:
+        return _rates(metric, control, treatment, held)
+    if metric.kind is Kind.QUANTILE:
+        return _quantiles(metric, control, treatment, held)
+    return _estimates(metric, estimate(metric, control), estimate(metric, treatment), held)
+
+
+def _rates(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> Compared:
+    """Pooled score test (exact for few events), Newcombe's interval and the log ratio's."""
+    c, t = rate_of(control), rate_of(treatment)
+    counts = (c.events, c.n, t.events, t.n)
+    low, high = newcombe(*counts, z=held.z)
+    rare = min(c.events, c.n - c.events, t.events, t.n - t.events) < FEW_EVENTS
+    both = c.requests and t.requests
+    return Compared(
+        metric=metric,
+        control=c.rate if c.requests else None,
+        treatment=t.rate if t.requests else None,
+        difference=t.rate - c.rate if both else None,
+        interval=(low, high),
+        lift=t.rate / c.rate - 1 if c.rate and both else None,
+        lift_interval=lift_interval(*counts, z=held.z) if math.isfinite(held.z) else None,
+        p_value=equality_p(*counts),
+        z=score_test(*counts)[0],
+        method="pooled score test",
+        few=counts if rare and c.n and t.n else None,
+    )
+
+
+def _estimates(metric: Metric, control: Estimate | None, treatment: Estimate | None, held: Ruler) -> Compared:
+    """Means or ratios over units, with the delta method, Welch's degrees of freedom and Fieller's lift interval."""
+    method = "Welch over units" + (", covariate taken out" if metric.covariate else "")
+    if control is None or treatment is None:
+        known = [None if one is None else one.value for one in (control, treatment)]
+        return Compared(metric=metric, control=known[0], treatment=known[1], method=method)
+    plain = control.value, treatment.value
+    control, treatment, reduced = ratios.adjusted(control, treatment)
+    found = ratios.difference(control, treatment)
+    width = ratios.wide(held.z, found.df)
+    half = width * found.error if found.error else 0.0
+    return Compared(
+        metric=metric,
+        control=plain[0],
+        treatment=plain[1],
+        difference=found.value,
+        interval=(found.value - half, found.value + half),
+        lift=treatment.value / control.value - 1 if control.value > 0 else None,
+        lift_interval=ratios.lift(control, treatment, width),
+        p_value=found.p_value,
+        z=found.z,
+        method=method,
+        reduced=reduced if metric.covariate else None,
+    )
+
+
+def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> Compared:
+    """The test counts values above the pooled quantile in each arm (Mood's); the intervals put the quantiles' together.
+
+    Where units bring several values, they count as if each unit's were all alike: wider than needed, never narrower.
+    """
+    arms = [tally.histograms.get(metric.numerator, {}) for tally in (control, treatment)]
+    scale = [quantile(counts, metric.quantile) for counts in arms]
+    values = [None if one is None else one / 1e6 for one in scale]
+    method = "counts above the pooled quantile"
+    if values[0] is None or values[1] is None:
+        return Compared(metric=metric, control=values[0], treatment=values[1], method=method)
+    n = [
+        sum(counts.values()) / max(1.0, _alike(tally)) for counts, tally in zip(arms, (control, treatment), strict=True)
+    ]
+    z, p_value, few = _above(arms, n, metric.quantile)
+    limits = [_order_limits(counts, size, metric.quantile, held.z) for counts, size in zip(arms, n, strict=True)]
+    ratio = math.log(values[1] / values[0])
+    (c_low, c_high), (t_low, t_high) = (
+        [math.log(one / value) for one in pair] for pair, value in zip(limits, values, strict=True)
+    )
+    low, high = ratio - math.hypot(t_low, c_high), ratio + math.hypot(t_high, c_low)
+    c = values[0]
+    return Compared(
+        metric=metric,
+        control=c,
+        treatment=values[1],
+        difference=values[1] - c,
+        interval=(c * math.expm1(low), c * math.expm1(high)),
+        lift=math.expm1(ratio),
+        lift_interval=(math.expm1(low), math.expm1(high)) if math.isfinite(held.z) else None,
+        p_value=p_value,
+        z=z,
+        method=method,
+        few=few,
+    )
+
+
+def _alike(tally: Tally) -> float:
+    """The design effect of units whose values are all alike: the mean number of results over units met by results."""
+    return tally.nn / tally.requests if tally.requests else 1.0
+
+
+def _above(
+    arms: Sequence[Mapping[int, int]], n: Sequence[float], q: float
+) -> tuple[float, float, tuple[float, float, float, float] | None]:
+    """(z, p, counts if they are few) of the score test that equal parts lie above the pooled quantile's bucket."""
+    pooled: dict[int, int] = {}
+    for counts in arms:
+        for index, count in counts.items():
+            pooled[index] = pooled.get(index, 0) + count
+    edge = bucket(quantile(pooled, q) or 0.0)
+    parts = [sum(count for index, count in counts.items() if index > edge) / sum(counts.values()) for counts in arms]
+    if all(size == sum(counts.values()) for size, counts in zip(n, arms, strict=True)):
+        parts = [round(part * size) / size for part, size in zip(parts, n, strict=True)]  # whole counts
+    events = [part * size for part, size in zip(parts, n, strict=True)]
+    four = (min(events[0], n[0]), n[0], min(events[1], n[1]), n[1])
+    rare = min(*events, n[0] - events[0], n[1] - events[1]) < FEW_EVENTS
+    return score_test(*four)[0], equality_p(*four), four if rare else None
+
+
+def _order_limits(counts: Mapping[int, int], n: float, q: float, z: float) -> Interval:
+    """A quantile's interval by order statistics: the ranks that z standard errors around q take in, in seconds."""
+    half = z * math.sqrt(q * (1 - q) / n) if math.isfinite(z) else 1.0
+    ends = quantile(counts, max(0.0, q - half)), quantile(counts, min(1.0, q + half))
+    low, high = (end or middle(0) for end in ends)
+    return low * 0.99 / 1e6, high * 1.01 / 1e6  # a bucket's middle is within 1 % of what it holds
+
+
+def every_metric(plan: Iterable[Metric], arms: Iterable[Tally]) -> tuple[Metric, ...]:
+    """The planned metrics and the average of every other number that some arm has brought, the latency's first."""
+    planned = tuple(plan)
+    names = {name for tally in arms for name in tally.metrics} - {metric.name for metric in planned}
+    return (*planned, *(average(name) for name in sorted(names, key=lambda name: (name != LATENCY, name))))
+
+
+def guarded(found: Compared) -> str:
+    """Whether a guardrail is `held` (shown within its margin), `broken` (shown beyond it), or still `open`."""
+    if found.lift_interval is None:
+        return "open"
+    worst, best = found.lift_interval if found.metric.better > 0 else (-found.lift_interval[1], -found.lift_interval[0])
+    if worst > -found.metric.margin:
+        return "held"
+    return "broken" if best < -found.metric.margin else "open"
+
+
+def stepped(found: Mapping[str, Compared], held: Ruler) -> frozenset[str]:
+    """The hypotheses that are decided, by name: Holm's steps over all goals and treatments, bounds at each step.
+
+    What an earlier look decided stays decided and gives its part of alpha to the rest (Maurer & Bretz 2013, Statistics in
+    Biopharmaceutical Research 5(4)).
+    """
+    done = set(held.decided) & set(found)
+    for name in sorted(set(found) - done, key=lambda name: (found[name].p_value, -abs(found[name].z), name)):
+        if not found[name].beyond(held, held.alpha / (len(found) - len(done))):
+            break
+        done.add(name)
+    return frozenset(done)
+
+
+def told(found: Compared, held: Ruler) -> dict[str, Any]:
+    """A comparison as plain values; relative figures in percent."""
+    lifted = found.lift_interval
+    result: dict[str, Any] = {
+        "kind": found.metric.kind.value,
+        "role": found.metric.role.value,
+        "control": found.control,
+        "treatment": found.treatment,
+        "difference": found.difference,
+        "interval": [_finite(end) for end in found.interval],
+        "relative": None if found.lift is None else 100 * found.lift,
+        "relative_interval": None if lifted is None else [100 * end for end in lifted],
+        "z": _finite(found.z),
+        "p_value": found.p_value,
+        "sequential_p_value": held.sequential_p(found.z) if held.design == "confidence_sequence" else None,
+        "method": found.method,
+    }
+    if found.reduced is not None:
+        result["variance_reduction"] = found.reduced
+    if found.metric.role is Role.GUARDRAIL:
+        result.update(margin=100 * found.metric.margin, guardrail=guarded(found))
+    return result
+
+
+def adjust(found: Sequence[dict[str, Any]]) -> None:
+    """Adjusted p values over a family, written beside the plain ones: Holm's, and Benjamini and Hochberg's.
+
+    Over the p values that hold at any look where there are such, over those of one look otherwise.
+    """
+    if not found:
+        return
+    import numpy as np  # loaded only where there are metrics to adjust
+
+    from modelyard.stats.multiple import benjamini_hochberg, holm
+
+    p_values = np.array(
+        [one["p_value" if one["sequential_p_value"] is None else "sequential_p_value"] for one in found]
+    )
+    for one, by_holm, by_bh in zip(found, holm(p_values), benjamini_hochberg(p_values), strict=True):
+        one.update(p_value_holm=float(by_holm), p_value_benjamini_hochberg=float(by_bh))
+
+
+def one_look(level: float) -> float:
+    """The standard errors of an interval that is looked at once."""
+    return normal_isf((1 - level) / 2)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

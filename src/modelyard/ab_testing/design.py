@@ -1,0 +1,124 @@
+"""When an experiment may be looked at and how far a difference must stand out then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from modelyard.ab_testing.experiments import ABTest
+from modelyard.core.errors import Invalid
+from modelyard.stats.sequential import sequence_p, sequence_z
+
+LOOK_APART = 0.01  # of the planned information: a look nearer than that to the last is not spent
+
+Design = Literal["fixed", "group_sequential", "confidence_sequence"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One analysis that spent error probability: when in information, and what crossed its bound.
+
+    `significant` names treatments, and `treatment:metric` where the goal is not the success rate alone.
+    """
+
+    fraction: float
+    alpha: float
+    significant: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruler:
+    """How far a difference must stand out now: the design, whether this look counts, and what was decided before.
+
+    `alpha` is for all hypotheses together, `each` is the part that one of them has before any is decided; `z` goes with it.
+    """
+
+    design: Design
+    alpha: float
+    each: float
+    z: float
+    fraction: float
+    counts: bool
+    decided: tuple[str, ...]
+    note: str
+    times: tuple[float, ...] = ()
+
+    def limit(self, alpha: float) -> float:
+        """How many standard errors it takes at another alpha."""
+        if self.design == "confidence_sequence":
+            return sequence_z(self.fraction, alpha)
+        from modelyard.stats.group_sequential import bounds  # needs numpy
+
+        return bounds(self.times, alpha)[-1] if self.times else math.inf
+
+    def sequential_p(self, z: float) -> float | None:
+        """The p value that holds at any look; None for designs whose looks have bounds instead."""
+        return sequence_p(z, self.fraction, self.each) if self.design == "confidence_sequence" else None
+
+    @property
+    def open(self) -> bool:
+        """Whether a difference that stands out now may be decided on."""
+        return math.isfinite(self.z) and (self.design == "confidence_sequence" or self.counts)
+
+
+def checked_level(confidence_level: float) -> float:
+    """The level; Invalid unless it lies between 0 and 1."""
+    if not 0 < confidence_level < 1:
+        raise Invalid(f"confidence_level is {confidence_level}; it must lie between 0 and 1, for example 0.95.")
+    return confidence_level
+
+
+def ruler(
+    test: ABTest, units: float, looks: Sequence[Look], confidence_level: float, *, fraction: float | None = None
+) -> Ruler:
+    """The bounds that this look is held to after `units` units in all.
+
+    With a planned sample: group-sequential bounds (a single look at the planned sample is the fixed test). Without: a
+    confidence sequence tuned to the test's horizon, `fraction` of which is told where units do not say it.
+    """
+    alpha = 1 - checked_level(confidence_level)
+    each = alpha / (len(test.treatments) * len(test.goals))
+    if test.planned_units is not None:
+        return _planned(units / test.planned_units, looks, alpha, each, test.planned_units)
+    fraction = units / test.horizon if fraction is None else fraction
+    return Ruler(
+        design="confidence_sequence",
+        alpha=alpha,
+        each=each,
+        z=sequence_z(fraction, each),
+        fraction=fraction,
+        counts=False,
+        decided=(),
+        note=f"always-valid confidence sequence tuned to {test.horizon:,} units; look whenever you like",
+    )
+
+
+def _planned(fraction: float, looks: Sequence[Look], alpha: float, each: float, planned: int) -> Ruler:
+    from modelyard.stats.group_sequential import bounds
+
+    fraction = min(1.0, fraction)
+    before = [look.fraction for look in looks]
+    last = before[-1] if before else 0.0
+    counts = fraction > last and (fraction - last >= LOOK_APART or fraction == 1.0)
+    times = (*before, fraction) if counts else tuple(before)
+    note = (
+        f"one look at the planned {planned:,} units"
+        if times == (1.0,)
+        else f"look {len(times)} of a plan of {planned:,} units"
+    )
+    if not counts and times:
+        again = math.ceil((last + LOOK_APART) * planned)
+        note += f"; the next look counts from {again:,} units" if last < 1 else "; it is over"
+    return Ruler(
+        design="fixed" if times == (1.0,) else "group_sequential",
+        alpha=alpha,
+        each=each,
+        z=bounds(times, each)[-1] if times else math.inf,
+        fraction=fraction,
+        counts=counts,
+        decided=tuple(sorted({name for look in looks for name in look.significant})),
+        note=note,
+        times=times,
+    )

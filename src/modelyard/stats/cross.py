@@ -1,0 +1,133 @@
+"""Exact sums of several numbers a unit and of their products: all that ratios, covariates and their variances take.
+
+Every number is an integer over a power of two, so shards merge in any order to the very same sums, and what a unit had
+before can be taken out again when it has more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Exact = tuple[int, int]  # (numerator, power): numerator / 2**power
+
+
+def exact(value: float) -> Exact:
+    """A finite float as it is.
+
+    >>> exact(0.75)
+    (3, 2)
+    """
+    number, denominator = value.as_integer_ratio()
+    return number, denominator.bit_length() - 1  # a float's denominator is a power of two
+
+
+def plus(first: Exact, second: Exact) -> Exact:
+    """The exact sum.
+
+    >>> plus(exact(0.5), exact(0.25))
+    (3, 2)
+    """
+    power = max(first[1], second[1])
+    return (first[0] << (power - first[1])) + (second[0] << (power - second[1])), power
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """n units' means and sums of products of deviations from them, each rounded once."""
+
+    n: int
+    means: tuple[float, ...]
+    products: tuple[tuple[float, ...], ...]
+
+
+class Cross:
+    """Exact n, totals and products of `size` numbers a unit.
+
+    >>> cross = Cross(2)
+    >>> cross.add([exact(1.0), exact(2.0)]); cross.add([exact(3.0), exact(5.0)])
+    >>> cross.spread().means, cross.spread().products[0]
+    ((2.0, 3.5), (2.0, 3.0))
+    """
+
+    __slots__ = ("n", "power", "products", "size", "totals")
+
+    def __init__(self, size: int) -> None:
+        self.size, self.n, self.power = size, 0, 0
+        self.totals = [0] * size  # in units of 2**-power
+        self.products = [0] * (size * (size + 1) // 2)  # of i <= j, row by row, in units of 2**(-2 power)
+
+    def add(self, values: Sequence[Exact], times: int = 1) -> None:
+        """Count a unit, `times` over; with -1, take out what it had."""
+        self._refine(max(power for _, power in values))
+        whole = [number << (self.power - power) for number, power in values]
+        self.n += times
+        at = 0
+        for i, first in enumerate(whole):
+            self.totals[i] += first * times
+            for second in whole[i:]:
+                self.products[at] += first * second * times
+                at += 1
+
+    def merge(self, other: Cross) -> None:
+        """Count every unit that the other has counted."""
+        self._refine(other.power)
+        shift = self.power - other.power
+        self.n += other.n
+        self.totals = [a + (b << shift) for a, b in zip(self.totals, other.totals, strict=True)]
+        self.products = [a + (b << 2 * shift) for a, b in zip(self.products, other.products, strict=True)]
+
+    def spread(self, n: int | None = None) -> Spread:
+        """Means and centred products over `n` units: those counted, and others that had only zeros."""
+        n = self.n if n is None else n
+        if not n:
+            zero = (0.0,) * self.size
+            return Spread(n=0, means=zero, products=(zero,) * self.size)
+        unit = 1 << self.power
+        rows = [[0.0] * self.size for _ in range(self.size)]
+        at = 0
+        for i in range(self.size):
+            for j in range(i, self.size):
+                centred = n * self.products[at] - self.totals[i] * self.totals[j]
+                rows[i][j] = rows[j][i] = centred / (n * unit * unit)
+                at += 1
+        means = tuple(total / (n * unit) for total in self.totals)
+        return Spread(n=n, means=means, products=tuple(map(tuple, rows)))
+
+    def plain(self) -> dict[str, Any]:
+        """JSON form, the same for equal sums; the long integers as hexadecimal text."""
+        shared = _shared_zeros(self.totals, self.products, self.power)
+        return {
+            "n": self.n,
+            "power": self.power - shared,
+            "totals": [f"{total >> shared:x}" for total in self.totals],
+            "products": [f"{product >> 2 * shared:x}" for product in self.products],
+        }
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> Cross:
+        """The sums that plain() wrote."""
+        made = cls(len(data["totals"]))
+        made.n, made.power = int(data["n"]), int(data["power"])
+        made.totals = [int(total, 16) for total in data["totals"]]
+        made.products = [int(product, 16) for product in data["products"]]
+        return made
+
+    def _refine(self, power: int) -> None:
+        shift = power - self.power
+        if shift > 0:
+            self.totals = [total << shift for total in self.totals]
+            self.products = [product << 2 * shift for product in self.products]
+            self.power = power
+
+
+def _shared_zeros(totals: Iterable[int], products: Iterable[int], power: int) -> int:
+    """How far all sums can be written in a coarser unit without loss."""
+    zeros = [_zeros(total) for total in totals if total]
+    zeros += [_zeros(product) // 2 for product in products if product]
+    return min([power, *zeros])
+
+
+def _zeros(number: int) -> int:
+    return (number & -number).bit_length() - 1
