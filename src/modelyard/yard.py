@@ -201,10 +201,14 @@ class Yard:
             self.provide(name, used_version)
         self.serving.install(model, model, version, reference, "python", uses=uses)
 
-    def step(self, deployment_id: str) -> Decision:
-        """One look at a running rollout: its counts are read from the serving processes and the decision is carried out."""
+    def step(self, deployment_id: str, *, controller: str = "") -> Decision:
+        """One look at a running rollout: its counts are read from the serving processes and the decision is carried out.
+
+        A `controller` that names itself holds the rollout's lease, as in `DeploymentManager.advance`.
+        """
         endpoint = self.deployments.get_deployment(deployment_id).endpoint
-        decision: Decision = self.deployments.advance(deployment_id, self.serving.counts(endpoint))
+        counts = self.serving.counts(endpoint)
+        decision: Decision = self.deployments.advance(deployment_id, counts, controller=controller)
         self.dispatch()
         return decision
 

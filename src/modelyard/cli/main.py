@@ -45,6 +45,8 @@ OWN = {  # command -> "module:function"
     "completion": "modelyard.cli.completion:completion",
 }
 
+MORE = {"deployment": "modelyard.cli.rollouts:add"}  # area -> what adds commands that no operation is
+
 OWN_HELP = {
     "demo": "Take a real model through its whole life, in about a minute.",
     "serve": "Start the control plane and the serving processes of a yard.",
@@ -66,7 +68,11 @@ def build(wanted: Collection[str]) -> App:
     for area, text in AREA_HELP.items():
         name = area.replace("_", "-")
         if name in wanted:
-            app.command(importlib.import_module("modelyard.cli.derive").area_app(area, name, text))
+            commands = importlib.import_module("modelyard.cli.derive").area_app(area, name, text)
+            if area in MORE:
+                module, _, attribute = MORE[area].partition(":")
+                getattr(importlib.import_module(module), attribute)(commands)
+            app.command(commands)
         else:
             app.command(App(name=name, help=text))
     for name, text in OWN_HELP.items():
@@ -157,4 +163,5 @@ def _help_of(arguments: Sequence[str]) -> str:
         return "modelyard --help"
     verbs = [*takewhile(lambda word: not word.startswith("-"), arguments)]
     known = {one.verb.replace("_", "-") for one in operations(first.replace("-", "_"))} if first not in OWN else set()
+    known |= {"watch"} if first == "deployment" else set()
     return " ".join(["modelyard", first, *(verb for verb in verbs[1:2] if verb in known), "--help"])

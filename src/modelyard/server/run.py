@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -83,6 +84,7 @@ class Controller:
         self._thread.join(timeout=30)
 
     def _run(self) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
         with Yard(self._place, files=self._files) as yard:
             yard.audit.start_sequencer()
             deliverer = yard.webhooks.start()
@@ -93,7 +95,7 @@ class Controller:
                     running = [one for one in yard.deployments.list_deployments() if one.status.active and one.traffic]
                     for deployment in running:
                         with _told():  # one that cannot be looked at keeps no other waiting
-                            yard.step(deployment.deployment_id)
+                            yard.step(deployment.deployment_id, controller=name)
                 if time.monotonic() >= tidied + TIDY_EVERY:
                     with _told():
                         yard.registry.expire_requests()
@@ -105,6 +107,8 @@ class Controller:
                         yard.audit.expire_events(user="modelyard")
                     collected = time.monotonic()
             deliverer.stop()
+            with _told():
+                yard.deployments.let_go(name)
 
 
 @contextmanager
