@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import os
 import re
@@ -11,6 +10,7 @@ import zlib
 from pathlib import Path
 
 from modelyard.core.errors import Damaged, Invalid, Unavailable
+from modelyard.core.files import PRIVATE, place_whole
 
 PREFIX = "myd_"  # lets secret scanners recognise a token
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -87,22 +87,9 @@ class Pepper:
         return found
 
     def _made(self) -> bytes:
-        part = self.file.with_name(f"{self.file.name}.{secrets.token_hex(4)}.part")
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(handle, secrets.token_hex(32).encode() + b"\n")
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            with contextlib.suppress(FileExistsError):  # two made it at once: both take the first one's
-                os.link(part, self.file)
-            part.unlink()
-        except OSError as error:
-            raise Unavailable(
-                f"{self.file} cannot be written: {error.strerror}. Check the folder's permissions."
-            ) from error
+        place_whole(
+            self.file, f"{secrets.token_hex(32)}\n", PRIVATE
+        )  # when two make it at once, both take the first one's
         return self._read()
 
 

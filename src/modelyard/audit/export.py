@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -20,8 +17,9 @@ import yaml
 from modelyard.audit.rules import csv_cell
 from modelyard.core import plugins
 from modelyard.core.canonical import dumps, plain
-from modelyard.core.errors import Invalid, Unavailable, YardError, nearest
+from modelyard.core.errors import Invalid, nearest
 from modelyard.core.events import Event
+from modelyard.core.files import draft
 
 Format = Literal["json", "yaml", "csv", "parquet"]
 COLUMNS = (
@@ -104,24 +102,6 @@ def checked_format(name: str) -> str:
     if name not in get_args(Format):
         raise Invalid(f"There is no export format {name!r}. {nearest(str(name), list(get_args(Format)))}")
     return name
-
-
-@contextmanager
-def draft(path: Path) -> Iterator[Path]:
-    """A name beside the path to write under; what is left there at the end is removed."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-    except OSError as error:
-        if isinstance(error, YardError):
-            raise
-        raise Unavailable(
-            f"{path} cannot be written: {error.strerror}. Choose a folder you may write to, with room in it."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def write(part: Path, path: Path, form: str, head: Mapping[str, Any], events: Iterable[Event]) -> Export:

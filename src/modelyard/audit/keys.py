@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from modelyard.audit.keyring import Keyring
 from modelyard.audit.notes import PublicKey, SigningKey
 from modelyard.core.errors import Damaged, Unavailable, YardError
+from modelyard.core.files import PRIVATE, place_whole, replace_whole
 
 
 class KeyFolder:
@@ -46,7 +46,7 @@ class KeyFolder:
         """The signing key, made now unless it exists; when two make it at once, both get the first one's."""
         key = self.signing() or self._made()
         if not self.public_file.exists():
-            place_whole(self.public_file, f"{key.public}\n", 0o644)
+            place_whole(self.public_file, f"{key.public}\n")
         return key
 
     def pending(self) -> SigningKey | None:
@@ -57,13 +57,13 @@ class KeyFolder:
     def stage(self, name: str) -> SigningKey:
         """A new key of the same log, kept beside the present one until `promote`."""
         key = SigningKey(name, secrets.token_bytes(32))
-        replace_whole(self.next, key.text() + "\n", 0o600)
+        replace_whole(self.next, key.text() + "\n", PRIVATE)
         return key
 
     def promote(self, key: SigningKey, statements: Iterable[str]) -> None:
         """Sign with the staged key from now on. The public key's file leads to the older keys by the statements."""
-        replace_whole(self.public_file, "\n".join([f"{key.public}\n", *statements]), 0o644)
-        replace_whole(self.secret, key.text() + "\n", 0o600)
+        replace_whole(self.public_file, "\n".join([f"{key.public}\n", *statements]))
+        replace_whole(self.secret, key.text() + "\n", PRIVATE)
         with contextlib.suppress(FileNotFoundError):
             self.next.unlink()
 
@@ -79,7 +79,7 @@ class KeyFolder:
 
     def made_cosigner_seed(self) -> bytes:
         """The seed of the ML-DSA-44 key, made now unless it exists."""
-        place_whole(self.cosigning, secrets.token_bytes(32).hex() + "\n", 0o600)
+        place_whole(self.cosigning, secrets.token_bytes(32).hex() + "\n", PRIVATE)
         seed = self.cosigner_seed()
         if seed is None:
             raise Damaged(f"{self.cosigning} vanished as it was written. Check who else uses the folder.")
@@ -87,47 +87,11 @@ class KeyFolder:
 
     def _made(self) -> SigningKey:
         key = SigningKey(f"modelyard/audit/{secrets.token_hex(8)}", secrets.token_bytes(32))
-        place_whole(self.secret, key.text() + "\n", 0o600)
+        place_whole(self.secret, key.text() + "\n", PRIVATE)
         found = self.signing()
         if found is None:
             raise Damaged(f"{self.secret} vanished as it was written. Check who else uses the folder.")
         return found
-
-
-def place_whole(target: Path, text: str, mode: int) -> None:
-    """Put a whole file there unless one stands there already."""
-    with _written(target, text, mode) as part:
-        with contextlib.suppress(FileExistsError):
-            os.link(part, target)
-        part.unlink()
-
-
-def replace_whole(target: Path, text: str, mode: int) -> None:
-    """Put a whole file there, in place of one that may stand there."""
-    with _written(target, text, mode) as part:
-        part.replace(target)
-
-
-@contextlib.contextmanager
-def _written(target: Path, text: str, mode: int) -> Iterator[Path]:
-    """The file under another name, and the folder made safe once it has its own."""
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            os.write(handle, text.encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        yield part
-        folder = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise Unavailable(f"{target} cannot be written: {error.strerror}. Check the folder's permissions.") from error
 
 
 def _read(path: Path) -> str | None:

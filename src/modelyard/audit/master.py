@@ -19,8 +19,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
-from modelyard.audit.keys import place_whole, replace_whole
 from modelyard.core.errors import Damaged, Invalid, Unavailable
+from modelyard.core.files import PRIVATE, place_whole, replace_whole
 from modelyard.settings import settings
 
 MAKE_ONE = "Make one: openssl rand -base64 32"
@@ -67,7 +67,7 @@ class Master:
     def newest(self) -> MasterKey:
         """The key that wraps, made now in the default file unless there is one."""
         if not self.reference and not self.file.exists():
-            place_whole(self.file, f"{_new()}\n", 0o600)
+            place_whole(self.file, f"{_new()}\n", PRIVATE)
         return self._keys()[0]
 
     def named(self, key_id: str) -> MasterKey:
@@ -84,13 +84,13 @@ class Master:
         """The key to wrap with from now on: a new one in the default file, or whatever stands first in the place named."""
         if not self.reference:
             old = self.file.read_text() if self.file.exists() else ""
-            replace_whole(self.file, f"{_new()}\n{old}", 0o600)
+            replace_whole(self.file, f"{_new()}\n{old}", PRIVATE)
         return self.newest()
 
     def forget_older(self) -> None:
         """Keep the newest key alone in the default file. A place that was named is its owner's to change."""
         if not self.reference:
-            replace_whole(self.file, f"{self._text().split()[0]}\n", 0o600)
+            replace_whole(self.file, f"{self._text().split()[0]}\n", PRIVATE)
 
     @property
     def _place(self) -> str:

@@ -17,6 +17,7 @@ from modelyard.audit.writing import Writing
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid
 from modelyard.core.events import Event, EventSeverity, EventType
+from modelyard.core.files import draft
 from modelyard.core.operations import operation
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
@@ -139,7 +140,7 @@ class Reading(Writing):
         """
         form, path, conditions = export.checked_format(format), Path(output_path), rules.period(start_date, end_date)
         self.catch_up()
-        with export.draft(path) as part:
+        with draft(path) as part:
             with self.store.reading() as rows:
                 note = store.last_checkpoint(rows)
                 head = {

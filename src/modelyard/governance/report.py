@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from modelyard.core.canonical import dumps, plain
-from modelyard.core.errors import Unavailable
-from modelyard.core.ids import new_id
 
 NOTE = (
     "Each control is proved (by events in this store, with their digests), attested (by a named person), missing or "
@@ -22,22 +18,6 @@ STYLE = (
     "text-align:left;vertical-align:top}th{background:#f2f5f9}code{font-size:.85em;word-break:break-all}"
     ".proved{color:#0b6b3a}.attested{color:#1e5aa8}.missing{color:#b3261e}"
 )
-
-
-def write(path: Path, text: str) -> None:
-    """Put the text at the path, whole or not at all; folders are made."""
-    part = path.with_name(f".{path.name}.{new_id('part')}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if part.exists():
-            part.unlink()
-        raise Unavailable(f"{path} cannot be written: {error.strerror}. Choose a file you may write to.") from error
 
 
 def as_json(report: Mapping[str, Any]) -> str:

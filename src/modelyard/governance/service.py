@@ -14,6 +14,7 @@ from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid, NotFound, nearest
 from modelyard.core.events import EventType
 from modelyard.core.evidence import Evidence
+from modelyard.core.files import replace_whole
 from modelyard.core.ids import checked_name
 from modelyard.core.instants import Instant
 from modelyard.core.operations import operation
@@ -208,7 +209,7 @@ class GovernanceManager(Area):
         }
         if standard not in known:
             raise Invalid(f"{standard!r} is no lineage format. {nearest(standard, list(known))}")
-        report.write(Path(output_path), known[standard](self.get_full_lineage_tree(model_id)))
+        replace_whole(Path(output_path), known[standard](self.get_full_lineage_tree(model_id)))
         return str(output_path)
 
     async def assess_bias(
@@ -464,7 +465,7 @@ class GovernanceManager(Area):
         made = self._report(model_id)
         file = Path(output_path)
         text = report.as_html(made) if file.suffix.lower() in (".html", ".htm") else report.as_json(made)
-        report.write(file, text)
+        replace_whole(file, text)
         name, _, version = str(made["model"]).rpartition(":")
         with self.store.work(user) as work:
             told = {

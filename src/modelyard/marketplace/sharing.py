@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.canonical import dumps, plain
-from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, Unavailable, YardError, nearest
+from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, Unavailable, nearest
 from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.files import draft
 from modelyard.core.ids import checked_name
 from modelyard.core.instants import Instant
 from modelyard.core.models import ModelStage, ModelVersion, References
@@ -149,7 +148,7 @@ class Sharing(Area):
             package.APPROVALS: dumps(self._approvals(version), indent=2) + "\n",
             **self._proof(version),
         }
-        with _draft(path) as part:
+        with draft(path) as part:
             model = self.store.artifacts.fetch(listing.digest)
             package.write(part, model, texts, plain(head), self._keys.signing())
             sha256, size = package.sha256_of(part), part.stat().st_size
@@ -358,19 +357,3 @@ def _secret(token: str) -> str:
     if len(text) > TOKEN_LIMIT:
         raise Invalid(f"The token file {token[1:]!r:.200} holds no token.")
     return text
-
-
-@contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """A name beside the path to write under; what is left there at the end is removed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
-        try:
-            yield folder / path.name
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        if isinstance(error, YardError):
-            raise
-        raise Unavailable(f"{path} cannot be written: {error.strerror}. Choose another place.") from error

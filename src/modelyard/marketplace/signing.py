@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Damaged, Forbidden, Invalid, Unavailable
+from modelyard.core.files import PRIVATE, place_whole
 from modelyard.marketplace.values import PublishingKey
 
 PAYLOAD_TYPE = "application/vnd.modelyard.package.v1+json"
@@ -51,7 +50,7 @@ class KeyFile:
         if data is None:
             made = Ed25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
             pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            self._place(self.secret, pem, 0o600)
+            place_whole(self.secret, pem.decode(), PRIVATE)
             data = self._read() or b""
         try:
             key = load_pem_private_key(data, None)
@@ -60,7 +59,7 @@ class KeyFile:
         if not isinstance(key, Ed25519PrivateKey):
             raise Damaged(f"{self.secret} is no Ed25519 key. Restore it from a backup.")
         if not self.public.exists():
-            self._place(self.public, _pem(key.public_key()), 0o644)
+            place_whole(self.public, _pem(key.public_key()).decode())
         return key
 
     def published(self) -> PublishingKey:
@@ -75,24 +74,6 @@ class KeyFile:
             return None
         except OSError as error:
             raise Unavailable(f"{self.secret} cannot be read: {error.strerror}. Only its owner may read it.") from error
-
-    def _place(self, target: Path, data: bytes, mode: int) -> None:
-        """Put a whole file there unless one stands there already."""
-        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(handle)
-            with contextlib.suppress(FileExistsError):
-                os.link(part, target)
-            part.unlink()
-        except OSError as error:
-            raise Unavailable(
-                f"{target} cannot be written: {error.strerror}. Check the folder's permissions."
-            ) from error
 
 
 def public_key_of(text: str) -> Ed25519PublicKey:

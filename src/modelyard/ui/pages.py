@@ -9,6 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from modelyard.core.files import replace_whole
+
 
 @cache
 def _environment() -> Environment:
@@ -35,9 +37,8 @@ def drawn(svg: str) -> Markup:
 
 def write_page(path: Path, page: str) -> Path:
     """Write the page; it appears whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    return part.replace(path)
+    replace_whole(path, page)
+    return path
 
 
 def percent(value: float | None, digits: int = 1) -> str:

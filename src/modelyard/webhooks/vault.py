@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import os
 import secrets
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from modelyard.core.errors import Damaged, Invalid, Unavailable
+from modelyard.core.files import PRIVATE, place_whole
 
 LONGEST = 4096
 MOUNTED = Path("/run/secrets")  # where containers put secrets
@@ -94,7 +94,7 @@ class Vault:
         """The key of this folder, made on first use, readable by its owner alone."""
         try:
             if make and not self.key_file.exists():
-                self._make()
+                place_whole(self.key_file, base64.b64encode(AESGCM.generate_key(256)).decode(), PRIVATE)
             return base64.b64decode(self.key_file.read_bytes(), validate=True)
         except FileNotFoundError as error:
             raise Unavailable(
@@ -105,20 +105,6 @@ class Vault:
             raise Damaged(f"{self.key_file} is no key file. Restore it from a backup.") from error
         except OSError as error:
             raise Unavailable(f"{self.key_file} cannot be used: {error.strerror}. Check its permissions.") from error
-
-    def _make(self) -> None:
-        """Put a whole file there; when two make it at once, the first one's stays."""
-        self.key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = self.key_file.with_name(f"{self.key_file.name}.{secrets.token_hex(4)}.part")
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(handle, base64.b64encode(AESGCM.generate_key(256)))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        with contextlib.suppress(FileExistsError):
-            os.link(part, self.key_file)
-        part.unlink()
 
 
 def origin(kept: str) -> str:
