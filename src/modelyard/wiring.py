@@ -29,7 +29,6 @@ from modelyard.conditions import (
     release_artifact,
 )
 from modelyard.consequences import Areas, crown, enrol, provide, route, settle, track
-from modelyard.core.errors import YardError
 from modelyard.core.events import Event, EventType
 from modelyard.core.work import HEARD, Handler, Store, event_from_row
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
@@ -145,7 +144,7 @@ class Dispatcher:
                 if row["heard"]:
                     wire.handle(self._areas, event)
                 done = row["position"]
-        except YardError:
+        except Exception:  # whatever it is, the other handlers' events must not wait for this one
             log.exception("%s could not handle event %s; it will be tried again", wire.name, event.event_id)
         finally:
             if done > seen:

@@ -57,19 +57,22 @@ def test_it_ends_with_its_owner() -> None:
     thread.stop()  # there is nobody for a last turn
 
 
-def test_a_turn_that_fails_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"), [(Unavailable("The disk is full."), ": The disk is full."), (ZeroDivisionError(), ".")]
+)
+def test_a_turn_that_fails_is_told_and_tried_again(
+    caplog: pytest.LogCaptureFixture, error: Exception, told: str
+) -> None:
     def fail(number: int) -> None:
         if number < 3:
-            raise Unavailable("The disk is full.")
+            raise error
 
     owner = Counting(fail)
     with caplog.at_level(logging.WARNING, "modelyard.test"):
         thread = started(owner)
         assert owner.enough.wait(30)
         thread.stop()
-    assert [record.getMessage() for record in caplog.records] == [
-        "modelyard-test failed and will try again: The disk is full."
-    ] * 2
+    assert [record.getMessage() for record in caplog.records] == [f"modelyard-test failed and will try again{told}"] * 2
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class Background(threading.Thread, Generic[Owner]):
     """Lets its owner take a turn every `interval` seconds, until it is stopped or the owner is dropped.
 
     `turn` is called with the owner, a name to hold leases by, and what tells it to end early; `last` with the owner and the
-    name, when the thread is stopped. What fails with a YardError is logged and tried again.
+    name, when the thread is stopped. What fails is logged and tried again.
     """
 
     def __init__(
@@ -88,6 +88,8 @@ class Background(threading.Thread, Generic[Owner]):
                 self._turn(owner, self.holder, self._stopped)
             except YardError as error:
                 self._log.warning("%s failed and will try again: %s", self.name, error)
+            except Exception:  # noqa: BLE001  # a thread that had ended in silence would leave its work undone for good
+                self._log.exception("%s failed and will try again.", self.name)
             del owner  # held only while at work, so that a dropped owner ends the thread
 
     def stop(self) -> None:

@@ -118,6 +118,8 @@ def _told() -> Iterator[None]:
         yield
     except YardError as error:
         log.warning("controller: %s", error)
+    except Exception:  # a controller that had ended in silence would look after no rollout any more
+        log.exception("controller")
 
 
 def serve(place: str, files: str | None, listening: Listening, *, user: str, oidc: str = "") -> None:
