@@ -32,7 +32,8 @@ from modelyard.core.ports import Output
 from modelyard.core.traffic import Arm, Traffic
 from modelyard.serving import ModelServer, compaction, payloads
 from modelyard.serving.places import Places
-from modelyard.serving.supervisor import cpu_seconds
+from modelyard.serving.scaler import cpu_seconds
+from modelyard.serving.values import EndpointConfig
 
 ROUNDS = 5
 LONG = 1e-4  # seconds
@@ -53,7 +54,9 @@ class Quick:
 
 ARM = Arm(name="baseline", model="m", version="v1", weight=1.0)
 ROUTE: Any = SimpleNamespace(
-    traffic=Traffic(endpoint="e", generation=1, arms=(ARM,)), models=(SimpleNamespace(signature=SIGNATURE),)
+    traffic=Traffic(endpoint="e", generation=1, arms=(ARM,)),
+    models=(SimpleNamespace(signature=SIGNATURE),),
+    config=EndpointConfig(),
 )
 BODY = msgspec.json.encode({"features": dict.fromkeys(NAMES, 0.25)})
 Keep = Callable[..., Any]

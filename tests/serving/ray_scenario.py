@@ -160,7 +160,7 @@ def rescaled(server: ModelServer, folder: Path, callers: Callers, endpoint: str)
 def answered(server: ModelServer, folder: Path, endpoint: str, callers: Callers) -> dict[str, Any]:
     """What the callers were answered, and what the yard knows of it."""
     callers.stop()
-    until(lambda: {row["request_id"] for row in server.payloads(endpoint)} >= set(callers.answers), 60)
+    until(lambda: {row["request_id"] for row in server.payload_rows(endpoint)} >= set(callers.answers), 60)
     files = (folder / "node").rglob("models.json")
     return {
         "asked": sorted(callers.asked),
@@ -170,7 +170,7 @@ def answered(server: ModelServer, folder: Path, endpoint: str, callers: Callers)
         "wrong": callers.wrong,
         "rows": [
             {key: row[key] for key in ("request_id", "row", "model", "version", "prediction", "probabilities")}
-            for row in server.payloads(endpoint)
+            for row in server.payload_rows(endpoint)
         ],
         "counted": server.counts(endpoint).arms["baseline"].requests,
         "paths": sorted({one["path"] for file in files for one in json.loads(file.read_text())}),

@@ -117,7 +117,7 @@ def test_arms_are_chosen_counted_and_logged_as_over_http(served: Any, channel: A
     more = {name: after[name].requests - before[name].requests for name in after}
     assert sum(more.values()) == 80
     rows = tools.until(
-        lambda: len(found := [row for row in server.payloads("e") if row["unit"] in units]) >= 140 and found
+        lambda: len(found := [row for row in server.payload_rows("e") if row["unit"] in units]) >= 140 and found
     )
     assert {row["request_id"] for row in rows} >= {f"by-{unit}" for unit in units}
     text = httpx.get(f"{served.serving.url}/metrics").text

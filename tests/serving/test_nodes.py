@@ -107,7 +107,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def ids_of(server: ModelServer, endpoint: str) -> list[str]:
-    return sorted(row["request_id"] for row in server.payloads(endpoint))
+    return sorted(row["request_id"] for row in server.payload_rows(endpoint))
 
 
 def requests(server: ModelServer, endpoint: str) -> int:

@@ -44,12 +44,12 @@ def test_outcomes_are_joined_by_request_and_row(compacted: bool, answered: Model
         "m-v1", [{"request_id": f"r{n}", "row": row, "outcome": 1} for n in range(10) for row in (0, 1)][:15]
     )
     assert (report.received, report.new, report.unknown, report.ok) == (15, 15, 0, True)
-    rows = answered.labelled("m-v1")
+    rows = list(answered.labelled_rows("m-v1"))
     assert [(row["request_id"], row["row"]) for row in rows] == [(f"r{n}", k) for n in range(10) for k in (0, 1)][:15]
     assert {row["outcome"] for row in rows} == {1}
     assert [row["prediction"] for row in rows if row["row"] == 0] == [0, 0, 0, 0, 0, 1, 1, 1]
     assert all(0 <= row["delay_s"] < 3600 for row in rows)
-    assert answered.labelled("m-v1", since=rows[-1]["at"] + 1) == []
+    assert list(answered.labelled_rows("m-v1", since=rows[-1]["at"] + 1)) == []
 
 
 def test_each_trouble_is_told_with_examples(answered: ModelServer) -> None:
@@ -57,9 +57,9 @@ def test_each_trouble_is_told_with_examples(answered: ModelServer) -> None:
     assert answered.record_outcome("m-v1", "r1", 1).repeated == 1
     told = answered.record_outcome("m-v1", "r1", 0)
     assert (told.conflicting, told.ok, told.examples) == (1, False, {"conflicting": ["r1"]})
-    assert answered.labelled("m-v1")[0]["outcome"] == 1
+    assert next(answered.labelled_rows("m-v1"))["outcome"] == 1
     assert answered.record_outcome("m-v1", "r1", 0, correct=True).corrected == 1
-    assert answered.labelled("m-v1")[0]["outcome"] == 0
+    assert next(answered.labelled_rows("m-v1"))["outcome"] == 0
     told = answered.record_outcomes(
         "m-v1", [{"request_id": "nobody", "outcome": 1}, {"request_id": "r2", "row": 2, "outcome": 1}]
     )
@@ -88,7 +88,7 @@ def test_an_outcome_may_come_before_the_log_has_its_prediction(server: ModelServ
         server.close()
 
     asyncio.run(scenario())
-    assert [row["request_id"] for row in server.labelled("m-v1")] == ["early"]
+    assert [row["request_id"] for row in server.labelled_rows("m-v1")] == ["early"]
 
 
 WRONG = {
@@ -119,7 +119,7 @@ def test_outcomes_come_from_files(ending: str, answered: ModelServer, tmp_path: 
         ending, lambda path, **_: frame.to_json(path, orient="records", lines=True)
     )(path, index=False)
     assert answered.load_outcomes("m-v1", path).new == 10
-    rows = answered.labelled("m-v1")
+    rows = list(answered.labelled_rows("m-v1"))
     assert {row["row"] for row in rows} == {1}
     assert rows[0]["outcome_at"] == 1_769_860_800.0
     (tmp_path / "bad.csv").write_text("request,outcome\nr1,1\n")

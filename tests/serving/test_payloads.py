@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from modelyard.core.errors import Damaged, Invalid
-from modelyard.serving import ModelServer, PredictionRequest, compaction, logged, merging, segments
+from modelyard.serving import ModelServer, PredictionRequest, compaction, logged, merging, reading, segments
 from modelyard.serving.segments import HEAD, Appender, Layout, frame
 
 TRUSTED = {"trusted_code": True}
@@ -64,10 +64,10 @@ def test_duckdb_reads_the_whole_folder_by_names(server: ModelServer, tools: Any)
 def test_parquet_holds_what_the_raw_rows_held_in_typed_columns(server: ModelServer, tools: Any) -> None:
     for model, name in (("Linear", "m"), ("Texts", "t")):
         folder = fill(server, tools, name=name, model=model)
-        before = server.payloads(folder.name)
+        before = list(server.payload_rows(folder.name))
         assert server.compact_payloads(folder.name) == 1
         assert not list(folder.glob("*.rows"))
-        assert server.payloads(folder.name) == before
+        assert list(server.payload_rows(folder.name)) == before
         frame_ = read_all(folder)
         assert len(frame_) == len(before) == 30
         assert frame_["request_id"].tolist() == [f"r{n}" for n in range(30)]
@@ -81,7 +81,7 @@ def test_pandas_and_polars_read_it(server: ModelServer, tools: Any) -> None:
     folder = fill(server, tools)
     server.compact_payloads(folder.name)
     (path,) = folder.glob("*.parquet")
-    rows = server.payloads(folder.name)
+    rows = list(server.payload_rows(folder.name))
     found = pd.read_parquet(path)
     assert found["feature_a"].tolist() == [row["features"]["a"] for row in rows]
     assert found["feature_b"].isna().all()
@@ -103,7 +103,7 @@ def test_versions_that_take_different_features_share_a_log(server: ModelServer, 
     server.close()
     folder = server.places.payloads("m-v1")
     server.compact_payloads("m-v1")
-    assert [set(row["features"]) for row in server.payloads("m-v1")] == [{"a", "b"}] * 30 + [{"colour", "n"}]
+    assert [set(row["features"]) for row in server.payload_rows("m-v1")] == [{"a", "b"}] * 30 + [{"colour", "n"}]
     frame_ = read_all(folder)
     assert frame_["feature_colour"].notna().sum() == 1
     assert frame_["feature_a"].notna().sum() == 30
@@ -138,7 +138,7 @@ def test_features_of_odd_names_and_changing_kinds_stay_apart(tmp_path: Path) -> 
     table = logged.table(
         blocks((odd, ("float", "int", "bool", "float", "int", "float")), (("Age",), ("int",)), (("é",), ("bool",))), "e"
     )
-    path = tmp_path / "x.parquet"
+    path = tmp_path / "1-1-0+00000.parquet"
     plugins.load("parquet", "write_segment")(
         path,
         table.columns,
@@ -146,11 +146,11 @@ def test_features_of_odd_names_and_changing_kinds_stay_apart(tmp_path: Path) -> 
         lists={"probabilities": table.probabilities},
         beside={merging.KEY: json.dumps(table.beside)},
     )
-    rows = list(logged.parquet_rows(path, 0.0))
-    assert rows[0]["features"] == dict(zip(odd, [0.0, 1, False, "1.0", 0, 1.0], strict=True))
-    assert rows[3]["features"] == {"Age": 0.0}
-    assert rows[6]["features"] == {"é": "0.0"}
-    assert rows[0]["version"] == "v0"
+    rows = {row["request_id"]: row for row in reading.rows(tmp_path, reading.Wanted())}
+    assert rows["0-0"]["features"] == dict(zip(odd, [0.0, 1, False, "1.0", 0, 1.0], strict=True))
+    assert rows["1-0"]["features"] == {"Age": 0.0}
+    assert rows["2-0"]["features"] == {"é": "0.0"}
+    assert rows["0-0"]["version"] == "v0"
 
 
 GARBAGE = {
@@ -176,10 +176,10 @@ def test_a_damaged_raw_segment_gives_what_is_whole_and_harms_nothing(
     fill(server, tools)
     first, _ = sorted(folder.glob("*.rows"))
     first.write_bytes(GARBAGE[damage](first.read_bytes()))
-    rows = server.payloads(folder.name)
+    rows = list(server.payload_rows(folder.name))
     assert 30 <= len(rows) <= 60
     server.compact_payloads(folder.name)
-    assert server.payloads(folder.name) == rows
+    assert list(server.payload_rows(folder.name)) == rows
     assert not list(folder.glob("*.rows"))
 
 
@@ -209,10 +209,10 @@ def test_a_parquet_segment_that_is_garbage_is_named(server: ModelServer, tools: 
     server.compact_payloads(folder.name)
     (folder / "00-1-0+00000.parquet").write_bytes(b"PAR1" + os.urandom(200) + b"PAR1")
     with pytest.raises(Damaged, match=r"00-1-0\+00000.parquet .* Move it out"):
-        server.payloads(folder.name)
+        list(server.payload_rows(folder.name))
     server.compact_payloads(folder.name)
     (folder / "00-1-0+00000.parquet").unlink()
-    assert len(server.payloads(folder.name)) == 30
+    assert len(list(server.payload_rows(folder.name))) == 30
 
 
 COMPACT = """
@@ -227,7 +227,7 @@ print(compact(Path(sys.argv[1])))
 def test_two_processes_that_compact_at_once_share_the_work(server: ModelServer, tools: Any) -> None:
     for _ in range(6):
         folder = fill(server, tools, 10)
-    before = server.payloads(folder.name)
+    before = list(server.payload_rows(folder.name))
     command = [sys.executable, "-c", COMPACT, str(folder)]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for one in both:
@@ -235,13 +235,13 @@ def test_two_processes_that_compact_at_once_share_the_work(server: ModelServer, 
         one.stdin.flush()  # type: ignore[union-attr]
     told = [int(one.communicate(timeout=60)[0]) for one in both]
     assert sum(told) == 6
-    assert server.payloads(folder.name) == before
+    assert list(server.payload_rows(folder.name)) == before
 
 
 @pytest.mark.parametrize("moment", ["part", "renamed"])
 def test_a_compaction_that_was_killed_repeats_nothing(moment: str, server: ModelServer, tools: Any) -> None:
     folder = fill(server, tools)
-    before = server.payloads(folder.name)
+    before = list(server.payload_rows(folder.name))
     (raw,) = folder.glob("*.rows")
     kept = raw.read_bytes()
     if moment == "part":
@@ -249,9 +249,9 @@ def test_a_compaction_that_was_killed_repeats_nothing(moment: str, server: Model
     else:
         server.compact_payloads(folder.name)
         raw.write_bytes(kept)  # as it stood between the Parquet's appearance and its own removal
-        assert server.payloads(folder.name) == before
+        assert list(server.payload_rows(folder.name)) == before
     server.compact_payloads(folder.name)
-    assert server.payloads(folder.name) == before
+    assert list(server.payload_rows(folder.name)) == before
     assert {path.suffix for path in folder.glob("*+*")} == {".parquet"}
 
 
@@ -260,16 +260,16 @@ def test_small_segments_are_merged_and_each_row_is_read_once_at_every_moment(ser
         folder = fill(server, tools, 3)
         server.compact_payloads(folder.name)
     (one,) = folder.glob("*.parquet")
-    rows = server.payloads(folder.name)
+    rows = list(server.payload_rows(folder.name))
     assert [row["request_id"] for row in rows] == ["r0", "r1", "r2"] * merging.ENOUGH
     fill(server, tools, 3)
     compaction.compact(folder)
     other = next(path for path in folder.glob("*.parquet") if path != one)
-    rows = server.payloads(folder.name)
+    rows = list(server.payload_rows(folder.name))
     merging.write(folder / merging.NOTE, merging.Note(into=one.name, sources=[other.name]))
-    assert len(server.payloads(folder.name)) == len(rows) - 3  # as if `one` held it: the note rules
+    assert len(list(server.payload_rows(folder.name))) == len(rows) - 3  # as if `one` held it: the note rules
     os.rename(one, one.with_suffix(".part"))
-    assert len(server.payloads(folder.name)) == 3  # not yet renamed: the sources rule
+    assert len(list(server.payload_rows(folder.name))) == 3  # not yet renamed: the sources rule
     server.compact_payloads(folder.name)
     assert [path.name for path in folder.glob("*.parquet")] == [one.name]
 
@@ -300,7 +300,7 @@ def test_an_id_that_is_no_text_for_any_file_is_told_with_a_question_mark(server:
         server.close()
 
     asyncio.run(scenario())
-    rows = server.payloads("t-v1")
+    rows = list(server.payload_rows("t-v1"))
     assert [row["request_id"] for row in rows] == ["good", "lone ?", "good too"]
     assert rows[0]["features"]["colour"] == "re?"
     state = server.payload_state("t-v1")
@@ -362,7 +362,7 @@ def test_a_full_disk_is_counted_and_the_log_goes_on_with_room(
     )
     refused = int(told.stdout)
     state = server.payload_state("m-v1")
-    rows = {row["request_id"] for row in server.payloads("m-v1")}
+    rows = {row["request_id"] for row in server.payload_rows("m-v1")}
     assert {"r0", "r199"} <= rows
     assert state.offered == 200
     assert state.failed > 0
@@ -403,7 +403,7 @@ def test_a_killed_process_loses_a_moment_and_says_how_much_and_nothing_when_dura
         process.send_signal(signal.SIGKILL)
         answered += process.stdout.read().splitlines()
     answered = [line.strip() for line in answered if line.strip()]
-    rows = [row["request_id"].encode() for row in server.payloads("m-v1")]
+    rows = [row["request_id"].encode() for row in server.payload_rows("m-v1")]
     state = server.payload_state("m-v1")
     assert len(set(rows)) == len(rows) == state.written
     assert state.offered == state.written + state.lost + state.dropped
@@ -412,7 +412,7 @@ def test_a_killed_process_loses_a_moment_and_says_how_much_and_nothing_when_dura
         assert set(answered) <= set(rows)
     assert server.payload_state("m-v1") == state  # told once
     server.compact_payloads("m-v1")
-    assert sorted(row["request_id"].encode() for row in server.payloads("m-v1")) == sorted(rows)
+    assert sorted(row["request_id"].encode() for row in server.payload_rows("m-v1")) == sorted(rows)
 
 
 def test_a_worker_killed_under_load_is_settled_by_the_supervisor_and_its_rows_are_parquet(
@@ -437,7 +437,7 @@ def test_a_worker_killed_under_load_is_settled_by_the_supervisor_and_its_rows_ar
         state = server.payload_state("e")
         assert state.offered == 300
         assert state.written + state.lost == 300
-        assert len(server.payloads("e")) == state.written
+        assert len(list(server.payload_rows("e"))) == state.written
     finally:
         serving.stop()
 
@@ -453,6 +453,6 @@ def test_answers_wait_for_the_disk_over_http(tmp_path: Path, tools: Any) -> None
             for n in range(20):
                 told = client.post("/predict/e", json={"features": {"a": n, "b": 1}, "request_id": f"q{n}"})
                 assert told.json()["request_id"] == f"q{n}"
-                assert server.payloads("e")[-1]["request_id"] == f"q{n}"
+                assert list(server.payload_rows("e"))[-1]["request_id"] == f"q{n}"
     finally:
         serving.stop()

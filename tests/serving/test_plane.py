@@ -248,7 +248,7 @@ def test_metrics_of_all_workers_come_from_any_of_them(served: ModelServer, tools
         )  # a connection each: both workers answer
     wanted = 'modelyard_requests_total{endpoint="number",arm="baseline",code="200"} 20'
     assert all(wanted in httpx.get(f"{url}/metrics").text for _ in range(4))
-    rows = tools.until(lambda: len(found := served.payloads("number")) == 20 and found)
+    rows = tools.until(lambda: len(found := list(served.payload_rows("number"))) == 20 and found)
     assert {row["prediction"] for row in rows} == {5.0}
     assert {row["version"] for row in rows} == {"number"}
 

@@ -290,7 +290,7 @@ def test_a_region_killed_under_load_costs_no_request_and_gets_its_requests_back_
     assert askers.broken == []
     assert askers.twice == []
     assert set(askers.answers) == set(askers.asked)
-    once = reconciled(server.payloads("e"), askers.asked)
+    once = reconciled(list(server.payload_rows("e")), askers.asked)
     assert once.missing == once.unknown == once.unlike == frozenset()
     assert len(once.rows) == len(askers.asked)
 
@@ -317,7 +317,7 @@ def test_a_router_hands_each_request_to_the_next_region_when_the_nearest_is_kill
         assert httpx.post(f"{url}/predict/e", content=b"x" * (17 << 20), timeout=30).status_code == 413
     assert callers.broken == []
     assert set(callers.statuses) == {200}
-    assert reconciled(server.payloads("e"), callers.asked).missing == frozenset()
+    assert reconciled(list(server.payload_rows("e")), callers.asked).missing == frozenset()
 
 
 @contextmanager

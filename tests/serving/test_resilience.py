@@ -205,7 +205,7 @@ def test_a_killed_worker_costs_our_client_nothing_and_no_answer_is_given_twice_o
         assert prediction == value + 0.5 - (1000.0 if arm == "canary" else 0.0)
     again = [name for name, told in answered.items() if told[3] > 1]
     assert len(again) <= 3 * 4  # at most what was in flight on the process that was killed
-    found = reconciled(server.payloads("e"), answered)
+    found = reconciled(list(server.payload_rows("e")), answered)
     assert (found.missing, found.unknown, found.unlike) == (frozenset(), frozenset(), frozenset())
     assert set(found.repeated) <= set(again)
     logged = {row["request_id"]: (row["prediction"], row["arm"]) for row in found.rows}

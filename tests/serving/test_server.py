@@ -313,16 +313,16 @@ def test_the_payload_log_has_every_row_with_its_answer_and_survives_a_dropped_se
 
     endpoint = asyncio.run(scenario(ModelServer(tmp_path)))
     reader = ModelServer(tmp_path)
-    rows = tools.until(lambda: len(found := reader.payloads(endpoint)) == 25 and found)
+    rows = tools.until(lambda: len(found := list(reader.payload_rows(endpoint))) == 25 and found)
     assert [row["features"]["a"] for row in rows] == list(range(25))
     assert rows[3]["prediction"] == 1
     assert rows[3]["row"] == 3
     assert len(rows[3]["probabilities"]) == 2
-    assert reader.payloads(endpoint, since=rows[-1]["at"] + 1) == []
+    assert list(reader.payload_rows(endpoint, since=rows[-1]["at"] + 1)) == []
     torn = next((tmp_path / "serving" / "payloads" / endpoint).glob("*.rows"))
     with torn.open("ab") as stream:
         stream.write(b'{"request_id": "half')
-    assert len(reader.payloads(endpoint)) == 25
+    assert len(list(reader.payload_rows(endpoint))) == 25
 
 
 def test_nothing_is_logged_at_a_sampling_of_zero(server: ModelServer, tools: Any) -> None:
@@ -333,7 +333,7 @@ def test_nothing_is_logged_at_a_sampling_of_zero(server: ModelServer, tools: Any
         await server.close()
         return endpoint
 
-    assert server.payloads(asyncio.run(scenario())) == []
+    assert list(server.payload_rows(asyncio.run(scenario()))) == []
 
 
 def test_closing_twice_and_without_awaiting_is_fine(server: ModelServer, small_model: Path) -> None:

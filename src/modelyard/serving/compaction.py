@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.errors import YardError
-from modelyard.serving import logged, merging, retention, segments
+from modelyard.serving import erasing, logged, merging, retention, segments
 from modelyard.serving.places import Places, held
 from modelyard.serving.values import EndpointConfig
 
@@ -68,6 +69,7 @@ def compact(folder: Path, *, wait: bool = True, days: float = 0.0, mib: float = 
                 continue
             raw.unlink()
             done += 1
+        erasing.finish(folder, now=round(time.time() * 1e6))
         retention.drop_old(folder, now=time.time(), days=days, mib=mib)
         try:
             merging.merge(folder)
@@ -84,7 +86,7 @@ def _written(raw: Path, whole: Path, folder: Path) -> bool:
         log.warning("%s: %d bytes are damaged and hold %d rows or more.", raw, segment.skipped, missing)
     if missing:
         _tell(folder, Loss(writer=_writer(raw), at=time.time(), damaged=missing))
-    blocks = [segments.columns(block, segment.layouts[block.layout]) for block in segment.blocks]
+    blocks = [one for block in segment.blocks if len((one := _lasting(block, segment, folder)).request_id)]
     if not blocks:
         return True
     table = logged.table(blocks, folder.name)
@@ -105,6 +107,13 @@ def _written(raw: Path, whole: Path, folder: Path) -> bool:
     part.rename(whole)
     segments.sync_folder(folder)
     return True
+
+
+def _lasting(block: segments.Block, segment: segments.Segment, folder: Path) -> segments.Columns:
+    """A block's rows but those that the log has been told to forget."""
+    some = segments.columns(block, segment.layouts[block.layout])
+    gone = erasing.read(folder).of(some.request_id, some.unit, np.round(some.at * 1e6).astype(np.int64))
+    return segments.taken(some, np.flatnonzero(~gone)) if gone.any() else some
 
 
 def _missing(segment: segments.Segment) -> int:

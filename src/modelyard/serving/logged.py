@@ -1,4 +1,4 @@
-"""Logged rows as anybody reads them: the columns of a Parquet segment, and rows as mappings from both kinds of segment."""
+"""Logged rows in two forms: the columns of a Parquet segment, and mappings. `reading` finds them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modelyard.core import plugins
-from modelyard.serving import merging, segments
+from modelyard.serving import segments
 from modelyard.serving.segments import Columns, Layout
 
 PREFIX = "feature_"
@@ -25,6 +24,8 @@ BASE = {
     "version": "string",
     "unit": "string",
     "latency_ms": "float",
+    "sampling": "float",
+    "split": "string",
 }
 
 
@@ -53,6 +54,8 @@ def table(blocks: Sequence[Columns], endpoint: str) -> Table:
         "version": _texts([one.layout.version] * n for one, n in zip(blocks, rows, strict=True)),
         "unit": _texts(one.unit for one in blocks),
         "latency_ms": np.concatenate([one.latency_ms for one in blocks]),
+        "sampling": np.repeat([one.layout.share for one in blocks], rows),
+        "split": _texts([one.layout.split] * n for one, n in zip(blocks, rows, strict=True)),
     }
     types = dict(BASE)
     columns["prediction"], types["prediction"] = _predictions(blocks)
@@ -61,8 +64,16 @@ def table(blocks: Sequence[Columns], endpoint: str) -> Table:
         columns[column], types[column] = _feature(blocks, name, kind), kind
     versions = [{"model": one.model, "version": one.version, "features": list(one.names)} for one in layouts]
     seen = list({json.dumps(one): one for one in versions}.values())
-    beside = {"features": {column: name for name, column in places.items()}, "versions": seen, "types": types}
-    return Table(columns=columns, types=types, probabilities=_probabilities(blocks), beside=beside)
+    beside = {
+        "features": {column: name for name, column in places.items()},
+        "versions": seen,
+        "types": types,
+        "from": int(columns["at"].min()),
+    }
+    order = np.argsort(columns["at"], kind="stable")  # so that a reader of some minutes skips most of the file
+    columns = {name: values[order] for name, values in columns.items()}
+    matrix, widths = _probabilities(blocks)
+    return Table(columns=columns, types=types, probabilities=(matrix[order], widths[order]), beside=beside)
 
 
 def _places(layouts: Sequence[Layout]) -> dict[str, str]:
@@ -135,8 +146,9 @@ def _probabilities(blocks: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
     return matrix, np.repeat(widths, rows).astype(np.int32)
 
 
-def rows_of(block: Columns, endpoint: str) -> Iterator[dict[str, Any]]:
-    """A block's rows as mappings."""
+def rows_of(block: Columns, endpoint: str, places: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Some of a block's rows, by their places, as mappings."""
+    block = segments.taken(block, places)
     layout = block.layout
     batch = block.batch.tolist()
     shares = None if block.probabilities is None else block.probabilities.tolist()
@@ -161,6 +173,8 @@ def rows_of(block: Columns, endpoint: str) -> Iterator[dict[str, Any]]:
             "prediction": predictions[n],
             "probabilities": None if shares is None else shares[n],
             "latency_ms": latency[n],
+            "sampling": layout.share,
+            "split": layout.split,
         }
 
 
@@ -169,43 +183,6 @@ def _missing(value: Any) -> bool:
 
 
 _CASTS: dict[str, Any] = {"float": float, "int": int, "bool": bool, "string": str}
-
-
-def parquet_rows(path: Path, since: float) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet segment from a moment on."""
-    beside = merging.beside(path)
-    named = {name: column for column, name in beside["features"].items()}
-    taken = {
-        (one["model"], one["version"]): [(name, named[name]) for name in one["features"]] for one in beside["versions"]
-    }
-    for row in plugins.load("parquet", "segment")(path).rows(since):
-        features = taken[row["model"], row["version"]]
-        told = {name: row[name] for name in (*BASE, "prediction", "probabilities")}
-        told["features"] = {name: row[column] for name, column in features}
-        yield told
-
-
-def raw_rows(path: Path, endpoint: str, since: float) -> Iterator[dict[str, Any]]:
-    """The rows of a raw segment from a moment on."""
-    segment = opened(path)
-    for block in segment.blocks:
-        for row in rows_of(segments.columns(block, segment.layouts[block.layout]), endpoint):
-            if row["at"] >= since:
-                yield row
-
-
-def payloads(folder: Path, *, since: float = 0.0) -> list[dict[str, Any]]:
-    """The logged rows of an endpoint's folder from a moment on (seconds since 1970), oldest first."""
-    if not folder.is_dir():
-        return []
-    found: list[dict[str, Any]] = []
-    with segments.locked(folder, shared=True):
-        for path in merging.valid(folder):
-            if path.stat().st_mtime >= since:
-                found.extend(parquet_rows(path, since))
-        for path in raw(folder):
-            found.extend(raw_rows(path, folder.name, since))
-    return sorted(found, key=lambda row: row["at"])
 
 
 def raw(folder: Path) -> list[Path]:
@@ -220,22 +197,3 @@ def opened(path: Path) -> segments.Segment:
         return segments.read(path.with_name(path.name + ".open"))
     except FileNotFoundError:
         return segments.read(path.with_name(path.name + ".rows"))
-
-
-def present(folder: Path, ids: set[str]) -> set[tuple[str, int]]:
-    """(request id, row) of the logged rows whose request id is one of these."""
-    if not folder.is_dir() or not ids:
-        return set()
-    found: set[tuple[str, int]] = set()
-    with segments.locked(folder, shared=True):
-        for path in merging.valid(folder):
-            found.update(plugins.load("parquet", "segment")(path).among(sorted(ids)))
-        for path in raw(folder):
-            segment = opened(path)
-            for block in segment.blocks:
-                if not ids.isdisjoint(block.ids):
-                    some = segments.columns(block, segment.layouts[block.layout])
-                    found.update(
-                        (one, row) for one, row in zip(some.request_id, some.row.tolist(), strict=True) if one in ids
-                    )
-    return found

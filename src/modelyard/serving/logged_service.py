@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelyard.core.area import Area
+from modelyard.core.errors import Invalid, Unavailable
+from modelyard.core.events import EventType
 from modelyard.core.ids import checked_name
-from modelyard.core.instants import SYSTEM_CLOCK
+from modelyard.core.instants import SYSTEM_CLOCK, micros
 from modelyard.core.operations import operation
+from modelyard.core.pages import Page
 from modelyard.core.ports import Clock
+from modelyard.core.refs import Resource
 from modelyard.core.work import Store
-from modelyard.serving import compaction, logged, segments, store
+from modelyard.serving import compaction, erasing, logged, reading, segments, store
 from modelyard.serving.places import Places, held
 
 
@@ -40,6 +45,15 @@ class PayloadState:
     size: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasedPayloads:
+    """How many logged rows and reported outcomes were erased."""
+
+    endpoint: str
+    rows: int
+    outcomes: int
+
+
 class LoggedPredictions(Area):
     """Reads the payload log."""
 
@@ -48,17 +62,134 @@ class LoggedPredictions(Area):
         self.places = Places(self.store.folder)
 
     @operation("GET", "/serving/endpoints/{endpoint}/payloads", needs="serving.read")
-    def payloads(self, endpoint: str, since: float = 0.0) -> list[dict[str, Any]]:
-        """What the endpoint was asked and answered from a moment on (seconds since 1970): one mapping a row, oldest first.
+    def payloads(
+        self,
+        endpoint: str,
+        since: float | str = 0.0,
+        *,
+        until: float | str = "",
+        arm: str = "",
+        model: str = "",
+        version: str = "",
+        request_id: str = "",
+        unit: str = "",
+        limit: int = 1000,
+        page_token: str = "",
+    ) -> Page[dict[str, Any]]:
+        """A page of what the endpoint was asked and answered, one mapping a row, oldest first.
 
-        Keys: request_id, row, at, endpoint, arm, model, version, unit, features, prediction, probabilities, latency_ms.
-        The log is at most a second behind. Features are as the model saw them.
+        `since` and `until` (exclusive) are in seconds since 1970 or ISO 8601. Keys: request_id, row, at (seconds), endpoint,
+        arm, model, version, unit, features, prediction, probabilities, latency_ms, sampling (each row stands for
+        1 / sampling requests) and split (the experiment or deployment that it was served under). The log is at most a
+        second behind. Features are as the model saw them. `payload_rows` gives all rows, `payload_frame` a table.
 
         >>> from modelyard.serving import ModelServer
-        >>> ModelServer(folder).payloads("fraud")
-        []
+        >>> ModelServer(folder).payloads("fraud").items
+        ()
         """
-        return logged.payloads(self._folder(endpoint), since=since)
+        which = reading.wanted(since, until, arm=arm, model=model, version=version, request_id=request_id, unit=unit)
+        place = self._folder(endpoint)
+
+        def found(after: reading.Place | None, most: int) -> list[dict[str, Any]]:
+            return reading.page(place, which, after=after, limit=most)
+
+        return reading.paged(f"payloads {endpoint} {which}", found, limit=limit, page_token=page_token)
+
+    def payload_rows(
+        self, endpoint: str, since: float | str = 0.0, *, until: float | str = "", **equal: str
+    ) -> Iterator[dict[str, Any]]:
+        """Every row of `payloads`, one after the other; `equal` are its filters. Memory does not grow with the log.
+
+        >>> from modelyard.serving import ModelServer
+        >>> sum(1 for row in ModelServer(folder).payload_rows("fraud", version="v1.0.0"))
+        0
+        """
+        return reading.rows(self._folder(endpoint), reading.which(since, until, equal))
+
+    def payload_frame(
+        self,
+        endpoint: str,
+        since: float | str = 0.0,
+        *,
+        until: float | str = "",
+        columns: Sequence[str] = (),
+        **equal: str,
+    ) -> Any:
+        """The rows of `payloads` as a pandas frame, oldest first: a column for each feature, `feature_NAME`, and `at` in UTC.
+
+        `columns` chooses some, and only they are read. Invalid for a column that there is not.
+
+        >>> from modelyard.serving import ModelServer
+        >>> len(ModelServer(folder).payload_frame("fraud", columns=["at", "prediction"]))
+        0
+        """
+        return reading.frame(self._folder(endpoint), reading.which(since, until, equal), tuple(columns))
+
+    @operation("POST", "/serving/endpoints/{endpoint}/payloads-file", needs="serving.read", remote=False)
+    def export_payloads(
+        self,
+        endpoint: str,
+        path: str | Path,
+        *,
+        since: float | str = 0.0,
+        until: float | str = "",
+        arm: str = "",
+        model: str = "",
+        version: str = "",
+        unit: str = "",
+    ) -> int:
+        """How many rows of `payloads` were written to one .parquet or .csv file, which appears whole.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).export_payloads("fraud", folder / "day.parquet", since="2026-01-31", until="2026-02-01")
+        0
+        """
+        place, file = self._folder(endpoint), Path(path)
+        if file.suffix.lower() not in (".parquet", ".pq", ".csv"):
+            raise Invalid(f"{file} ends in {file.suffix!r}. Write to a file that ends in .parquet or .csv.")
+        which = reading.wanted(since, until, arm=arm, model=model, version=version, unit=unit)
+
+        def write() -> int:
+            found = reading.chosen(place, which)
+            return 0 if found is None else int(found.write(file))
+
+        try:
+            return reading.steady(place, write)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Unavailable(f"{file} cannot be written: {error}. Make room, or choose another folder.") from error
+
+    @operation("POST", "/serving/endpoints/{endpoint}/payload-erasures", needs="serving.write")
+    def erase_payloads(
+        self, endpoint: str, *, request_id: str = "", unit: str = "", reason: str, user: str
+    ) -> ErasedPayloads:
+        """What was erased of a request, or of a unit (a person, say): its rows, and the outcomes that were told of them.
+
+        Nobody reads the rows any more once this returns, and Parquet is written anew without them; bytes of a segment that
+        a living process appends to go when it is closed, within minutes. Erase a person at every endpoint that has been
+        asked with their unit, and in the log of events with `audit erase-subject`. Emits PAYLOADS_ERASED.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).erase_payloads("fraud", unit="customer-17", reason="Art. 17", user="dpo@example.org").rows
+        0
+        """
+        if bool(request_id) == bool(unit):
+            raise Invalid("Name either the request_id or the unit whose rows are to be erased.")
+        folder = self._folder(endpoint)
+        rows = list(reading.places(folder, reading.wanted(0, "", request_id=request_id, unit=unit)))
+        with self.store.work(user) as work:
+            told = {"rows": len(rows), "by": "request_id" if request_id else "unit", "reason": reason}
+            work.emit(EventType.PAYLOADS_ERASED, Resource("endpoint", endpoint), told)
+            outcomes = store.erase_outcomes(work, endpoint, sorted({request_id or one for _, one, _ in rows}))
+            if folder.is_dir():
+                with segments.locked(folder):
+                    erasing.note(
+                        folder, "request_id" if request_id else "unit", request_id or unit, until=micros(work.now)
+                    )
+        if folder.is_dir():
+            self.compact_payloads(endpoint)
+        return ErasedPayloads(endpoint=endpoint, rows=len(rows), outcomes=outcomes)
 
     @operation("GET", "/serving/endpoints/{endpoint}/payload-state", needs="serving.read")
     def payload_state(self, endpoint: str) -> PayloadState:

@@ -43,7 +43,7 @@ def valid(folder: Path) -> list[Path]:
     """The Parquet segments that hold each row once, in the order of writing."""
     found = sorted(folder.glob("*.parquet"))
     note = _note(folder)
-    if note is not None and (folder / note.into).exists():
+    if note is not None and folder / note.into in found:  # not: if it is there by now
         return [path for path in found if path.name not in note.sources]
     return found
 
@@ -95,7 +95,7 @@ def merge(folder: Path) -> int:
 def _merge(folder: Path, some: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
     paths = [path for path, _ in some]
     versions = {json.dumps(one, sort_keys=True): one for _, told in some for one in told["versions"]}
-    told = {**some[0][1], "versions": list(versions.values())}
+    told = {**some[0][1], "versions": list(versions.values()), "from": min(one.get("from", 0) for _, one in some)}
     into = folder / f"{paths[0].stem.partition('~')[0]}~{paths[-1].stem.partition('~')[0]}.parquet"
     part = into.with_suffix(".part")
     plugins.load("parquet", "merge_segments")(paths, part, {KEY: json.dumps(told)})

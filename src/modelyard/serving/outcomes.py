@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.area import Area
@@ -21,10 +24,11 @@ from modelyard.core.events import EventType
 from modelyard.core.ids import checked_name
 from modelyard.core.instants import SYSTEM_CLOCK, as_utc, from_micros, micros
 from modelyard.core.operations import operation
+from modelyard.core.pages import Page
 from modelyard.core.ports import Clock
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store, Work
-from modelyard.serving import logged, retention, store
+from modelyard.serving import reading, retention, store
 from modelyard.serving.places import Places
 
 TOLD = 20  # examples of each trouble
@@ -135,7 +139,7 @@ class OutcomeLog(Area):
         told = [_told(one, place, now) for place, one in enumerate(outcomes)]
         folder = self.places.payloads(name)
         keys = {(one.request_id, one.row) for one in told}
-        there = logged.present(folder, {request_id for request_id, _ in keys})
+        there = reading.answers(folder, {request_id for request_id, _ in keys})
         with self.store.work() as work:
             known = store.outcomes_of(work.rows, name, sorted({request_id for request_id, _ in keys}))
             found = sorted_out(told, {key: text for key, (text, _) in known.items()}, correct=correct)
@@ -172,25 +176,46 @@ class OutcomeLog(Area):
         return self.record_outcomes(endpoint, records, correct=correct)
 
     @operation("GET", "/serving/endpoints/{endpoint}/labelled", needs="serving.read")
-    def labelled(self, endpoint: str, since: float = 0.0) -> list[dict[str, Any]]:
-        """The logged predictions whose outcome is known, made from a moment on (seconds since 1970), oldest first.
+    def labelled(
+        self,
+        endpoint: str,
+        since: float | str = 0.0,
+        *,
+        until: float | str = "",
+        arm: str = "",
+        model: str = "",
+        version: str = "",
+        unit: str = "",
+        limit: int = 1000,
+        page_token: str = "",
+    ) -> Page[dict[str, Any]]:
+        """A page of the logged predictions whose outcome is known, by the time of the prediction, oldest first.
 
         Each is as in `payloads`, with outcome, outcome_at (seconds since 1970) and delay_s between the two.
 
         >>> from modelyard.serving import ModelServer
-        >>> ModelServer(folder).labelled("fraud")
-        []
+        >>> ModelServer(folder).labelled("fraud").items
+        ()
         """
-        return list(self.joined(endpoint, since=since))
-
-    def joined(self, endpoint: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
-        """`labelled`, one at a time."""
+        which = reading.wanted(since, until, arm=arm, model=model, version=version, unit=unit)
         name = checked_name(endpoint, "endpoint")
-        rows = logged.payloads(self.places.payloads(name), since=since)
-        for start in range(0, len(rows), MANY):
-            some = rows[start : start + MANY]
+
+        def found(after: reading.Place | None, most: int) -> list[dict[str, Any]]:
+            return list(islice(self._labelled(name, which, after), most))
+
+        return reading.paged(f"labelled {name} {which}", found, limit=limit, page_token=page_token)
+
+    def labelled_rows(
+        self, endpoint: str, since: float | str = 0.0, *, until: float | str = "", **equal: str
+    ) -> Iterator[dict[str, Any]]:
+        """Every row of `labelled`, one after the other; `equal` are its filters. Memory does not grow with the log."""
+        return self._labelled(checked_name(endpoint, "endpoint"), reading.which(since, until, equal), None)
+
+    def _labelled(self, endpoint: str, which: reading.Wanted, after: reading.Place | None) -> Iterator[dict[str, Any]]:
+        rows = reading.rows(self.places.payloads(endpoint), which, after=after)
+        while some := list(islice(rows, MANY)):
             with self.store.reading() as connection:
-                known = store.outcomes_of(connection, name, sorted({one["request_id"] for one in some}))
+                known = store.outcomes_of(connection, endpoint, sorted({one["request_id"] for one in some}))
             for one in some:
                 found = known.get((one["request_id"], one["row"]))
                 if found is not None:
@@ -200,7 +225,14 @@ class OutcomeLog(Area):
 
     @operation("POST", "/serving/endpoints/{endpoint}/labelled-file", needs="serving.read", remote=False)
     def export_labelled(
-        self, endpoint: str, path: str | Path, *, model: str = "", version: str = "", since: float = 0.0
+        self,
+        endpoint: str,
+        path: str | Path,
+        *,
+        model: str = "",
+        version: str = "",
+        since: float | str = 0.0,
+        until: float | str = "",
     ) -> int:
         """How many labelled predictions were written to a .csv or .parquet file, as `modelyard monitoring log` reads them.
 
@@ -211,19 +243,42 @@ class OutcomeLog(Area):
         >>> ModelServer(folder).export_labelled("fraud", folder / "labelled.csv")
         0
         """
-        rows = [
-            one
-            for one in self.joined(endpoint, since=since)
-            if model in ("", one["model"]) and version in ("", one["version"])
-        ]
-        if len({tuple(one["features"]) for one in rows}) > 1:
-            raise Invalid(f"The versions behind {endpoint} take different features. Choose one with version.")
-        records = [_flat(one) for one in rows]
+        columns: dict[str, list[Any]] = {}
+        for one in self.labelled_rows(endpoint, since, until=until, model=model, version=version):
+            row = _flat(one)
+            if not columns:
+                columns = {name: [] for name in row}
+            if columns.keys() != row.keys():
+                raise Invalid(f"The versions behind {endpoint} take different features. Choose one with version.")
+            for name, value in row.items():
+                columns[name].append(value)
         tables = plugins.load("tables", "pandas")
-        tables.write(
-            tables.frame({name: [one[name] for one in records] for name in (records or [_flat(None)])[0]}), path
-        )
-        return len(records)
+        columns = columns or {name: [] for name in _flat(None)}
+        tables.write(tables.frame(columns), path)
+        return len(columns["request_id"])
+
+    def labelled_frame(self, endpoint: str, since: float | str = 0.0, *, until: float | str = "", **equal: str) -> Any:
+        """The rows of `labelled` as a pandas frame: those of `payload_frame`, with outcome, outcome_at and delay_s.
+
+        >>> from modelyard.serving import ModelServer
+        >>> len(ModelServer(folder).labelled_frame("fraud"))
+        0
+        """
+        name = checked_name(endpoint, "endpoint")
+        frame = reading.frame(self.places.payloads(name), reading.which(since, until, equal))
+        keys = list(zip(frame["request_id"].tolist(), frame["row"].tolist(), strict=True))
+        with self.store.reading() as connection:
+            known = store.outcomes_of(connection, name, sorted({request_id for request_id, _ in keys}))
+        told = [known.get(key) for key in keys]
+        places = [place for place, one in enumerate(told) if one is not None]
+        values = [(store.outcome_value(one[0]), one[1]) for one in told if one is not None]
+        frame = frame.iloc[places].reset_index(drop=True)
+        at = np.array([moment for _, moment in values], dtype="datetime64[us]")
+        frame["outcome"] = [value for value, _ in values]
+        frame["outcome_at"] = at
+        frame["outcome_at"] = frame["outcome_at"].dt.tz_localize("UTC")
+        frame["delay_s"] = (frame["outcome_at"] - frame["at"]).dt.total_seconds()
+        return frame
 
     def _let_go(self, work: Work, endpoint: str) -> None:
         """An outcome is kept as long as its prediction may be."""

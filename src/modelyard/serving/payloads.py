@@ -308,7 +308,16 @@ def _framed(stream: Stream, route: Route, arm: int, columns: tuple[Any, ...], to
     told_arm, signature = route.traffic.arms[arm], route.models[arm].signature
     inputs = tuple(spec.kind for spec in signature.inputs)
     number, told = stream.appender.layout(
-        (told_arm.name, told_arm.model, told_arm.version, signature.task, signature.names, inputs)
+        (
+            told_arm.name,
+            told_arm.model,
+            told_arm.version,
+            signature.task,
+            signature.names,
+            inputs,
+            route.config.payload_sampling,
+            route.traffic.salt,
+        )
     )
     rows = sum(sizes)
     block = Block(

@@ -23,7 +23,7 @@ class Reconciliation:
 
 
 def reconciled(rows: Iterable[Mapping[str, Any]], asked: Iterable[str] | None = None) -> Reconciliation:
-    """The log's rows (`ModelServer.payloads`) reconciled by request id: of a request's attempts the first is kept.
+    """The log's rows (`ModelServer.payload_rows`) reconciled by request id: of a request's attempts the first is kept.
 
     A client that got no answer asks again with the same request id, and both attempts may have been answered and logged.
     `asked` are the request ids that were used, if they are known.

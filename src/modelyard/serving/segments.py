@@ -46,6 +46,8 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, tag=0):
     task: str
     names: tuple[str, ...]
     kinds: tuple[str, ...]
+    share: float = 1.0  # of the answers that are kept: each row stands for 1 / share
+    split: str = ""  # the salt of the routing: the experiment or deployment that the request was served under
 
 
 class Block(msgspec.Struct, array_like=True, tag=1, gc=False):
@@ -195,6 +197,22 @@ def columns(block: Block, layout: Layout) -> Columns:
         batch=_matrix(block, len(layout.names)),
         predictions=_array(block.predictions, block.kind),
         probabilities=shares,
+    )
+
+
+def taken(some: Columns, places: np.ndarray) -> Columns:
+    """Some of the rows, by their places."""
+    chosen = places.tolist()
+    return Columns(
+        layout=some.layout,
+        request_id=[some.request_id[n] for n in chosen],
+        row=some.row[places],
+        at=some.at[places],
+        unit=[some.unit[n] for n in chosen],
+        latency_ms=some.latency_ms[places],
+        batch=some.batch[places],
+        predictions=some.predictions[places],
+        probabilities=None if some.probabilities is None else some.probabilities[places],
     )
 
 

@@ -187,6 +187,12 @@ def put_outcomes(work: Work, endpoint: str, told: Iterable[Any]) -> None:
     )
 
 
+def erase_outcomes(work: Work, endpoint: str, ids: Sequence[str]) -> int:
+    """Forget the outcomes of these requests; returns how many."""
+    sql = "DELETE FROM serving_outcomes WHERE endpoint = :endpoint AND request_id = :request_id"
+    return sum(work.rows.run(sql, endpoint=endpoint, request_id=one) for one in ids)
+
+
 def drop_outcomes(work: Work, endpoint: str, *, before: int) -> int:
     """Forget the outcomes that were recorded before a moment in microseconds; returns how many."""
     return work.rows.run(

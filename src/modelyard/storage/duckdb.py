@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from modelyard.core.errors import Damaged, NotFound
+from modelyard.core.errors import Damaged, Invalid, NotFound
 from modelyard.core.ports import History
 
 SQL_TYPES = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "string": "VARCHAR"}
@@ -23,6 +23,7 @@ PLAIN_TYPES = {
 }
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
+ORDER = 'ORDER BY "at", request_id, "row"'
 MOST_FREQUENT = 20
 HUGE = 1e100  # beyond this, squares overflow: moments are then taken of scaled values
 
@@ -68,28 +69,56 @@ class Segment:
         found = self._asked("SELECT value FROM parquet_kv_metadata($file) WHERE key = $key", key=key.encode())
         return found[0][0].decode() if found else None
 
-    def rows(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
-        """Each row from a moment on (seconds since 1970), in the file's order; moments as seconds."""
-        with _reading(self._path), _engine(os.getpid()).cursor() as session:
-            answer = session.execute(
-                'SELECT * REPLACE (epoch_us("at") / 1000000 AS "at") FROM read_parquet($file) '
-                'WHERE "at" >= make_timestamptz(CAST($since AS BIGINT))',
-                {"file": str(self._path), "since": round(since * 1e6)},
+    def rows(
+        self, *, since: int, until: int, equal: Mapping[str, str], after: tuple[int, str, int] | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """So many rows from a moment on and before another, ordered by time, request id and row; moments in microseconds.
+
+        `equal` says what columns are; with `after`, only rows behind that (time, request id, row).
+        """
+        where, values = _filter(since, until, equal)
+        if after is not None:
+            where += (
+                ' AND "at" >= make_timestamptz(CAST($behind AS BIGINT)) AND '
+                '("at" > make_timestamptz(CAST($behind AS BIGINT)) OR (request_id, "row") > ($id, $number))'
             )
-            names = [column[0] for column in answer.description]
-            while many := answer.fetchmany(10_000):
-                yield from (dict(zip(names, row, strict=True)) for row in many)
+            values |= {"behind": after[0], "id": after[1], "number": after[2]}
+        return self._mappings(f'{where} ORDER BY "at", request_id, "row" LIMIT $limit', limit=limit, **values)
+
+    def count_hashed(self, *, column: str, salt: str, digest: str, until: int) -> int:
+        """How many rows up to a moment have a column whose salted SHA-256 is this."""
+        found = self._asked(
+            f"SELECT count(*) FROM read_parquet($file) WHERE {_hashed(column)}", salt=salt, digest=digest, until=until
+        )
+        return int(found[0][0])
+
+    def write_without(self, path: Path, *, key: str, column: str, salt: str, digest: str, until: int) -> int:
+        """How many rows were written to another file: all but those of `count_hashed`, with the text beside them."""
+        told = f"{_name(key)}: {_text(self.beside(key) or 'null')}"
+        with _reading(self._path), _engine(os.getpid()).cursor() as session:
+            copied = session.execute(
+                f"COPY (SELECT * FROM read_parquet($file) WHERE NOT coalesce({_hashed(column)}, false)) "
+                f"TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})",
+                {"file": str(self._path), "salt": salt, "digest": digest, "until": until},
+            )
+            return int(copied.fetchall()[0][0])
 
     def request_ids(self) -> list[str]:
         """The request id of each row."""
         return [one for (one,) in self._asked("SELECT request_id FROM read_parquet($file)")]
 
-    def among(self, ids: Sequence[str]) -> list[tuple[str, int]]:
-        """(request id, row) of the rows whose request id is one of these."""
-        return self._asked(
-            "SELECT request_id, row FROM read_parquet($file) WHERE request_id IN (SELECT unnest($ids::VARCHAR[]))",
-            ids=list(ids),
-        )
+    def among(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows whose request id is one of these; moments in microseconds."""
+        return self._mappings("request_id IN (SELECT unnest($ids::VARCHAR[]))", ids=list(ids))
+
+    def _mappings(self, where: str, **values: Any) -> list[dict[str, Any]]:
+        with _reading(self._path), _engine(os.getpid()).cursor() as session:
+            answer = session.execute(
+                f'SELECT * REPLACE (epoch_us("at") AS "at") FROM read_parquet($file) WHERE {where}',
+                {"file": str(self._path), **values},
+            )
+            names = [column[0] for column in answer.description]
+            return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
     def _asked(self, sql: str, **values: Any) -> list[Any]:
         with _reading(self._path), _engine(os.getpid()).cursor() as session:
@@ -138,6 +167,25 @@ def write_segment(
     Types are float, int, bool, string or moment (microseconds since 1970). A list column is a matrix and how many of its
     entries each row has; none is null. OSError where the file cannot be written.
     """
+    rows, select = _selected(columns, types, lists)
+    told = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in beside.items())
+    with _engine(os.getpid()).cursor() as session:
+        session.register("rows_to_write", rows)
+        try:
+            session.execute(
+                f"COPY (SELECT {select} FROM rows_to_write) TO {_text(str(path))} "
+                f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})"
+            )
+        except duckdb.IOException as error:
+            raise OSError(_line(error)) from error
+
+
+def _selected(
+    columns: Mapping[str, np.ndarray],
+    types: Mapping[str, str],
+    lists: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[dict[str, Any], str]:
+    """What is to be registered, and what is selected of it."""
     rows, chosen = dict(columns), []
     for name in columns:
         kind = types[name]
@@ -149,26 +197,116 @@ def write_segment(
         listed = ", ".join(map(_name, parts)) or "NULL::DOUBLE"
         n = _name(f"{name} n")
         chosen.append(f"CASE WHEN {n} > 0 THEN list_value({listed})[1:{n}] END AS {_name(name)}")
-    told = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in beside.items())
-    with _engine(os.getpid()).cursor() as session:
-        session.register("rows_to_write", rows)
+    return rows, ", ".join(chosen)
+
+
+class Chosen:
+    """The rows of many segments, in files and in memory, that a filter lets through: as a frame, or as another file."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        tables: Sequence[
+            tuple[Mapping[str, np.ndarray], Mapping[str, str], Mapping[str, tuple[np.ndarray, np.ndarray]]]
+        ],
+        *,
+        since: int,
+        until: int,
+        equal: Mapping[str, str],
+        columns: Sequence[str] = (),
+    ) -> None:
+        self._files, self._tables = files, tables
+        self._where = _filter(since, until, equal)
+        self._columns = ", ".join(map(_name, columns)) or "*"
+
+    def frame(self) -> Any:
+        """A pandas frame, oldest first; `at` is a time in UTC."""
+        with self._asked() as (session, sql, values):
+            return _framed(session, f"SELECT {self._columns} FROM ({sql} {ORDER})", values)
+
+    @staticmethod
+    def empty(types: Mapping[str, str]) -> Any:
+        """A frame of no rows."""
+        sql = {**SQL_TYPES, "moment": "TIMESTAMPTZ"}
+        chosen = ", ".join(f"CAST(NULL AS {sql[kind]}) AS {_name(name)}" for name, kind in types.items())
+        with _engine(os.getpid()).cursor() as session:
+            return _framed(session, f"SELECT {chosen} LIMIT 0", {})
+
+    def write(self, path: Path) -> int:
+        """How many rows were written to a .parquet or .csv file, which appears whole; what is in memory stays small."""
+        part = path.with_name(path.name + ".part")
+        form = "FORMAT csv, HEADER" if path.suffix.lower() == ".csv" else "FORMAT parquet, COMPRESSION zstd"
         try:
-            session.execute(
-                f"COPY (SELECT {', '.join(chosen)} FROM rows_to_write) TO {_text(str(path))} "
-                f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})"
-            )
+            with self._asked() as (session, sql, values):
+                session.execute("SET TimeZone = 'UTC'")
+                copied = session.execute(f"COPY ({sql}) TO {_text(str(part))} ({form})", values).fetchall()
+            part.replace(path)
         except duckdb.IOException as error:
             raise OSError(_line(error)) from error
+        finally:
+            part.unlink(missing_ok=True)
+        return int(copied[0][0])
+
+    @contextmanager
+    def _asked(self) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+        where, values = self._where
+        sources = [f"SELECT * FROM {_scan(self._files)}"] if self._files else []
+        with _engine(os.getpid()).cursor() as session:
+            for number, table in enumerate(self._tables):
+                rows, select = _selected(*table)
+                session.register(f"raw_{number}", rows)
+                sources.append(f"SELECT {select} FROM raw_{number}")
+            try:
+                sql = " UNION ALL BY NAME ".join(sources)
+                yield session, f"SELECT * FROM ({sql}) WHERE {where}", values
+            except duckdb.IOException as error:
+                gone = [path for path in self._files if not path.exists()]
+                if gone:
+                    raise NotFound(f"{gone[0]} is gone. Restore it from a backup.") from error
+                raise
+            except duckdb.InvalidInputException as error:
+                raise Damaged(f"A segment cannot be read: {_line(error)}. Move it out of the folder.") from error
+            except duckdb.BinderException as error:
+                raise Invalid(f"The log has no such column: {_line(error)}") from error
+
+
+def _framed(session: Any, sql: str, values: Mapping[str, Any]) -> Any:
+    """The answer as a pandas frame, its times in UTC."""
+    told = session.execute(f"DESCRIBE {sql}", values).fetchall()
+    times = [name for name, kind, *_ in told if kind == "TIMESTAMP WITH TIME ZONE"]
+    # a time with a zone makes DuckDB call what pandas deprecates
+    bare = "".join(f"{_name(name)} AT TIME ZONE 'UTC' AS {_name(name)}, " for name in times).removesuffix(", ")
+    frame = session.execute(f"SELECT *{bare and f' REPLACE ({bare})'} FROM ({sql})", values).df()
+    for name in times:
+        frame[name] = frame[name].dt.tz_localize("UTC")
+    return frame
+
+
+def _filter(since: int, until: int, equal: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """The condition, and the values that it names."""
+    moments = [
+        f'"at" {sign} make_timestamptz(CAST(${name} AS BIGINT))' for sign, name in ((">=", "since"), ("<", "until"))
+    ]
+    values: dict[str, Any] = {"since": since, "until": until}
+    for number, (name, value) in enumerate(equal.items()):
+        moments.append(f"{_name(name)} = $equal_{number}")
+        values[f"equal_{number}"] = value
+    return " AND ".join(moments), values
+
+
+def _hashed(column: str) -> str:
+    return f'sha256($salt || {_name(column)}) = $digest AND "at" <= make_timestamptz(CAST($until AS BIGINT))'
 
 
 def merge_segments(sources: Sequence[Path], path: Path, beside: Mapping[str, str]) -> None:
-    """Write one Parquet file with the rows of several, in their order. OSError where it cannot be written."""
+    """Write one Parquet file with the rows of several segments, in the order of time. OSError where it cannot be written."""
     files = ", ".join(_text(str(one)) for one in sources)
     told = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in beside.items())
     with _engine(os.getpid()).cursor() as session:
         try:
             session.execute(
-                f"COPY (SELECT * FROM read_parquet([{files}], union_by_name = true)) TO {_text(str(path))} "
+                f"COPY (SELECT * FROM read_parquet([{files}], union_by_name = true) "
+                f'ORDER BY "at", request_id, "row") TO {_text(str(path))} '
                 f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})"
             )
         except duckdb.IOException as error:
