@@ -319,7 +319,7 @@ def test_the_payload_log_has_every_row_with_its_answer_and_survives_a_dropped_se
     assert rows[3]["row"] == 3
     assert len(rows[3]["probabilities"]) == 2
     assert list(reader.payload_rows(endpoint, since=rows[-1]["at"] + 1)) == []
-    torn = next((tmp_path / "serving" / "payloads" / endpoint).glob("*.rows"))
+    torn = tools.until(lambda: list((tmp_path / "serving" / "payloads" / endpoint).glob("*.rows")))[0]
     with torn.open("ab") as stream:
         stream.write(b'{"request_id": "half')
     assert len(list(reader.payload_rows(endpoint))) == 25
