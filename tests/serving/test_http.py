@@ -186,8 +186,17 @@ def test_head_has_the_length_and_no_body() -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_an_upgrade_that_is_not_offered_is_answered_in_plain_http_and_closed() -> None:
-    assert parsed(said(HONEST["upgrade"]))[0][2] == b"GET /a 0 0"
+OFFER = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+
+
+@pytest.mark.parametrize("cut", [[], [60], [150, 152]])
+def test_another_protocol_that_is_offered_is_declined_and_its_request_answered_whole(cut: list[int]) -> None:
+    """As Java's own client sends its first request, body and all."""
+    requests = [post(b"hello", *OFFER), get(b"/b", *OFFER), post(b"hello", target=b"/c"), get(b"/d", CLOSE)]
+    chunked = get(b"/e", b"Transfer-Encoding: chunked", *OFFER, method=b"POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    answers = [body for _, _, body in parsed(said(b"".join([chunked, *requests]), cut))]
+    assert answers == [b"POST /e 3 294", b"POST /a 5 532", b"GET /b 0 0", b"POST /c 5 532", b"GET /d 0 0"]
+    assert b"connection: close" in said(get(b"/a", b"Connection: close, Upgrade", b"Upgrade: h2c"), end=False)
 
 
 @settings(max_examples=60, deadline=None)
@@ -211,6 +220,11 @@ def test_where_the_bytes_are_cut_changes_nothing(name: str, numbers: random.Rand
         get(b"/a", b"Transfer-Encoding: chunked", method=b"POST") + b"zz\r\n",
         get(b"/a", b"Bad Header: x"),
         get(b"/a", b"X: a\x00b"),
+        get(b"/a", b"Content-Length: 5", b"Content-Length: 5", method=b"POST") + b"hello",
+        get(b"/a", b"Transfer-Encoding: chunked", b"Content-Length: 5", method=b"POST") + b"0\r\n\r\n",
+        get(b"/a", b"Transfer-Encoding: chunked, identity", method=b"POST") + b"0\r\n\r\n",
+        get(b"/a", b"X: a", b" Transfer-Encoding: chunked"),
+        get(b"/a").replace(b"\r\n", b"\n"),
     ],
 )
 def test_what_is_no_http_is_a_400_and_the_end(request_: bytes) -> None:
@@ -218,6 +232,63 @@ def test_what_is_no_http_is_a_400_and_the_end(request_: bytes) -> None:
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b'{"error":"This is no HTTP request' in answer
     assert b"connection: close" in answer
+
+
+def test_what_is_no_whole_request_is_told_by_what_it_lacks() -> None:
+    assert b"no Host" in said(b"GET /a HTTP/1.1\r\n\r\n", end=False)
+    assert b"400 Bad Request" in said(post(b"hello")[:-1])
+    coded = get(b"/a", b"Transfer-Encoding: gzip, chunked", method=b"POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    assert said(coded, end=False).startswith(b"HTTP/1.1 415 ")
+
+
+def test_what_follows_a_request_that_is_still_being_answered_is_refused_in_its_turn() -> None:
+    answers = parsed(said(post(b"1", target=b"/later") + get(b"/pieces") + b"garbage\r\n\r\n", end=False))
+    assert [line for line, _, _ in answers] == [b"HTTP/1.1 200 OK"] * 2 + [b"HTTP/1.1 400 Bad Request"]
+
+
+def test_who_asks_before_sending_is_told_at_once_and_never_within_another_answer() -> None:
+    asks = b"Expect: 100-continue"
+    assert said(get(b"/a", b"Content-Length: 99999999", asks, method=b"POST"), end=False).startswith(b"HTTP/1.1 413 ")
+    old = b"POST /a HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello"
+    assert b" 100 " not in said(old)
+    assert b" 100 " not in said(get(b"/pieces") + post(b"hello", asks, CLOSE))
+    assert said(post(b"hello", asks, *OFFER)).count(b" 100 ") == 1
+
+
+def test_trailers_say_nothing_about_the_request_and_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = get(b"/a", b"Transfer-Encoding: chunked", b"X-Unit-Id: a", method=b"POST") + b"1\r\nx\r\n0\r\n"
+
+    async def what(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hub: Hub) -> bytes:
+        hub.answer = lambda question: Reply(200, question.headers[b"x-unit-id"])
+        writer.write(begun + b"X-Unit-Id: b\r\nX-Modelyard-Arm: c\r\n\r\n")
+        writer.write_eof()
+        return await reader.read()
+
+    assert talk(what).endswith(b"\r\n\r\na")
+    monkeypatch.setattr(http, "RECEIVED", 100)
+    monkeypatch.setattr(http, "MAX_HEAD", 1000)
+    assert said(begun + b"X: %s" % (b"a" * 1500), [len(begun)], end=False).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_request_that_begins_in_the_piece_that_ends_a_large_one_is_no_long_head() -> None:
+    both = post(b"a" * 1_000_000) + get(b"/b", CLOSE)
+    assert [line for line, _, _ in parsed(said(both, [len(both) - 20]))] == [b"HTTP/1.1 200 OK"] * 2
+
+
+def test_beyond_what_a_process_can_hold_the_silent_make_room() -> None:
+    async def what(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hub: Hub) -> None:
+        hub.most = 3
+        writer.write(b"GET /slow")
+        while not hub.connections or not next(iter(hub.connections)).begun:
+            await asyncio.sleep(0.001)
+        others = [await asyncio.open_connection(*writer.get_extra_info("peername")) for _ in range(3)]
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        for there, here in others:
+            here.write(get(b"/a", CLOSE))
+            assert (await there.read()).endswith(b"GET /a 0 0")
+            here.close()
+
+    talk(what)
 
 
 def test_a_head_without_end_is_refused_before_it_fills_the_memory() -> None:

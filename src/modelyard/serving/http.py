@@ -3,15 +3,18 @@
 A general server makes a task, a mapping and two coroutines for each request; here most answers are made in microseconds,
 so a request costs one call. What cannot be answered at once (a slow model, a batch that fills up) is awaited.
 
-Bounds: a head of 64 KiB; a body of 16 MiB, and 256 MiB of bodies in all connections together; 30 seconds for a request
-to arrive (more while a body comes at 64 KiB a second), and for a client to take a piece of its answer; 75 seconds of
-idleness, longer than load balancers wait.
+Bounds: a head of 64 KiB that comes in pieces, and as much of what stands around a body's chunks; a body of 16 MiB, and 256
+MiB of bodies in all connections together; 30 seconds for a request to arrive (more while a body comes at 64 KiB a second),
+and for a client to take a piece of its answer; 75 seconds of idleness, longer than load balancers wait; as many connections
+as the process may have files, and beyond that the one that has been silent for longest goes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import resource
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -27,11 +30,13 @@ from modelyard.serving.replies import Headers, Reply
 from modelyard.serving.stages import Stages
 
 MAX_HEAD = 64 << 10
+RECEIVED = 256 << 10  # the most that an event loop hands over in one piece
 MAX_BODY = 16 << 20
 MAX_BODIES = 256 << 20
 PIPELINED = 16  # requests of one connection that wait for their turn before no more is read
 REQUEST_S, IDLE_S = 30.0, 75.0
 SLOWEST = 64 << 10  # bytes a second: a body that comes faster is waited for
+FILES, OTHER_FILES = 65_536, 256  # that a process may open, as far as it is let, and those that are no connections
 log = logging.getLogger("modelyard.serving")
 
 _STATUS = {int(one): b"HTTP/1.1 %d %s\r\n" % (one, one.phrase.encode()) for one in HTTPStatus}
@@ -55,6 +60,16 @@ Answer = Callable[[Question], Reply | Awaitable[Reply]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
+def connections_at_most() -> int:
+    """How many connections this process may hold; what it may open is raised to what the system allows, as servers do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(min(soft, FILES) - OTHER_FILES, 64) if soft != resource.RLIM_INFINITY else FILES
+
+
 @dataclass(slots=True)
 class Hub:
     """What the connections of one process share."""
@@ -65,6 +80,7 @@ class Hub:
     date: bytes = b""
     bodies: int = 0  # bytes of bodies that have not been answered
     draining: bool = False
+    most: int = field(default_factory=connections_at_most)
     heads: dict[tuple[int, bytes, Headers], bytes] = field(default_factory=dict)
 
     def tick(self, now: float, wall: float) -> None:
@@ -73,6 +89,12 @@ class Hub:
         self.heads.clear()
         for connection in list(self.connections):
             connection.look(now)
+
+    def make_room(self) -> None:
+        """Let go of one connection in a hundred, of those that have no request in work the ones silent for longest."""
+        silent = [one for one in self.connections if not one.busy and not one.closing]
+        for connection in heapq.nsmallest(len(self.connections) // 100 + 1, silent, key=lambda one: one.since):
+            connection.make_way()
 
     def head(self, reply: Reply) -> bytes:
         """The head of an answer without its length, rendered once a second for each kind of answer."""
@@ -95,7 +117,9 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpRequestParser(self)
         self.waiting: deque[Question] = deque()
         self.busy = False
-        self.closing = self.ending = False
+        self.closing = self.ending = self.deaf = False  # it goes; its client has ended its side; no more is read
+        self.last = b""  # what is said after all answers, where it cannot go on
+        self.chunked: dict[bytes, bytes] | None = None  # the head of a request in chunks, without the trailers
         self.task: asyncio.Task[None] | None = None  # what is being answered later
         self.interim = False  # whether its client can be told that its answer is on the way
         self.blocked: asyncio.Future[None] | None = None
@@ -105,16 +129,17 @@ class Connection(asyncio.Protocol):
         self.held = 0  # bytes of the body that is arriving
         self.stuck = 0  # bytes that the client had not taken at the last look
         self.on_message_begin()
-        self.headed = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the others."""
         self.transport = transport  # type: ignore[assignment]
         self.hub.connections.add(self)
+        if len(self.hub.connections) > self.hub.most:
+            self.hub.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Leave; an answer on its way is thrown away."""
-        self.closing = True
+        self.closing = self.deaf = True
         self.hub.connections.discard(self)
         if self.task is not None:
             self.loop.call_soon(
@@ -128,6 +153,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more; what it asked for is still answered, if it is still there."""
         self.ending = True
+        if self.begun:
+            self.refuse(400, "The request ended before it was whole.")
         return self.busy
 
     def _ask_whether_there(self) -> None:
@@ -138,22 +165,40 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; every request that is whole is answered or queued by the parser's callbacks."""
-        if self.closing:
+        if self.deaf:
             return
         if not self.begun:
             self.begun, self.since = True, self.loop.time()
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return  # the request was answered in HTTP/1.1, which the client has to take
+            self._parse(data)
         except httptools.HttpParserCallbackError:
             raise  # a fault of ours: the loop's handler tells it, and the connection ends
         except httptools.HttpParserError as error:
-            self._refuse(400, f"This is no HTTP request: {error}.")
-        if not self.headed:
-            self.head += len(data)
-            if self.head > MAX_HEAD:
-                self._refuse(431, f"The request's head is longer than {MAX_HEAD} bytes.")
+            self.refuse(400, f"This is no HTTP request: {error}.")
+        if self.begun:  # what began at the beginning of this piece, or before, is not whole
+            self.came += len(data)
+            if self.came - self.size > MAX_HEAD:
+                self.refuse(431, f"More than {MAX_HEAD} bytes of the request are not its body.")
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. Where another protocol is offered it leaves the body to that, and is given the request anew."""
+        while True:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offered:
+                if self.parser.get_method() == b"CONNECT" or self.deaf:
+                    return None
+                data = self._without_offer() + data[offered.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+
+    def _without_offer(self) -> bytes:
+        """The head of a request that is answered in HTTP/1.1, which its client has to take."""
+        version, offer = self.parser.get_http_version().encode(), self.headers.pop(b"connection", b"")
+        self.headers.pop(b"upgrade", None)
+        if b"close" in offer.lower():
+            self.headers[b"connection"] = b"close"
+        fields = b"".join(b"%s: %s\r\n" % pair for pair in self.headers.items())
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, fields)
 
     # the parser's callbacks
 
@@ -162,8 +207,7 @@ class Connection(asyncio.Protocol):
         self.url = b""
         self.headers: dict[bytes, bytes] = {}
         self.pieces: list[bytes] = []
-        self.size = self.head = 0
-        self.headed = False
+        self.size = self.came = 0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -174,13 +218,32 @@ class Connection(asyncio.Protocol):
         self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        """The head is whole: a body that cannot be taken is told of before it is sent, where the client asks."""
-        self.headed = True
-        if b"expect" not in self.headers:
+        """The head is whole (RFC 9112, 3.2: it has to name the host)."""
+        headers = self.headers
+        if b"host" not in headers and self.parser.get_http_version() == "1.1":
+            self.refuse(400, "The request has no Host.")
+        elif b"expect" in headers:
+            self._expected(headers)
+
+    def _expected(self, headers: Mapping[bytes, bytes]) -> None:
+        """A client waits before it sends its body: one that cannot be taken is told of now."""
+        length = headers.get(b"content-length", b"0")
+        told = headers[b"expect"].lower() != b"100-continue" or self.parser.should_upgrade()  # which is read again
+        if told or self.parser.get_http_version() != "1.1":
             return
-        length = self.headers.get(b"content-length", b"0")
-        if self.headers[b"expect"].lower() == b"100-continue" and length.isdigit() and int(length) <= MAX_BODY:
+        if length.isdigit() and int(length) > MAX_BODY:
+            self.refuse(413, _TOO_LARGE)
+        elif not self.busy:  # an interim answer now would belong to the request before
             self.transport.write(_CONTINUE)
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins; what follows the last one says nothing about the request (RFC 9110, 6.5.1)."""
+        self.came = self.size - RECEIVED  # what came with it is not told apart
+        if self.chunked is None:
+            self.chunked, self.headers = self.headers, {}
+            coding = self.chunked[b"transfer-encoding"]
+            if coding.lower() != b"chunked":
+                self.refuse(415, f"The body's transfer coding is {coding[:40].decode('latin-1')}. Send it as it is.")
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body. What is too large is read up to four times the limit and thrown away: closing on a client
@@ -191,24 +254,27 @@ class Connection(asyncio.Protocol):
             self.held += len(piece)
             self.hub.bodies += len(piece)
         elif self.size > 4 * MAX_BODY:
-            self._refuse(413, _TOO_LARGE)
+            self.refuse(413, _TOO_LARGE)
 
     def on_message_complete(self) -> None:
         """A whole request."""
-        if self.closing:
+        parser, pieces, headers = self.parser, self.pieces, self.headers
+        offered = parser.should_upgrade()
+        if self.deaf or (offered and parser.get_method() != b"CONNECT"):
             return
-        parser, pieces = self.parser, self.pieces
+        if self.chunked is not None:
+            headers, self.chunked = self.chunked, None
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        keep = parser.should_keep_alive() and parser.get_http_version() == "1.1" and not parser.should_upgrade()
+        keep = not offered and parser.should_keep_alive() and parser.get_http_version() == "1.1"
         self.begun = False
         self.held = 0
         if len(body) != self.size:
             self.hub.bodies -= len(body)
             large = self.size > MAX_BODY
             text = _TOO_LARGE if large else "Too many large bodies are being answered. Try again in a second."
-            self._refuse(413 if large else 503, text)
+            self.refuse(413 if large else 503, text)
             return
-        question = Question(parser.get_method(), self.url, self.headers, body, keep)
+        question = Question(parser.get_method(), self.url, headers, body, keep)
         if self.busy:
             self.waiting.append(question)
             if len(self.waiting) >= PIPELINED:
@@ -254,9 +320,8 @@ class Connection(asyncio.Protocol):
         while self.waiting and not self.busy and not self.closing:
             self.transport.resume_reading()
             self._answer(self.waiting.popleft())
-        if self.ending and not self.busy and not self.closing:
-            self.closing = True
-            self.transport.close()
+        if not self.busy and not self.closing and (self.ending or self.last):
+            self._close(self.last)
 
     def _send(self, reply: Reply, question: Question) -> None:
         body = reply.body
@@ -288,17 +353,25 @@ class Connection(asyncio.Protocol):
         self.hub.bodies -= len(question.body)
         self.since = self.loop.time()
         if not keep:
-            self.closing = True
-            self.transport.close()
+            self._close()
 
-    def _refuse(self, status: int, text: str) -> None:
-        """Answer and close: what follows on this connection cannot be told apart any more."""
-        if self.closing:
+    def refuse(self, status: int, text: str) -> None:
+        """Answer, after what was asked before, and close: what follows on this connection cannot be told apart any more."""
+        if self.deaf:
             return
-        self.closing = True
+        self.deaf = True
         body = b'{"error":"%s"}' % text.encode("ascii", "replace").replace(b"\\", b"/").replace(b'"', b"'")
         head = self.hub.head(Reply(status, b""))
-        self.transport.write(b"%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (head, len(body), body))
+        said = b"%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (head, len(body), body)
+        if self.busy:
+            self.last = said
+        else:
+            self._close(said)
+
+    def _close(self, said: bytes = b"") -> None:
+        """Say the last, and go."""
+        self.closing = self.deaf = True
+        self.transport.write(said)
         self.transport.close()
 
     # the transport's callbacks, and the clock's
@@ -316,6 +389,13 @@ class Connection(asyncio.Protocol):
             if not self.closing:
                 self.transport.resume_reading()
 
+    def make_way(self) -> None:
+        """Go, since there are too many: with words where a request has begun."""
+        if self.begun:
+            self.refuse(503, "Too many connections are open. Try again in a second.")
+        else:
+            self._close()
+
     def look(self, now: float) -> None:
         """End a connection that sends or takes too slowly, or has been idle for long."""
         waited = now - self.since
@@ -330,16 +410,14 @@ class Connection(asyncio.Protocol):
             if self.ending:
                 self._ask_whether_there()
         elif self.begun and waited > REQUEST_S + self.size / SLOWEST:
-            self._refuse(408, f"The request was not whole within {waited:.0f} seconds.")
+            self.refuse(408, f"The request was not whole within {waited:.0f} seconds.")
         elif not self.begun and waited > IDLE_S:
-            self.closing = True
-            self.transport.close()
+            self._close()
 
     def finish(self) -> None:
         """Close once the present request has been answered: at once where there is none."""
         if not self.busy and not self.begun:
-            self.closing = True
-            self.transport.close()
+            self._close()
 
 
 _TOO_LARGE = f"The body is larger than {MAX_BODY} bytes. Send smaller batches."
