@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modelyard.ab_testing.experiments import ABTest
 from modelyard.core.assignment import position, unit_hash
 from modelyard.core.instants import Instant
@@ -54,3 +56,20 @@ def in_group_part(test: ABTest, unit: str) -> bool:
     if not test.exclusive_group:
         return True
     return test.group_start <= place(f"group:{test.exclusive_group}", unit) < test.group_start + test.group_share
+
+
+def takes_part(test: ABTest, unit: str) -> bool:
+    """Whether the test assigns the unit: it is in the test's part of its group and in no holdout."""
+    if any(place(f"holdout:{held.name}", unit) < held.share for held in test.holdouts):
+        return False
+    return in_group_part(test, unit)
+
+
+def within(shares: Mapping[str, float], position: float) -> str:
+    """The name whose range holds the position, the ranges in the order of the names given."""
+    start = 0.0
+    for name, share in shares.items():
+        start += share
+        if position < start:
+            return name
+    return list(shares)[-1]

@@ -164,26 +164,24 @@ def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) ->
     """
     arms = [tally.histograms.get(metric.numerator, {}) for tally in (control, treatment)]
     scale = [quantile(counts, metric.quantile) for counts in arms]
-    values = [None if one is None else one / 1e6 for one in scale]
     method = "counts above the pooled quantile"
-    if values[0] is None or values[1] is None:
-        return Compared(metric=metric, control=values[0], treatment=values[1], method=method)
-    n = [
-        sum(counts.values()) / max(1.0, _alike(tally)) for counts, tally in zip(arms, (control, treatment), strict=True)
-    ]
+    if scale[0] is None or scale[1] is None:
+        known = [None if one is None else one / 1e6 for one in scale]
+        return Compared(metric=metric, control=known[0], treatment=known[1], method=method)
+    c, t = scale[0] / 1e6, scale[1] / 1e6
+    effects = [max(1.0, _alike(tally)) for tally in (control, treatment)]
+    n = [sum(counts.values()) / effect for counts, effect in zip(arms, effects, strict=True)]
     z, p_value, few = _above(arms, n, metric.quantile)
-    limits = [_order_limits(counts, size, metric.quantile, held.z) for counts, size in zip(arms, n, strict=True)]
-    ratio = math.log(values[1] / values[0])
-    (c_low, c_high), (t_low, t_high) = (
-        [math.log(one / value) for one in pair] for pair, value in zip(limits, values, strict=True)
-    )
-    low, high = ratio - math.hypot(t_low, c_high), ratio + math.hypot(t_high, c_low)
-    c = values[0]
+    c_low, c_high = _order_limits(arms[0], n[0], metric.quantile, held.z)
+    t_low, t_high = _order_limits(arms[1], n[1], metric.quantile, held.z)
+    ratio = math.log(t / c)
+    low = ratio - math.hypot(math.log(t / t_low), math.log(c_high / c))
+    high = ratio + math.hypot(math.log(t_high / t), math.log(c / c_low))
     return Compared(
         metric=metric,
         control=c,
-        treatment=values[1],
-        difference=values[1] - c,
+        treatment=t,
+        difference=t - c,
         interval=(c * math.expm1(low), c * math.expm1(high)),
         lift=math.expm1(ratio),
         lift_interval=(math.expm1(low), math.expm1(high)) if math.isfinite(held.z) else None,

@@ -134,3 +134,8 @@ class ABTest:
     def adaptive(self) -> bool:
         """Whether shares change with what the variants have shown."""
         return self.inference is Inference.THOMPSON
+
+    @property
+    def needs_units(self) -> bool:
+        """Whether a variant can only be told of a named unit."""
+        return self.strategy.sticky or bool(self.exclusive_group) or bool(self.holdouts) or self.adaptive

@@ -66,7 +66,8 @@ def _open(test: ABTest, tallies: Mapping[str, Tally], result: Mapping[str, Any],
     better = [name for name, one in result["comparisons"].items() if one["better"]]
     waiting = [f"{metric} of {name}" for name, metric in _guards(result, "open") if name in better]
     if waiting:
-        return f"{_change(better[0], found[better[0]])}, but it is not shown yet that {', '.join(waiting)} is within its margin. Go on recording."
+        told = _change(better[0], found[better[0]])
+        return f"{told}, but it is not shown yet that {', '.join(waiting)} is within its margin. Go on recording."
     worse = [name for name, one in result["comparisons"].items() if one["statistically_significant"]]
     if worse:
         return f"{', '.join(worse)} {_worse(test)} than the control. Stop it and go on with the others."

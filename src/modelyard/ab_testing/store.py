@@ -186,15 +186,13 @@ def find_holdouts(rows: Connection, *, ended: bool) -> list[Held]:
 def find_rounds(rows: Connection, test_id: str) -> list[Round]:
     """The rounds of a Thompson-sampling test, in order."""
     found = rows.all("SELECT * FROM ab_rounds WHERE test_id = :test_id ORDER BY round", test_id=test_id)
-    return [
-        Round(
-            number=row["round"],
-            shares=json.loads(row["shares"]),
-            assigned=row["assigned"],
-            started_at=from_micros(row["started_at"]),
-        )
-        for row in found
-    ]
+    return [_round_from(row) for row in found]
+
+
+def last_round(rows: Connection, test_id: str) -> Round:
+    """The round that runs."""
+    (row,) = rows.all("SELECT * FROM ab_rounds WHERE test_id = :test_id ORDER BY round DESC LIMIT 1", test_id=test_id)
+    return _round_from(row)
 
 
 def add_round(rows: Connection, test_id: str, one: Round) -> None:
@@ -334,6 +332,15 @@ def test_from(row: Row) -> ABTest:
         holdouts=tuple(Held(**one) for one in plan["holdouts"]),
         winner=row["winner"],
         conclusion=row["conclusion"],
+    )
+
+
+def _round_from(row: Row) -> Round:
+    return Round(
+        number=row["round"],
+        shares=json.loads(row["shares"]),
+        assigned=row["assigned"],
+        started_at=from_micros(row["started_at"]),
     )
 
 
