@@ -177,8 +177,8 @@ def line(now: Seen) -> str:
     'fraud v2.0.0 running, step 1 of 2 at 5% | waits for the first look'
     """
     at = SYSTEM_CLOCK.now().strftime("%H:%M:%S")
-    share = f"{now['steps'][now['step']]['share']:.4g}" if now["status"] in ENDED else _percent(_share(now))
-    head = f"{at} {now['endpoint']} {now['model_version']} {now['status']}, step {now['step'] + 1} of {len(now['steps'])} at {share}"
+    where = f"step {now['step'] + 1} of {len(now['steps'])} at {_percent(_share(now))}"
+    head = f"{at} {now['endpoint']} {now['model_version']} {now['status'].replace('_', ' ')}, {where}"
     arms = [
         f"{name} {arm['requests']} requests, {arm['errors']} errors ({_percent(arm['error_rate'])}), p95 {_ms(arm['p95_ms'])}"
         for name, arm in now["look"].get("arms", {}).items()
@@ -289,7 +289,10 @@ def _facts(now: Seen) -> Iterator[tuple[str, str]]:
     margins = {"error_rate_difference": now["terms"]["margin"], "latency_p95_excess": 0.0} if now.get("terms") else {}
     for one in now["look"].get("measurements", ()):
         if one["name"] in margins and one["high"] is not None:
-            yield one["name"].replace("_", " "), f"at most {one['high']:+.4f}, to be promoted {margins[one['name']]:g}"
+            yield (
+                one["name"].replace("_", " "),
+                f"at most {one['high']:+.4f}; promoted at {margins[one['name']]:g} or less",
+            )
     shadow = now["look"].get("shadow")
     if shadow and shadow["compared"]:
         told = f"{_percent(shadow['agreement'])} of {shadow['compared']:,} agree, {shadow['dropped']:,} dropped"
@@ -298,6 +301,8 @@ def _facts(now: Seen) -> Iterator[tuple[str, str]]:
         yield "ended", str(now["reason"])
         return
     yield "now", waits_for(now)
+    if now["status"] == "waiting":
+        yield "to let it pass", f"modelyard deployment promote {now['deployment_id']} --step {now['step']}"
     if now["look"].get("at"):
         who = now["look"]["controller"] or "somebody without a lease"
         yield "controller", f"{who}, {_age(now):.0f} s ago"
@@ -308,8 +313,8 @@ def _evidence(now: Seen) -> list[Seen]:
 
 
 def _share(now: Seen) -> float:
-    step = now["steps"][now["step"]]
-    return float(step["share"])
+    gone = now["status"] in ("rolled_back", "aborted")
+    return 0.0 if gone else float(now["steps"][now["step"]]["share"])
 
 
 def _per_second(look: Seen, before: Seen, name: str) -> str:
@@ -345,4 +350,5 @@ def _ms(value: float | None, unit: str = " ms") -> str:
 
 
 def _e(log: float) -> str:
-    return f"{math.exp(min(log, 700.0)):.3g}"
+    found = math.exp(min(log, 700.0))
+    return f"{found:,.0f}" if 100 <= found < 1e7 else f"{found:.3g}"
