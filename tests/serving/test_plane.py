@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -154,6 +155,10 @@ FINE = {"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2]}
         ("/v2/models/e/infer", {"inputs": [FINE], "outputs": [{"name": "p"}]}, 400, "'p'"),
         ("/v2/models/e/infer", {"inputs": [FINE], "parameters": {"unit_id": [1]}}, 400, "unit_id"),
         ("/v2/models/e/infer", {"instances": [[1, 2]]}, 400, "inputs"),
+        ("/v2/models/e/infer", {"inputs": [{**FINE, "name": name} for name in ("a", "b", "c")]}, 400, "no input 'c'"),
+        ("/v2/models/e/infer", {"inputs": [FINE], "outputs": [{"name": "predictions"}] * 2}, 400, "twice"),
+        ("/v2/models/e/infer", {"inputs": [{**FINE, "datatype": "BYTES", "data": ["1", "2"]}]}, 400, "(rows, 2)"),
+        ("/v2/models/e/infer", {"inputs": [{**FINE, "shape": [1, 1, 2]}]}, 400, "(rows, 2)"),
         ("/nowhere", {}, 404, "/nowhere"),
         ("/v2/health/live", {}, 405, "GET"),
     ],
@@ -182,8 +187,36 @@ def test_what_is_too_large_or_compressed_is_refused_and_the_server_goes_on(clien
     assert client.get("/v2/health/ready").status_code == 200
 
 
+def test_what_is_wrong_is_told_in_few_words_however_long_its_name_is(client: httpx.Client) -> None:
+    name = "é" * 1_000_000
+    tensor = {"name": name, "shape": [1, 2], "datatype": name, "data": [1, 2]}
+    for path, body in (
+        ("/predict/e", {"features": {name: 1, "a": 1, "b": 1}}),
+        ("/v2/models/e/infer", {"inputs": [tensor]}),
+        (f"/predict/{'e' * 50_000}", {}),
+    ):
+        answer = client.post(path, json=body)
+        assert answer.status_code in (400, 404)
+        assert len(answer.content) < 3000
+        assert answer.json()["error"].endswith(".")
+
+
+def test_no_outputs_are_all_outputs_and_no_id_is_one_of_ours(client: httpx.Client) -> None:
+    answer = client.post("/v2/models/e/infer", json={"inputs": [FINE], "outputs": [], "id": ""}).json()
+    assert [one["name"] for one in answer["outputs"]] == ["predictions", "probabilities"]
+    assert answer["id"]
+
+
+def test_a_proxys_form_of_the_target_is_understood(client: httpx.Client) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), 20) as connection:
+        connection.sendall(b"GET http://models.example/v2/health/live HTTP/1.1\r\nHost: models.example\r\n\r\n")
+        assert b'{"live":true}' in connection.recv(4096)
+
+
 def test_bad_headers_are_refused(client: httpx.Client) -> None:
     body = {"features": {"a": 1, "b": 1}}
+    for limit in ("nan", "-1", "soon", "1e9"):
+        assert client.post("/predict/e", json=body, headers={"x-timeout-ms": limit}).status_code == 400
     assert client.post("/predict/e", json=body, headers={"x-modelyard-arm": "canry"}).status_code == 404
     head = {"Inference-Header-Content-Length": "many"}
     assert client.post("/v2/models/e/infer", json={"inputs": [FINE]}, headers=head).status_code == 400

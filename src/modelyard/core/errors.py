@@ -77,6 +77,6 @@ def nearest(name: str, known: list[str]) -> str:
     """
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name[:200], known, n=1)  # its time grows with what somebody sends
     hint = f"Did you mean {close[0]}? " if close else ""
     return f"{hint}Known: {', '.join(sorted(known))}." if known else "None exist yet."

@@ -5,7 +5,7 @@ A request gives either one tensor for each input, named as in the metadata, or o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,12 @@ def batch(signature: Signature, given: Mapping[str, Array], read: Callable[[Any]
         if array.ndim == 2 and array.dtype != object and signature.numeric and _whole(signature, name, array):
             return _matrix(signature, name, array)
     names = signature.names
-    for name in given:
+    for name, array in given.items():
+        if name not in names and len(given) == 1 and signature.numeric:
+            raise Invalid(
+                f"The input {name!r} is {'text' if array.dtype == object else 'numbers'} of the shape {list(array.shape)}. "
+                f"Send numbers of the shape (rows, {len(names)}), or one tensor for each of: {', '.join(names[:8])}."
+            )
         if name not in names:
             raise Invalid(f"There is no input {name!r}. {nearest(name, list(names))}")
     columns = [_column(spec, given) for spec in signature.inputs]
@@ -102,9 +107,37 @@ def _check_rows(rows: int) -> None:
         raise Invalid(f"The request has {rows} rows. Send 1 to {MAX_ROWS}.")
 
 
-def check_output(name: str, parameters: Mapping[str, Any], signature: Signature) -> None:
-    """Refuse an output that there is not, or in a form that there is not, before the model is asked: the fault is the
-    client's then, and not the arm's."""
+def check_inputs(names: Sequence[str], signature: Signature) -> None:
+    """Refuse more inputs than the model has by the name of one, before they are read."""
+    if len(names) <= len(signature.inputs):
+        return
+    known = frozenset(signature.names)
+    name = next((name for name in names if name not in known), None)
+    if name is None:
+        raise Invalid(f"The request has {len(names)} inputs, but the model takes {len(known)}: one is given twice.")
+    raise Invalid(f"There is no input {name!r}. {nearest(name, list(signature.names))}")
+
+
+def check_outputs(asked: Sequence[tuple[str, Mapping[str, Any]]], signature: Signature) -> None:
+    """Refuse outputs that there are not, in forms that there are not, or twice, before the model is asked: the fault is
+    the client's then, and not the arm's."""
+    seen: set[str] = set()
+    for name, parameters in asked:
+        if name in seen:
+            raise Invalid(f"The output {name!r} is asked for twice. Ask once.")
+        seen.add(name)
+        _check_output(name, parameters, signature)
+
+
+def check_flag(parameters: Mapping[str, Any], name: str) -> None:
+    """Refuse a parameter that is neither true nor false."""
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise Invalid(f"{name} is {str(value)[:40]!r}. Send true or false.")
+
+
+def _check_output(name: str, parameters: Mapping[str, Any], signature: Signature) -> None:
+    check_flag(parameters, "binary_data")
     known = [PREDICTIONS] if signature.task == "regression" else [PREDICTIONS, PROBABILITIES]
     if name not in known:
         raise Invalid(f"There is no output {name!r}. Known: {', '.join(known)}.")

@@ -75,9 +75,10 @@ class Called:
         request = self.request
         found = one_row(request, len(model.signature.inputs)) if model.plain else None
         if found is None:
+            feeds.check_inputs([one.name for one in request.inputs], model.signature)
             found = feeds.batch(model.signature, arrays(request), model.read)
-        for one in request.outputs:
-            feeds.check_output(one.name, values(one.parameters), model.signature)
+        if len(request.outputs):
+            feeds.check_outputs([(one.name, values(one.parameters)) for one in request.outputs], model.signature)
         return found
 
     def reply(self, head: tensors.Head, output: Output) -> Reply:

@@ -33,6 +33,7 @@ from modelyard.serving.stages import Stages
 
 MAX_IN_FLIGHT = 256  # answers that are being waited for, in this process
 DEADLINE_S = 30.0  # unless the request says otherwise
+LONGEST = 1000  # words of an error
 
 Encode = Callable[[Any], bytes]
 
@@ -166,7 +167,7 @@ class Inference:
         """An error as an answer."""
         status = 400 if isinstance(error, Invalid) else error.status
         headers = error.headers if isinstance(error, Refused) else ()
-        return Reply(status, self._encode({"error": str(error)}), headers=headers, endpoint=endpoint)
+        return Reply(status, self._encode({"error": _short(str(error))}), headers=headers, endpoint=endpoint)
 
     @property
     def waiting(self) -> int:
@@ -200,10 +201,13 @@ class Inference:
         pinned = headers.get(b"x-modelyard-arm")
         if pinned is not None:
             pin = pinned.decode("latin-1")
-        if request_id is None:
+        if not request_id:
             request_id = headers.get(b"x-request-id", b"").decode("latin-1") or f"{self._prefix}{next(self._numbers):x}"
         arm, hashed = route.choose(unit) if pin is None else (route.arm(pin) if isinstance(pin, str) else pin, None)
-        return Asked(route, arm, hashed, unit, pin is not None, request_id, start, headers.get(b"x-timeout-ms"))
+        limit = headers.get(b"x-timeout-ms")
+        if limit is not None:
+            deadline(limit)  # what is no number is told, also where the answer comes at once
+        return Asked(route, arm, hashed, unit, pin is not None, request_id, start, limit)
 
     def answered(self, asked: Asked, batch: np.ndarray) -> Reply | Awaitable[Reply]:
         """Predict at once, or later where that takes long."""
@@ -342,6 +346,11 @@ class Inference:
         if not asked.pinned:
             self.desk.count(asked.route, asked.arm, asked.hashed, micros=micros, failed=failed)
         return micros
+
+
+def _short(text: str) -> str:
+    """Words of an error, without the middle where a client's own text makes them long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def deadline(given: bytes | None) -> float:

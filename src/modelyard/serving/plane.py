@@ -57,7 +57,7 @@ class Plane:
         self.desk = desk
         self.repository = Repository(desk, model_control=model_control)
         self.metrics = request_metrics
-        desk.routes.on_load = request_metrics.loaded
+        desk.routes.shelf.on_load = request_metrics.loaded
         self.inference = Inference(desk, request_metrics)
         self.streaming = Streaming(self.inference)
         self.tracer: Tracer | None = None
@@ -250,8 +250,11 @@ class Plane:
 
 
 def _parts(target: bytes) -> list[str]:
-    """The segments of a target's path."""
-    path = target.partition(b"?")[0].decode("latin-1").strip("/")
+    """The segments of a target's path; a proxy's target has scheme and host before it (RFC 9112, 3.2.2)."""
+    path = target.partition(b"?")[0].decode("latin-1")
+    if path[:4].lower() == "http" and "://" in path:
+        path = path.partition("://")[2].partition("/")[2]
+    path = path.strip("/")
     return [unquote(part) for part in path.split("/")] if "%" in path else path.split("/")
 
 
@@ -262,5 +265,5 @@ def _check(question: Question, allowed: bytes) -> None:
         raise Refused(
             405, f"{method.decode('latin-1')} is not answered here. Use {allowed.decode()}.", (b"allow", allowed)
         )
-    if question.headers.get(b"content-encoding", b"identity") != b"identity":
+    if question.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Refused(415, "The body is compressed. Send it as it is, without Content-Encoding.")

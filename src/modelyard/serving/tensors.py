@@ -122,12 +122,12 @@ class Sent:
         request, signature = self.request, model.signature
         found = one_row(request, self.rest, len(signature.inputs)) if model.plain else None
         if found is None:
+            feeds.check_inputs([one.name for one in request.inputs], signature)
             found = feeds.batch(signature, arrays(request, self.rest), model.read)
-        for one in request.outputs or ():
-            feeds.check_output(one.name, one.parameters, signature)
-            _check_flag(one.parameters, "binary_data")
+        if request.outputs:
+            feeds.check_outputs([(one.name, one.parameters) for one in request.outputs], signature)
         if self.parameters:
-            _check_flag(self.parameters, "binary_data_output")
+            feeds.check_flag(self.parameters, "binary_data_output")
         return found
 
     def reply(self, head: Head, output: Output) -> Reply:
@@ -236,7 +236,7 @@ def elements(name: str, shape: Sequence[int], datatype: str) -> int:
     if not 1 <= len(shape) <= 8 or any(size < 0 for size in shape):
         raise Invalid(f"The input {name!r} has the shape {list(shape)[:9]}. Give 1 to 8 sizes, none negative.")
     count = math.prod(shape)
-    if max(shape) > MAX_ELEMENTS or count > MAX_ELEMENTS:
+    if max(shape) > MAX_ELEMENTS or count > (feeds.MAX_ROWS if datatype == BYTES else MAX_ELEMENTS):
         raise Invalid(f"The input {name!r} has {count} elements. Send smaller batches.")
     return count
 
@@ -355,7 +355,7 @@ def objects(values: list[Any]) -> Array:
 def answer(request: InferRequest, output: Output, head: Head) -> Reply:
     """The response; its binary tensors follow the JSON, whose length a header tells."""
     values = feeds.outputs(output)
-    wanted = request.outputs
+    wanted = request.outputs or None
     if wanted is None and not request.parameters:
         return Reply(200, _encode(_response(head, [_in_json(name, array) for name, array in values.items()])))
     binary = request.parameters.get("binary_data_output") is True
@@ -407,9 +407,3 @@ def to_bytes(array: Array, datatype: str) -> bytes:
 def texts(array: Array) -> list[bytes]:
     """The elements of a BYTES output."""
     return [one if isinstance(one, bytes) else str(one).encode() for one in array.ravel().tolist()]
-
-
-def _check_flag(parameters: dict[str, Any], name: str) -> None:
-    value = parameters.get(name, False)
-    if not isinstance(value, bool):
-        raise Invalid(f"{name} is {str(value)[:40]!r}. Send true or false.")
