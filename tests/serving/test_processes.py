@@ -95,9 +95,11 @@ def test_versions_are_swapped_under_load_without_a_lost_request(server: ModelSer
     tools.install(server, "e", v1=tools.reference(), v2=tools.reference(shift=1))
     server.apply(tools.split("e", 1))
     with server.start(workers=2) as serving, Callers(serving.url) as callers:
+        tools.until(lambda: (200, "v1") in callers.seen)
         for generation, share in enumerate((0.05, 0.5, 1.0, 0.0), start=2):
             server.apply(tools.split("e", generation, share))
             tools.until(lambda generation=generation: tools.carried_out(server, "e", generation))
+            tools.until(lambda share=share: share < 1 or (200, "v2") in callers.seen)
         server.install("e", "m", "v3", tools.reference(shift=-1), "python")
         only = Arm(name="baseline", model="m", version="v3", weight=1.0)
         server.apply(replace(tools.split("e", 6), arms=(only,)))
@@ -289,7 +291,7 @@ def test_what_the_workers_have_to_say_goes_to_the_log_and_not_to_standard_error(
     lines = log.read_text().splitlines()
     assert [line.partition("WARNING ")[2] for line in lines] == [
         "f keeps its old routing: m v9 is not installed. Install it before it gets traffic."
-    ] * 2 * 2  # told when it begins and when it drains
+    ] * 2  # each process tells it once
     assert capfd.readouterr().err == ""
 
 

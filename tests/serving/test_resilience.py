@@ -253,6 +253,57 @@ def test_a_units_deaths_count_once_a_step_and_those_of_forgotten_generations_not
     assert vigil.replaced(server.places)["crashed"] == 6
 
 
+def test_a_process_that_ends_after_a_call_is_charged_to_the_last_one_unless_it_was_told_to_end(
+    server: ModelServer, tools: Any, tmp_path: Path
+) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.5))
+    note, vmstat = Calls(), tmp_path / "vmstat"
+    vmstat.write_text("pgfault 1\noom_kill 3\n")
+    watch = vigil.Vigil(server.places, vmstat=vmstat)
+    path = vigil.vitals_of(server.places, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def died(code: int, *arms: int) -> vigil.Death:
+        note.attach(path)
+        for arm in arms:
+            note.here(mark("call", "e", 1, arm), None, lambda _: None, None)
+        note.at(calls.LOADER, mark(calls.LOAD, "m", "v3"), lambda _: None, None)  # what was loaded is accused by trials
+        return watch.buried(os.getpid(), code)
+
+    assert died(-signal.SIGABRT, 0, 1).arm == "canary"  # descriptors that were closed are missed at the next turn
+    assert (died(3, 1, 0).arm, died(0, 1).arm, died(-signal.SIGKILL, 1).arm, died(1).arm) == ("baseline", "", "", "")
+    vmstat.write_text("pgfault 1\noom_kill 4\n")
+    starved = died(-signal.SIGKILL, 0, 1)
+    assert (starved.reason, starved.arm) == ("out_of_memory", "canary")
+    counts = server.counts("e").arms
+    assert (counts["baseline"].errors, counts["canary"].errors) == (1, 2)
+    assert vigil.replaced(server.places)["out_of_memory"] == 1
+
+
+def test_a_version_that_is_never_loaded_is_noticed_and_named(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = Calls()
+    path = vigil.vitals_of(server.places, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note.attach(path)
+    note.turned()
+    watch, found = vigil.Vigil(server.places), []
+
+    def loading(_: object) -> None:
+        found.append(watch.verdict(os.getpid(), 0.0))
+        monkeypatch.setattr(vigil, "LOAD_S", 0.0)
+        found.append(watch.verdict(os.getpid(), 0.0))
+        found.append(watch.buried(os.getpid(), -signal.SIGSEGV))
+
+    note.at(calls.LOADER, mark(calls.LOAD, "m", "v2"), loading, None)
+    assert found[0] is None
+    assert (found[1].reason, found[1].detail) == ("stuck", "it loads m v2 for 0 s")
+    assert (found[2].detail, found[2].arm) == ("SIGSEGV as it loaded m v2", "")
+    assert watch.verdict(os.getpid(), 0.0) is None
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * calls.SIZE, os.urandom(calls.SIZE), b"\0" * 100])
 def test_records_that_are_none_are_no_records(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v").write_bytes(content)

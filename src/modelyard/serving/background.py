@@ -22,6 +22,7 @@ from modelyard.core.ports import Output
 from modelyard.serving.calls import SHADOW as SHADOWING
 from modelyard.serving.calls import Calls
 from modelyard.serving.counters import AGREED, COMPARED, DROPPED, FAILED
+from modelyard.serving.lasting import Lasting
 from modelyard.serving.loaded import ModelFailed
 from modelyard.serving.routing import Route
 from modelyard.serving.rules import agree
@@ -98,6 +99,7 @@ class Shadows:
 
 
 def _shadow_loop(queue: Queue, idle: Callable[[], bool]) -> None:
+    lasting = Lasting("A request could not be compared with the shadow's answer")
     while not (queue.stopping and not queue.items):
         if not queue.items:
             queue.wake.wait()
@@ -107,7 +109,8 @@ def _shadow_loop(queue: Queue, idle: Callable[[], bool]) -> None:
             time.sleep(0.001)  # a request is being answered: the shadow waits, and drops when its queue is full
             continue
         answered: Answered = queue.items.popleft()
-        queue.calls.at(SHADOWING, answered.route.marks[-1], compare, answered)
+        with lasting.round():
+            queue.calls.at(SHADOWING, answered.route.marks[-1], compare, answered)
 
 
 def compare(answered: Answered) -> None:

@@ -100,10 +100,13 @@ class PythonRuntime:
     async def _awaited(self, batch: np.ndarray) -> Output:
         try:
             return _checked(await self._ask(self._given(batch)), self._model.signature, len(batch))
-        except Exception as error:
+        except BaseException as error:  # SystemExit, say, would end the loop that all requests to this model wait in
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
             raise self._explained(error) from error
 
-    def _explained(self, error: Exception) -> Refusal | CodeFailed:
+    def _explained(self, error: BaseException) -> Refusal | CodeFailed:
         """What a client is told: the class and line where it happened. The traceback goes to this process's log, once."""
         if isinstance(error, Invalid):
             return Refusal(str(error))
@@ -132,10 +135,14 @@ class _Loop:
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:  # of a task that the model began by itself
+            log.error("A task of a Python service raised %r, which ends nothing here.", error)  # noqa: TRY400 - no fault of ours
+        else:
+            loop.close()  # it was told to stop
+            return
 
 
 def _checked(output: Any, signature: Signature, rows: int) -> Output:

@@ -3,9 +3,9 @@
 A process that a model has crashed or hangs cannot count that: whoever looks after it reads here what it was at.
 
 Layout of slots/SLOT.vitals in 64-bit words: 64 of the process (a mark, its id, its last turn and its gauges), then 64
-for each thread: since when it is calling (0: it is not), until when somebody waits for that (below 0: calls of the
-same model wait behind it), the thread's two identities, the unit's hash (-1: none), and a text that says what it
-calls, with its length. Times are those of CLOCK_MONOTONIC, which all processes of a machine share.
+for each thread: since when it is calling (below 0: its last call is over, which began then), until when somebody waits
+for that (below 0: calls of the same model wait behind it), the thread's two identities, the unit's hash (-1: none), and a
+text that says what it calls, with its length. Times are those of CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -113,19 +113,20 @@ class Calls:
         self._map[at : at + len(marked)] = marked
         words[base + UNIT] = -1 if unit is None else unit & _UNIT
         words[base + UNTIL] = until
-        words[base + SINCE] = perf_counter_ns()
+        words[base + SINCE] = since = perf_counter_ns()
         try:
             return function(argument)
         finally:
-            words[base + SINCE] = 0
+            words[base + SINCE] = -since
 
     def stuck(self) -> int:
         """How many prediction threads are at a call that nobody waits for any more: all, if others wait behind it."""
         return _stuck(self._words)
 
+    @property
     def busy(self) -> bool:
         """Whether a prediction thread is at a call."""
-        return any(self._words[HEADER + place * RECORD + SINCE] for place in range(1, THREADS + 1))
+        return any(self._words[HEADER + place * RECORD + SINCE] > 0 for place in range(1, THREADS + 1))
 
 
 @dataclass(slots=True)
@@ -177,7 +178,8 @@ class Vitals:
     gauges: dict[str, int]
     abandoned: int
     stuck: int
-    calls: tuple[Call, ...]
+    calls: tuple[Call, ...]  # that are being made
+    last: Call | None  # of those that are over, the one that began last
 
 
 def read(path: Path) -> Vitals | None:
@@ -192,13 +194,15 @@ def read(path: Path) -> Vitals | None:
     if words[0] != MAGIC:
         return None
     calls = [_record(data, words, HEADER + place * RECORD) for place in range(RECORDS)]
+    over = [call for call in calls if call.since < 0 and call.what[0] == CALL]
     return Vitals(
         pid=words[PID],
         turned=words[TURNED],
         gauges={name: words[place] for name, place in GAUGES.items()},
         abandoned=words[ABANDONED],
         stuck=_stuck(words),
-        calls=tuple(call for call in calls if call.since),
+        calls=tuple(call for call in calls if call.since > 0),
+        last=min(over, key=lambda call: call.since, default=None),
     )
 
 
@@ -218,5 +222,5 @@ def _record(data: bytes, words: memoryview, base: int) -> Call:
 def _stuck(words: memoryview) -> int:
     now = perf_counter_ns()
     bases = [HEADER + place * RECORD for place in range(1, THREADS + 1)]
-    over = [words[base + UNTIL] for base in bases if words[base + SINCE] and abs(words[base + UNTIL]) < now]
+    over = [words[base + UNTIL] for base in bases if words[base + SINCE] > 0 and abs(words[base + UNTIL]) < now]
     return THREADS if any(until < 0 for until in over) else len(over)

@@ -30,7 +30,8 @@ from modelyard.serving.nodes_serving import NodeServing
 from modelyard.serving.nodes_yard import Headquarters
 from modelyard.serving.places import Places, Published, SlotReport, read, write
 from modelyard.serving.rules import checked_traffic
-from modelyard.serving.supervisor import PublishedTargets, Serving, appending, grpc_reserved, listen
+from modelyard.serving.scaler import PublishedTargets
+from modelyard.serving.supervisor import Serving, appending, grpc_reserved, listen
 from modelyard.serving.trials import forget
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
 from modelyard.serving.vigil import HANG_S, Death

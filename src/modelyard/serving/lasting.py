@@ -1,31 +1,64 @@
-"""Tasks that go on for as long as their process does, whatever one round of them meets."""
+"""What goes on for as long as its process does, in a thread or a task, whatever one round of it meets."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from modelyard.core.errors import YardError
 
+AGAIN_S = 60.0  # a trouble that lasts is told once a minute
 log = logging.getLogger("modelyard.serving")
 
 
+class Lasting:
+    """One thing that is done again and again: what a round raises is logged, and the next one tries again.
+
+    A process whose watching had ended in silence would follow no routing any more, replace no worker, tell no yard.
+    """
+
+    def __init__(self, trouble: str) -> None:
+        self._trouble = trouble
+        self._told: dict[str, float] = {}
+
+    @contextmanager
+    def round(self) -> Iterator[None]:
+        """Survive one round. A fault of ours is told with its traceback; a full disk or a yard that is away is not."""
+        try:
+            yield
+        except (OSError, YardError) as error:
+            if self._new(str(error)):
+                log.warning("%s: %s", self._trouble, error)
+        except Exception as error:
+            if self._new(repr(error)):
+                log.exception("%s.", self._trouble)
+
+    def _new(self, what: str) -> bool:
+        now = time.monotonic()
+        self._told = {known: at for known, at in self._told.items() if now - at < AGAIN_S}
+        if what in self._told:
+            return False
+        self._told[what] = now
+        return True
+
+
 async def repeat(every: float, once: Callable[[], Awaitable[None]], trouble: str) -> NoReturn:
-    """Do something every so many seconds. What a round raises is logged, the same once in a row, and the next one tries
-    again: a process whose watching had ended in silence would follow no routing any more."""
-    told = ""
+    """Do something every so many seconds, in a task."""
+    lasting = Lasting(trouble)
     while True:
         await asyncio.sleep(every)
-        try:
+        with lasting.round():
             await once()
-            told = ""
-        except (OSError, YardError) as error:  # expected: a disk that is full, a yard that is away
-            if str(error) != told:
-                log.warning("%s: %s", trouble, error)
-            told = str(error)
-        except Exception as error:
-            if repr(error) != told:
-                log.exception("%s.", trouble)
-            told = repr(error)
+
+
+def keep(every: float, once: Callable[[], object], trouble: str, *, ended: threading.Event) -> None:
+    """Do something every so many seconds, in this thread, until that is to end."""
+    lasting = Lasting(trouble)
+    while not ended.wait(every):
+        with lasting.round():
+            once()

@@ -203,6 +203,8 @@ class Process:
             await self._turn()  # so that the yard knows of it as soon as requests may come
         rounds = (
             repeat(LOOK_S, self._look, f"{self.uid} cannot follow what is published"),
+            repeat(LOOK_S, self._load, f"{self.uid} cannot load what is published"),
+            repeat(LOOK_S, self._watch, f"{self.uid} cannot look at its guards"),
             repeat(TURN_S, self._turn, f"{self.uid} cannot tell the yard"),
             repeat(ADOPT_S, self._adopt, f"{self.uid} cannot tell for the dead"),
         )
@@ -222,11 +224,20 @@ class Process:
         os.close(self._lock)
 
     async def _look(self) -> None:
-        """Carry out what has been published and follow the guards' decisions."""
+        """Carry out what has been published, as far as it is loaded."""
         routes = self.desk.routes
         if routes.due:
-            await asyncio.to_thread(routes.refresh)
-        guard.look(self.places, routes.by_name.values())
+            await asyncio.to_thread(routes.follow)
+
+    async def _load(self) -> None:
+        """Load what that lacks, however long it takes."""
+        routes = self.desk.routes
+        if routes.shelf.wanted:
+            await asyncio.to_thread(routes.load)
+
+    async def _watch(self) -> None:
+        """Follow the guards' decisions, and the node's fate."""
+        guard.look(self.places, self.desk.routes.by_name.values())
         if self._link.lost and self._leaving is None:
             self._leaving = asyncio.create_task(self._leave())
 

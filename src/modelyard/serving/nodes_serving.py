@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from modelyard.core.errors import YardError
 from modelyard.serving.guard import Reporter
+from modelyard.serving.lasting import Lasting, keep
 from modelyard.serving.nodes_yard import Headquarters
 from modelyard.serving.places import Places
 from modelyard.serving.scaling import BUSIEST, LOOK_BACK_S, Targets
@@ -20,8 +21,8 @@ from modelyard.serving.scaling import BUSIEST, LOOK_BACK_S, Targets
 APPLICATION = "modelyard.serving.nodes_process:application"
 DRIVE_S = 0.1
 FOLLOW_S = 1.0
-TELL_S = 60.0
 UP_S = 4.0  # two looks at what is asked, as for the processes beside the yard
+BEGIN_S = 180.0  # a cluster that is busy, or has just begun, may take back what it began more than once
 log = logging.getLogger("modelyard.serving")
 
 
@@ -92,7 +93,7 @@ class NodeServing:
         self._replies: dict[str, bytes] = {}
         self._wanted: Targets | None = None
         self._most = self._spread = 0
-        self._told: dict[str, float] = {}
+        self._taking = Lasting("What a process tells cannot be taken")
         self._ending = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="modelyard-nodes", daemon=True)
@@ -109,13 +110,19 @@ class NodeServing:
         if self._reporter is not None:
             self._reporter.start()
         self._thread.start()  # the processes ask for their first routing while they start
-        try:
-            self._scale()
-        except YardError:
-            self.stop()
-            raise
-        self._follower.start()
-        return self
+        end = time.monotonic() + BEGIN_S
+        while True:
+            try:
+                self._scale()
+            except YardError as error:
+                if time.monotonic() > end or not self._engine.nodes:
+                    self.stop()
+                    raise
+                log.warning("The cluster does not serve yet, which is tried again: %s", error)
+                time.sleep(FOLLOW_S)
+            else:
+                self._follower.start()
+                return self
 
     def stop(self) -> None:
         """Drain the processes and take what they still have to tell. Again does nothing."""
@@ -160,19 +167,7 @@ class NodeServing:
         self._wanted = targets
 
     def _keep(self) -> None:
-        while not self._ended.wait(DRIVE_S):
-            try:
-                self._look()
-            except (YardError, OSError) as error:  # the nodes go on with what they have
-                self._tell(f"The nodes cannot be looked after: {error}")
-
-    def _tell(self, text: str) -> None:
-        """Log a fault, the same one once a minute."""
-        now = time.monotonic()
-        if now - self._told.get(text, -TELL_S) >= TELL_S:
-            self._told = {known: at for known, at in self._told.items() if now - at < TELL_S}
-            self._told[text] = now
-            log.warning("%s", text)
+        keep(DRIVE_S, self._look, "The nodes cannot be looked after", ended=self._ended)
 
     def _look(self) -> None:
         name, snapshot = self._head.snapshot()
@@ -184,15 +179,9 @@ class NodeServing:
         self._head.look()
         self._replies = {}
         for uid, data in reports.items():
-            try:
+            with self._taking.round():  # of one process: the others are heard all the same
                 self._replies[uid] = self._head.take(uid, data, name)
-            except (YardError, OSError) as error:  # of one process: the others are heard all the same
-                self._tell(f"What {uid} tells cannot be taken: {error}")
 
     def _follow(self) -> None:
         """Follow the targets. Not where the mail is carried: a process that starts waits for mail."""
-        while not self._ending.wait(FOLLOW_S):
-            try:
-                self._scale()
-            except YardError as error:
-                self._tell(f"The number of processes cannot be changed: {error}")
+        keep(FOLLOW_S, self._scale, "The number of processes cannot be changed", ended=self._ending)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import httpx
 
 from modelyard.serving import regions
+from modelyard.serving.lasting import Lasting
 from modelyard.serving.regions import PROBE_S, Choice, Place, Seen
 
 READY = "/v2/health/ready"
@@ -82,9 +83,11 @@ class Probes:
 
 
 def _keep_probing(health: Health, place: Place, stop: threading.Event, first: threading.Semaphore) -> None:
+    lasting = Lasting(f"{place.url} cannot be probed")
     with httpx.Client(timeout=PROBE_TIMEOUT_S) as client:
         while True:
-            probe(health, client, place)
+            with lasting.round():
+                probe(health, client, place)
             first.release()
             if stop.wait(PROBE_S):
                 return
@@ -98,7 +101,7 @@ def probe(health: Health, client: httpx.Client, place: Place) -> None:
     except httpx.ConnectError:
         health.failed(place.url, at_once=True)
         return
-    except httpx.TransportError:
+    except httpx.HTTPError:
         ready = False
     if ready:
         health.succeeded(place.url, (time.perf_counter() - start) * 1000)

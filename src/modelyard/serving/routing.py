@@ -1,6 +1,7 @@
 """Routes: what each endpoint does right now in this process, replaced whole when something new has been published.
 
 A route comes into force once every version it names has been loaded here and has answered; until then the old one stays.
+Meanwhile all other changes are followed: `follow` takes microseconds, `load` as long as the slowest version.
 """
 
 from __future__ import annotations
@@ -9,27 +10,23 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter_ns
 
 from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
 from modelyard.core.traffic import BASELINE, CANARY, Arm, Guard, Traffic
-from modelyard.serving import loaded
 from modelyard.serving.calls import CALL, mark
 from modelyard.serving.counters import SHADOW, Counters
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.places import Places, Published, read, write
 from modelyard.serving.rules import QUANTILES, arm_at, bounds
-from modelyard.serving.trials import trial
+from modelyard.serving.shelf import RETRY_LOAD_S, NotLoaded, Shelf, Stamp, Troubles
 from modelyard.serving.values import EndpointConfig, Installed
 
 LOADED = "loaded"  # the one arm of a version that answers by request
-RETRY_LOAD_S = 1.0
-Stamp = tuple[int, int, int]
+ELSEWHERE_S = 0.05  # between two looks whether another process has tried a version
 _HEADER = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 
 
@@ -78,7 +75,8 @@ def _limits(guard: Guard, arm: str) -> tuple[tuple[int, float], ...]:
 
 
 class Routes:
-    """Every endpoint's route in this process. `refresh` looks for what has been published since."""
+    """Every endpoint's route in this process: `follow` carries out what has been published since and needs no version that
+    is not here, `load` gets those. `refresh` does both until nothing is left to do."""
 
     def __init__(self, places: Places, slot: int) -> None:
         self.places = places
@@ -89,9 +87,9 @@ class Routes:
         self._stamps: dict[str, Stamp] = {}
         self._loaded_stamp: Stamp | None = None
         self._lock = threading.Lock()
+        self._seen: object = None  # what `follow` looked at last, and when
         self._tried = 0.0
-        self._models: dict[Installed, tuple[LoadedModel, Stamp | None]] = {}
-        self.on_load: Callable[[str, str, float], object] = lambda *_: None  # model, version, microseconds
+        self.shelf = Shelf(places)
 
     def find(self, name: str) -> Route:
         """The endpoint's route; NotFound for an unknown one."""
@@ -128,17 +126,34 @@ class Routes:
 
     @property
     def due(self) -> bool:
-        """Whether `refresh` has something to do; what failed is tried again after a second."""
-        return self.changed() and not (self.troubles and time.monotonic() - self._tried < RETRY_LOAD_S)
+        """Whether `follow` has something to do; what failed is tried again after a second."""
+        places = self.places
+        if self.shelf.news or (places.traffic_files(), places.loaded_stamp()) != self._seen:
+            return True
+        return time.monotonic() - self._tried >= RETRY_LOAD_S and self.changed()
 
     def refresh(self) -> bool:
-        """Carry out what has been published; True if any route changed. Loads models: call it off the event loop."""
-        self._tried = time.monotonic()
-        with self._lock:
-            return self._refresh()
+        """Carry out all that has been published; True if any route changed. Loads models: call it off the event loop."""
+        changed = self.follow()
+        while self.shelf.wanted or self.shelf.loading:
+            if not self.load():
+                time.sleep(ELSEWHERE_S)
+            changed = self.follow() or changed
+        return changed
 
-    def _refresh(self) -> bool:
+    def load(self) -> bool:
+        """Load the versions that `follow` found wanting; False if other processes try them first."""
+        return self.shelf.load(standing=bool(self.by_name))
+
+    def follow(self) -> bool:
+        """Carry out what has been published and needs only what is loaded; True if any route changed."""
+        with self._lock:
+            return self._follow()
+
+    def _follow(self) -> bool:
         stamps = self.places.traffic_files()
+        self._seen, self._tried = (stamps, self.places.loaded_stamp()), time.monotonic()
+        self.shelf.begin()
         routes = {name: route for name, route in self.by_name.items() if name in stamps}
         self.troubles = {name: text for name, text in self.troubles.items() if name in stamps}
         done = {name: stamp for name, stamp in self._stamps.items() if name in stamps}
@@ -147,7 +162,9 @@ class Routes:
                 continue
             try:
                 routes[name] = self._route(name)
-            except (YardError, OSError, ImportError) as error:
+            except NotLoaded:
+                continue
+            except Troubles as error:
                 self.troubles[name] = str(error)
                 if name not in routes and (before := self._fallback(name)) is not None:
                     routes[name] = before
@@ -157,7 +174,7 @@ class Routes:
         loaded = self._asked_for()
         changed = routes != self.by_name or loaded != self.loaded
         self.by_name, self._stamps, self.loaded = routes, done, loaded
-        self._forget()
+        self.shelf.drop(m for route in (*routes.values(), *loaded.values()) for m in (*route.models, route.shadow))
         return changed
 
     def _asked_for(self) -> dict[tuple[str, str], Route]:
@@ -176,7 +193,10 @@ class Routes:
             try:
                 traffic = Traffic(endpoint=model, generation=0, arms=(arm,))
                 routes[model, version] = self._carried(Published(traffic=traffic, config=EndpointConfig()))
-            except (YardError, OSError, ImportError) as error:
+                self.troubles.pop(f"{model} {version}", None)
+            except NotLoaded:
+                whole = False
+            except Troubles as error:
                 self.troubles[f"{model} {version}"] = str(error)
                 whole = False
         if whole:
@@ -200,12 +220,12 @@ class Routes:
         """What a fresh process answers with where the published routing cannot be carried out: the last that was."""
         try:
             return self._carried(read(self.places.carried(name), Published))
-        except (YardError, OSError, ImportError):
+        except Troubles:
             return None
 
     def _carried(self, published: Published) -> Route:
         traffic, name = published.traffic, published.traffic.endpoint
-        installed = self.places.read_models()
+        *models, shadow = self._models((*traffic.arms, traffic.shadow))
         names = [arm.name for arm in traffic.arms]
         guard = traffic.guard
         counters = Counters(self.places.counters(name, traffic.generation), self.slot)
@@ -218,8 +238,8 @@ class Routes:
         return Route(
             traffic=traffic,
             config=published.config,
-            models=tuple(self._model(arm, installed) for arm in traffic.arms),
-            shadow=self._model(traffic.shadow, installed) if traffic.shadow else None,
+            models=tuple(model for model in models if model is not None),
+            shadow=shadow,
             counters=counters,
             headers=tuple(
                 ((b"x-modelyard-arm", _ascii(arm.name)), (b"x-modelyard-version", _ascii(arm.version)))
@@ -232,35 +252,27 @@ class Routes:
             marks=tuple(mark(CALL, name, traffic.generation, each) for each in (*range(len(names)), SHADOW)),
         )
 
+    def _models(self, arms: Iterable[Arm | None]) -> list[LoadedModel | None]:
+        """What the arms answer with; NotLoaded once all that is missing has been asked for."""
+        installed = self.places.read_models()
+        found: list[LoadedModel | None] = []
+        missing: NotLoaded | None = None
+        for arm in arms:
+            try:
+                found.append(None if arm is None else self._model(arm, installed))
+            except NotLoaded as error:
+                missing = error
+        if missing is not None:
+            raise missing
+        return found
+
     def _model(self, arm: Arm, installed: Mapping[tuple[str, str], Installed]) -> LoadedModel:
         one = installed.get((arm.model, arm.version))
         if one is None:
             raise NotFound(f"{arm.model} {arm.version} is not installed. Install it before it gets traffic.")
-        stamp = _stamp(one)
-        kept = self._models.get(one)
-        if kept is None or kept[1] != stamp:
-            begun = perf_counter_ns()
-            with trial(self.places, one, stamp, standing=bool(self.by_name)):
-                self._models[one] = kept = (loaded.load(one), stamp)
-            self.on_load(one.model, one.version, (perf_counter_ns() - begun) / 1000)
-        return kept[0]
-
-    def _forget(self) -> None:
-        """Drop models that no route names; requests in flight still hold theirs."""
-        routes = (*self.by_name.values(), *self.loaded.values())
-        used = {id(m) for route in routes for m in (*route.models, route.shadow)}
-        self._models = {one: kept for one, kept in self._models.items() if id(kept[0]) in used}
+        return self.shelf.model(one)
 
 
 def _ascii(text: str) -> bytes:
     data = text.encode("ascii", "replace")
     return data if _HEADER.match(data) else b"-"
-
-
-def _stamp(installed: Installed) -> Stamp | None:
-    """What changes when the model's file does; None for code."""
-    path = Path(installed.path)
-    if installed.framework == "python" or not path.exists():
-        return None
-    stat = path.stat()
-    return (stat.st_ino, stat.st_mtime_ns, stat.st_size)

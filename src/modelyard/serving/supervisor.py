@@ -17,30 +17,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from modelyard.core.errors import Damaged, Unavailable, YardError
+from modelyard.core.errors import Unavailable
 from modelyard.core.plugins import missing
+from modelyard.serving.lasting import Lasting
 from modelyard.serving.metrics import LatencyWindow
 from modelyard.serving.places import Places
-from modelyard.serving.scaling import LOOK_BACK_S, MEMORY_S, Load, Targets, replicas
+from modelyard.serving.scaler import SCALE_S, PublishedTargets, Scaler
+from modelyard.serving.scaling import Targets
 from modelyard.serving.tidying import Tidier
-from modelyard.serving.values import EndpointConfig
-from modelyard.serving.vigil import HANG_S, HUNG, STUCK, Death, Vigil, count
+from modelyard.serving.vigil import HANG_S, HUNG, Death, Vigil, count
 
 log = logging.getLogger("modelyard.serving")
 LOOK_S = 0.1
-SCALE_S = 2.0
 QUICK_DEATH_S = 5.0  # a worker that lives shorter is restarted with a growing pause
 START_S = 60.0
 STOP_S = 40.0
 BACKLOG = 2048
-_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 LatencyNow = Callable[[], float | None]
 Scaled = Callable[[int, int], None]
@@ -89,11 +86,10 @@ class Serving:
             *(("--model-control",) if model_control else ()),
         ]
         self._grpc = grpc  # keeps the port while no worker listens on it
-        self._targets, self._latency_ms, self._scaled, self._died = targets, latency_ms, scaled, died
+        self._scaler = Scaler(self.places, targets, latency_ms)
+        self._scaled, self._died = scaled, died
+        self._telling = Lasting("The end of a worker cannot be recorded")
         self._vigil = Vigil(self.places, hang_s=hang_s)
-        self._seen: deque[Load] = deque(maxlen=int((MEMORY_S + LOOK_BACK_S) / SCALE_S))
-        self._cpu: dict[int, float] = {}
-        self._seen_at, self._followed = 0.0, targets()
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._leaving: list[Child] = []
@@ -123,8 +119,7 @@ class Serving:
     def begin(self) -> Serving:
         """Start the workers and wait until each is ready."""
         atexit.register(self.stop)
-        self._followed = self._targets()
-        self._set_size(self._followed.min_replicas)
+        self._set_size(self._scaler.least())
         self._wait_ready()
         self._keeper.start()
         return self
@@ -135,6 +130,7 @@ class Serving:
             before = len(self._children)
         self._set_size(count)
         if count != before:
+            log.info("%d serving processes instead of %d.", count, before)
             self._scaled(before, count)
 
     def stop(self) -> None:
@@ -157,6 +153,12 @@ class Serving:
             _end(child.process)
         self._leaving.clear()
         atexit.unregister(self.stop)
+
+    def hurry(self) -> None:
+        """Wait no longer for what is in flight: a worker that is told to end twice ends."""
+        with self._lock:
+            for child in (*self._children, *self._leaving):
+                child.process.terminate()
 
     def __enter__(self) -> Serving:
         return self
@@ -204,17 +206,28 @@ class Serving:
         )
 
     def _keep(self) -> None:
+        """Look after the workers until the end, whatever one look at them meets."""
+        looking, replacing, scaling, tidying = (
+            Lasting(trouble)
+            for trouble in (
+                "The workers cannot be looked after",
+                "Dead workers cannot be replaced",
+                "The number of workers cannot be looked at",
+                "The payload log cannot be tidied",
+            )
+        )
         next_look = time.monotonic() + SCALE_S
         while not self._stopping.wait(LOOK_S):
-            self._look_after()
-            self._restart_dead()
-            self._tidier.look()
+            with looking.round():
+                self._look_after()
+            with replacing.round():
+                self._restart_dead()
+            with tidying.round():
+                self._tidier.look()
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + SCALE_S
-                try:
+                with scaling.round():
                     self._scale()
-                except (YardError, OSError) as error:  # of a busy database, say: the workers are kept all the same
-                    log.warning("The number of workers could not be looked at: %s", error)
 
     def _look_after(self) -> None:
         """End the workers that hang, replace those whose threads are lost, and count those that died."""
@@ -229,23 +242,27 @@ class Serving:
                     self._tell(self._vigil.buried(pid, code))
                 continue
             verdict = self._vigil.verdict(pid, child.since)
-            if verdict == HUNG:
+            if verdict is not None and verdict.reason == HUNG:
                 self._vigil.kill(pid)
-            elif verdict == STUCK:
-                with self._lock:
-                    self._let_go(child)
-                    self._children[self._children.index(child)] = self._spawn()
+            elif verdict is not None and self._replaced(child):
                 self.restarts += 1
-                count(self.places, STUCK)
-                self._tell(Death(pid=pid, reason=STUCK, detail="no prediction thread comes back"))
+                self._tell(verdict)
+                count(self.places, verdict.reason)
+
+    def _replaced(self, child: Child) -> bool:
+        """Have another worker in the place of one that drains; False where it is to leave anyway."""
+        with self._lock:
+            if child not in self._children:
+                return False
+            self._children[self._children.index(child)] = self._spawn()
+            self._let_go(child)
+            return True
 
     def _tell(self, death: Death) -> None:
         of = f" at a call of {death.endpoint}'s arm {death.arm}" if death.endpoint else ""
         log.warning("Worker %d %s (%s)%s. Another one takes its place.", death.pid, death.reason, death.detail, of)
-        try:
+        with self._telling.round():
             self._died(death)
-        except (YardError, OSError) as error:  # of a busy database, say: the workers are kept all the same
-            log.warning("The end of worker %d could not be recorded: %s", death.pid, error)
 
     def _restart_dead(self) -> None:
         now = time.monotonic()
@@ -263,61 +280,10 @@ class Serving:
                 self._children[place] = self._spawn()
 
     def _scale(self) -> None:
-        targets, pids, now = self._targets(), self.pids, time.monotonic()
-        load = self._load(pids, now)
-        if load is not None:
-            self._seen.append(load)
-        if targets.max_replicas > targets.min_replicas:
-            count = replicas(self._seen, targets)
-        else:  # one number and no scaling: what `scale_to` was told stands until another number is published
-            count = targets.min_replicas if targets != self._followed else len(pids)
-        self._followed = targets
+        pids = self.pids
+        count = self._scaler.count(pids)
         if count != len(pids):
             self.scale_to(count)
-
-    def _load(self, pids: list[int], now: float) -> Load | None:
-        """What the workers did since the last look; None at the first. One counts once it has been ready all the time."""
-        ready = {report.pid for report in self.places.slot_reports().values() if report.ready}
-        used = {pid: cpu for pid in pids if pid in ready and (cpu := cpu_seconds(pid)) is not None}
-        known = [used[pid] - self._cpu[pid] for pid in used if pid in self._cpu]
-        since, self._seen_at, self._cpu = self._seen_at, now, used
-        if not known or not since:
-            return None
-        busy = sum(known) / (now - since) / len(pids)
-        return Load(at=now, replicas=len(pids), cpu=busy, latency_ms=self._latency_ms())
-
-
-class PublishedTargets:
-    """The targets of all endpoints together, as they are published now: the strictest loads, and room for the largest.
-
-    At least `least` workers, or what the endpoints ask for as their least; at most `most`, or what they allow.
-    """
-
-    def __init__(self, places: Places, *, least: int | None = None, most: int = 0) -> None:
-        self._places, self._least, self._most = places, least, most
-        self._stamps: object = None
-        self._targets = self._read()
-
-    def __call__(self) -> Targets:
-        """The targets; read anew when something has been published."""
-        stamps = self._places.traffic_files()
-        if stamps != self._stamps:
-            self._stamps, self._targets = stamps, self._read()
-        return self._targets
-
-    def _read(self) -> Targets:
-        configs = []
-        for name in self._places.traffic_files():
-            with suppress(FileNotFoundError, Damaged):  # removed meanwhile; a damaged one is the workers' to tell of
-                configs.append(self._places.read_traffic(name).config)
-        configs = configs or [EndpointConfig()]
-        least = self._least or max(config.min_replicas for config in configs)
-        return Targets(
-            min_replicas=least,
-            max_replicas=max(least, self._most, *(config.max_replicas for config in configs)),
-            target_cpu=min(config.target_cpu for config in configs),
-            target_latency_ms=min(config.target_latency_ms for config in configs),
-        )
 
 
 def appending(log: str | Path) -> int:
@@ -328,16 +294,6 @@ def appending(log: str | Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise Unavailable(f"{path} cannot be written: {error.strerror}. Choose another file for the log.") from error
-
-
-def cpu_seconds(pid: int) -> float | None:
-    """The CPU time that a process has used; None once it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -407,7 +363,7 @@ def _told_to_stop() -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve a folder until SIGTERM or SIGINT."""
+    """Serve a folder until SIGTERM or SIGINT: the first drains, a second one ends at once."""
     parser = argparse.ArgumentParser(prog="python -m modelyard.serving.supervisor", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--host", default="127.0.0.1")
@@ -435,6 +391,13 @@ def main(arguments: list[str]) -> None:
         calls = f" and gRPC on {serving.grpc}" if serving.grpc else ""
         sys.stderr.write(f"Serving {given.folder} on {serving.url}{calls} with {len(serving.pids)} workers.\n")
         os.read(told, 1)
+        threading.Thread(target=_hurry, args=(told, serving), daemon=True).start()
+
+
+def _hurry(told: int, serving: Serving) -> None:
+    """The second signal says that nothing is to be waited for."""
+    os.read(told, 1)
+    serving.hurry()
 
 
 if __name__ == "__main__":

@@ -17,25 +17,31 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.core.errors import Damaged
+from modelyard.core.errors import Damaged, YardError
 from modelyard.serving.places import Places, held
 from modelyard.serving.values import Installed
 
 STANDING, FRESH = 1, 2  # deaths after which a process that has an older routing, and one that has none, tries no more
 FORGOTTEN_S = 3600.0  # after that it may have been the machine's fault
+LOAD_S = 300.0  # what has not been loaded by then is not loaded any more
+
+
+class TriedElsewhere(YardError):
+    """Another process is trying a version, and this one has its turn after that."""
 
 
 @contextmanager
-def trial(places: Places, installed: Installed, stamp: object, *, standing: bool) -> Iterator[None]:
+def trial(places: Places, installed: Installed, stamp: object, *, standing: bool) -> Iterator[Path | None]:
     """Load the version within this. Damaged where loading it has ended processes before: one, if this process has an
     older routing to go on with, else two.
 
-    Processes that have something to lose take turns, so that a version ends one of them at most.
+    Processes that have something to lose take turns, so that a version ends one of them at most: TriedElsewhere while it
+    is another one's. What it yields is the mark; without one, ending within this is no word against the version.
     """
     key = key_of(installed, stamp)
     done = places.trials / f"{key}.loaded"
     if done.exists():
-        yield
+        yield None
         return
     places.trials.mkdir(parents=True, exist_ok=True)
     with _turn(places.trials / f"{key}.turn") if standing else nullcontext():
@@ -47,7 +53,7 @@ def trial(places: Places, installed: Installed, stamp: object, *, standing: bool
             )
         mark, handle = _marked(places, key)
         try:
-            yield
+            yield mark
             done.touch()
         finally:
             mark.unlink(missing_ok=True)
@@ -59,7 +65,10 @@ def _turn(path: Path) -> Iterator[None]:
     """The right to be the one that tries; the kernel hands it on when the process ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TriedElsewhere("Another process is loading it first.") from None
         yield
     finally:
         os.close(handle)

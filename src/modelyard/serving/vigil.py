@@ -4,14 +4,14 @@ A process that a model crashes cannot count that against the model. Its records 
 that ended it is counted as a failure of its arm, so that the guards of the processes that live see it.
 
 Whose fault it was is certain where the crashed thread is known (Python's faulthandler writes it down), where only one
-thread held the processor, or where only one call was being made. Otherwise one of the calls is drawn: under 'no worse than
-the baseline' it is the canary's with the canary's share of the calls, so the guard's error rate holds.
+thread held the processor, or where only one call was being made. Otherwise one of the calls is drawn, and where none was
+being made it is the last one: under 'no worse than the baseline' it is the canary's with the canary's share of the calls,
+so the guard's error rate holds.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import random
@@ -25,18 +25,22 @@ from pathlib import Path
 
 from modelyard.core.errors import Damaged
 from modelyard.serving import calls
-from modelyard.serving.calls import CALL, THREADS, Call, Vitals
-from modelyard.serving.counters import BAD, FAILED, REQUESTS, SHADOW, Counters
-from modelyard.serving.places import Places, write
+from modelyard.serving.calls import LOAD, THREADS, Call, Vitals
+from modelyard.serving.counters import FAILED, REQUESTS, SHADOW, Counters
+from modelyard.serving.places import Places, read, write
+from modelyard.serving.trials import LOAD_S
 
 HANG_S = 10.0  # an event loop that has not turned for so long does not turn again
 BEGIN_S = 120.0  # from a process's start to the first turn of its event loop
 STUCK_S = 30.0  # a model's, or all, prediction threads at calls that nobody waits for any more
+OOM_S = 1.0  # how often it is looked how many processes the kernel has killed for their memory
 SAMPLE_S = 0.2
 BUSY = 0.5  # the share of a processor that the thread which holds the interpreter uses at least
 CRASHED, HUNG, STUCK, ENDED, KILLED = "crashed", "hung", "stuck", "ended", "killed"
-REASONS = (CRASHED, HUNG, STUCK, ENDED, KILLED)
+STARVED = "out_of_memory"
+REASONS = (CRASHED, HUNG, STUCK, ENDED, KILLED, STARVED)
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+VMSTAT = Path("/proc/vmstat")
 _CRASHED_THREAD = re.compile(r"Current thread 0x([0-9a-f]+)")
 log = logging.getLogger("modelyard.serving")
 
@@ -56,9 +60,10 @@ class Death:
 class Vigil:
     """What one supervisor knows of the health of its workers."""
 
-    def __init__(self, places: Places, *, hang_s: float = HANG_S) -> None:
-        self._places, self._hang = places, hang_s
-        self._looked = time.monotonic()
+    def __init__(self, places: Places, *, hang_s: float = HANG_S, vmstat: Path = VMSTAT) -> None:
+        self._places, self._hang, self._vmstat = places, hang_s, vmstat
+        self._looked = self._oom_at = time.monotonic()
+        self._oom = _oom_kills(vmstat)
         self._from = 0.0  # until when nobody is judged, since this process itself was not run
         self._stuck: dict[int, float] = {}
         self._sentenced: dict[int, Set[int]] = {}  # processes killed for hanging, and their threads that were busy
@@ -69,22 +74,28 @@ class Vigil:
         if now - self._looked > 1.0:
             self._from = now + self._hang
         self._looked = now
+        if now - self._oom_at > OOM_S:
+            self._oom_at, self._oom = now, _oom_kills(self._vmstat)
 
-    def verdict(self, pid: int, since: float) -> str:
-        """HUNG or STUCK for a living process that is of no more use, else nothing. `since` is when it was started."""
+    def verdict(self, pid: int, since: float) -> Death | None:
+        """Why a living process is of no more use, HUNG or STUCK; None for one that is. `since` is when it was started."""
         now = time.monotonic()
         if now < self._from:
-            return ""
+            return None
         found = _found(self._places, pid)
         if found is None or not found[1].turned:
-            return HUNG if now - since > BEGIN_S else ""
+            return Death(pid=pid, reason=HUNG, detail="it did not begin") if now - since > BEGIN_S else None
         vitals = found[1]
         if now - vitals.turned / 1e9 > self._hang:
-            return HUNG
+            return Death(pid=pid, reason=HUNG, detail=f"its event loop has not turned for {self._hang:g} s")
+        for call in vitals.calls:
+            if call.what[0] == LOAD and now - call.since / 1e9 > LOAD_S:
+                return Death(pid=pid, reason=STUCK, detail=f"it loads {' '.join(call.what[1:])} for {LOAD_S:g} s")
         if vitals.stuck < THREADS:
             self._stuck.pop(pid, None)
-            return ""
-        return STUCK if now - self._stuck.setdefault(pid, now) > STUCK_S else ""
+            return None
+        late = now - self._stuck.setdefault(pid, now) > STUCK_S
+        return Death(pid=pid, reason=STUCK, detail="no prediction thread comes back") if late else None
 
     def kill(self, pid: int) -> None:
         """Kill a process that hangs, having looked which of its threads are busy."""
@@ -101,13 +112,19 @@ class Vigil:
         busy = self._sentenced.pop(pid, None)
         self._stuck.pop(pid, None)
         reason, detail = _reason(code, hung=busy is not None)
+        if code == -signal.SIGKILL and reason == KILLED and _oom_kills(self._vmstat) > self._oom:
+            reason = STARVED
         found = _found(self._places, pid)
         call = None
         if found is not None and reason != KILLED:
             slot, vitals = found
-            call = culprit(vitals.calls, _fault(self._places, slot), busy or set())
-            if call is not None and call.what[0] == CALL:
-                call = call if _counted(self._places, slot, call) else None
+            ended = () if vitals.last is None or code == 0 else (vitals.last,)  # 0: somebody told it to end
+            call = culprit(vitals.calls or ended, _fault(self._places, slot), busy or set())
+            if call is not None and call.what[0] == LOAD:
+                detail += f" as it loaded {' '.join(call.what[1:])}"  # which is not tried for ever: see trials
+                call = None
+            elif call is not None and not _counted(self._places, slot, call):
+                call = None
         count(self._places, reason)
         death = Death(pid=pid, reason=reason, detail=detail)
         return death if call is None else _of(death, self._places, call)
@@ -142,10 +159,10 @@ def count(places: Places, reason: str) -> None:
 def replaced(places: Places) -> Mapping[str, int]:
     """How many worker processes were replaced since ever, by reason."""
     try:
-        found = json.loads((places.metrics / "replaced.json").read_text())
-    except (FileNotFoundError, ValueError):
+        found = read(places.metrics / "replaced.json", dict[str, int])
+    except (FileNotFoundError, Damaged):
         found = {}
-    return {reason: int(found.get(reason, 0)) for reason in REASONS}
+    return {reason: found.get(reason, 0) for reason in REASONS}
 
 
 def vitals_of(places: Places, slot: int) -> Path:
@@ -214,8 +231,7 @@ def _counted(places: Places, slot: int, call: Call) -> bool:
         row[SHADOW, FAILED] += 1
         return True
     row[int(arm), REQUESTS] += 1
-    if call.unit is None or counters.first(call.unit, BAD):
-        row[int(arm), BAD] += 1
+    counters.outcome(int(arm), call.unit, failed=True, slot=slot)
     return True
 
 
@@ -235,6 +251,15 @@ def _of(death: Death, places: Places, call: Call) -> Death:
             generation=int(generation),
         )
     return death
+
+
+def _oom_kills(vmstat: Path) -> int:
+    """How many processes of this machine the kernel has killed because there was no memory left, for all or for theirs."""
+    try:
+        lines = vmstat.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def _processor(pid: int) -> dict[int, int]:

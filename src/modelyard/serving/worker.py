@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import faulthandler
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import time
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import uvloop
 
@@ -37,6 +39,9 @@ BEAT_S = 0.25
 LOOK_S = 0.05  # a new routing is noticed, and a guard judged, this often
 LINGER_S = 0.3  # while draining, idle connections may still send one request and are told to close
 DRAIN_S = 30.0
+PAUSE_S = 0.5
+SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+FEW = 64  # connections: where no descriptor is left and there are no more, it is not the clients that have them
 log = logging.getLogger("modelyard.serving")
 
 
@@ -52,22 +57,30 @@ class Worker:
         self.hub = Hub(self.plane.answer)
         self.stopping = asyncio.Event()
         self._ticked = 0.0
+        self._fault_of_ours = self._hurried = False
+        self._signals: set[int] = set()
         self.plane.tracer = _tracer()
-        self.calls = self.plane.inference.calls
+        self.calls = self.desk.routes.shelf.calls = self.plane.inference.calls
+        self._told: dict[str, str] = {}
         slot = self.desk.slot.number
         self.calls.attach(vitals_of(places, slot))
         self._fault = fault_of(places, slot).open("w")
         faulthandler.enable(self._fault)  # what the supervisor reads of a process that a model has crashed
 
     async def run(self, parent: int) -> None:
-        """Serve until SIGTERM, SIGINT or the end of the process that holds the other end of the pipe `parent`."""
+        """Serve until SIGTERM, SIGINT or the end of the process that holds the other end of the pipe `parent`.
+
+        The same signal again ends it at once.
+        """
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self.stopping.set)
+            loop.add_signal_handler(name, self._told_to_end, name)
         if parent >= 0:
             loop.add_reader(parent, self.stopping.set)  # nothing is ever written: readable means closed
-        beating = asyncio.create_task(self._beat())
-        await asyncio.to_thread(self.desk.routes.refresh)
+        self._beat_once()
+        beating = asyncio.create_task(repeat(BEAT_S, self._beat, "The state of this process cannot be told"))
+        if not await self._loaded():
+            self._leave()
         if self.grpc is not None:
             await self.grpc.start()
         gc.collect()
@@ -76,21 +89,51 @@ class Worker:
         self._report()
         self._tick()
         loop.add_reader(self.listener, self._accept)
-        watching = asyncio.create_task(repeat(LOOK_S, self._look, "What is published cannot be followed"))
+        rounds = (
+            repeat(LOOK_S, self._look, "What is published cannot be followed"),
+            repeat(LOOK_S, self._load, "What is published cannot be loaded"),
+            repeat(LOOK_S, self._watch, "Guards and connections cannot be looked at"),
+        )
+        watching = [asyncio.create_task(one) for one in rounds]
         await self.stopping.wait()
         if parent >= 0:
             loop.remove_reader(parent)
         await self._drain()
-        watching.cancel()
-        if self.calls.busy():  # every request is over: a thread that is still at one is not waited for
-            self.desk.stop()
-            logging.shutdown()
-            os._exit(0)
+        for task in watching:
+            task.cancel()
+        if self.calls.busy or self.desk.routes.shelf.loading or self._hurried:
+            self._leave()
         self.plane.close()
         self.desk.stop()
         if self.plane.tracer is not None:
             await asyncio.to_thread(self.plane.tracer.close)
         beating.cancel()
+        if self._fault_of_ours:
+            os._exit(1)
+
+    def _told_to_end(self, name: int) -> None:
+        """Drain; at once at the second signal of a kind (Ctrl-C at a terminal brings SIGINT, and then the parent's SIGTERM)."""
+        self._hurried = self._hurried or name in self._signals
+        self._signals.add(name)
+        self.stopping.set()
+
+    async def _loaded(self) -> bool:
+        """Load what is published; False where this process is told to end meanwhile."""
+        loading = asyncio.create_task(asyncio.to_thread(self.desk.routes.refresh))
+        stopping = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return False
+        stopping.cancel()
+        loading.result()
+        return True
+
+    def _leave(self) -> NoReturn:
+        """End at once: every request is over, and a thread that is still at a call or at loading is not waited for."""
+        self.desk.routes.shelf.give_up()
+        self.desk.stop()
+        logging.shutdown()
+        os._exit(1 if self._fault_of_ours else 0)
 
     def _accept(self) -> None:
         """Take one connection; another worker may have been quicker."""
@@ -98,8 +141,8 @@ class Worker:
             connection, _ = self.listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError as error:  # no file descriptor left: those in use will come back
-            log.warning("No connection could be accepted: %s", error)
+        except OSError as error:
+            self._cannot_accept(error)
             return
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -107,6 +150,27 @@ class Worker:
         task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
         self.hub.tasks.add(task)
         task.add_done_callback(self._connected)
+
+    def _cannot_accept(self, error: OSError) -> None:
+        """Where no descriptor is left, those of clients come back: try again later. Else this process is of no more use."""
+        if error.errno in SHORT and len(self.hub.connections) > FEW:
+            log.warning("No connection can be accepted: %s. Tried again in %g s.", error, PAUSE_S)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self.listener)
+            loop.call_later(PAUSE_S, self._accept_again)
+            return
+        self._give_up(f"no connection can be accepted: {error}")
+
+    def _accept_again(self) -> None:
+        if not self.stopping.is_set():
+            asyncio.get_running_loop().add_reader(self.listener, self._accept)
+
+    def _give_up(self, why: str) -> None:
+        """Answer what is here, and end: the supervisor starts another process."""
+        if not self.stopping.is_set():
+            log.error("This process ends, since %s.", why)
+            self._fault_of_ours = True
+            self.stopping.set()
 
     def _connected(self, task: asyncio.Task[Any]) -> None:
         self.hub.tasks.discard(task)
@@ -117,27 +181,39 @@ class Worker:
         return Connection(self.hub)
 
     async def _beat(self) -> None:
+        self._beat_once()
+
+    def _beat_once(self) -> None:
         """Show that the event loop turns, and what waits."""
-        inference = self.plane.inference
-        while True:
-            self.calls.turned(
-                in_flight=self.desk.in_flight,
-                connections=len(self.hub.connections),
-                waiting=inference.waiting,
-                logging=self.desk.payloads.waiting,
-            )
-            await asyncio.sleep(BEAT_S)
+        self.calls.turned(
+            in_flight=self.desk.in_flight,
+            connections=len(self.hub.connections),
+            waiting=self.plane.inference.waiting,
+            logging=self.desk.payloads.waiting,
+        )
 
     async def _look(self) -> None:
-        """Carry out what is published, judge guards, keep the Date header right."""
-        routes, now = self.desk.routes, time.monotonic()
+        """Carry out what is published, as far as it is loaded."""
+        routes = self.desk.routes
+        if routes.due:
+            await asyncio.to_thread(routes.follow)
+            self._report()
+
+    async def _load(self) -> None:
+        """Load what that lacks, however long it takes."""
+        routes = self.desk.routes
+        if routes.shelf.wanted:
+            await asyncio.to_thread(routes.load)
+
+    async def _watch(self) -> None:
+        """Judge guards, keep the Date header right, and see to it that this process can still be reached."""
+        now = time.monotonic()
         if now - self._ticked >= 1.0:
             self._ticked = now
             self._tick()
-        if routes.due:
-            await asyncio.to_thread(routes.refresh)
-            self._report()
-        guard.look(self.desk.places, routes.by_name.values())
+            if not _listens(self.listener):
+                self._give_up("the socket that it listens on was closed under it")
+        guard.look(self.desk.places, self.desk.routes.by_name.values())
 
     def _tick(self) -> None:
         self.hub.tick(asyncio.get_running_loop().time(), time.time())
@@ -145,7 +221,9 @@ class Worker:
     def _report(self) -> None:
         routes = self.desk.routes
         for name, text in routes.troubles.items():
-            log.warning("%s keeps its old routing: %s", name, text)
+            if self._told.get(name) != text:
+                log.warning("%s keeps its old routing: %s", name, text)
+        self._told = dict(routes.troubles)
         ready = self.plane.ready and not self.plane.draining
         self.desk.slot.report(
             SlotReport(
@@ -169,10 +247,24 @@ class Worker:
             await asyncio.sleep(LINGER_S)
         for connection in list(self.hub.connections):
             connection.finish()
-        while self.hub.connections and time.monotonic() < end:
+        while self.hub.connections and time.monotonic() < end and not self._hurried:
             await asyncio.sleep(0.01)
-        if calls is not None:
-            await calls
+        while calls is not None and not calls.done() and not self._hurried:
+            await asyncio.wait((calls,), timeout=0.05)
+
+
+def _listens(listener: socket.socket) -> bool:
+    """Whether a socket is still the one that it was: a model may close descriptors that are not its own."""
+    try:
+        return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    except OSError:
+        return False
+
+
+def _more_descriptors() -> None:
+    """As many files and connections as this user may have at all: the usual 1,024 are few for connections that stay."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _tracer() -> Tracer | None:
@@ -202,6 +294,7 @@ def main(arguments: list[str]) -> None:
     sys.setswitchinterval(0.0005)  # background threads hold the interpreter for half a millisecond at most
     # forests of scikit-learn that are asked in several threads leave warnings.filters empty, and then warn at every tree
     setattr(warnings, "defaultaction", "ignore")  # noqa: B010 - mypy does not know it
+    _more_descriptors()
     places = Places(given.folder)
     listener = socket.socket(fileno=given.socket)
     listener.setblocking(False)
