@@ -57,8 +57,6 @@ def test_of_several_windows_the_one_that_ends_last_is_told():
         "Fri 24:01 - Mon 08:00",
         "Fri 16:60 - Mon 08:00",
         "Fri 16:00 - Fri 16:00",
-    ]
-    + [
         "00:00 - 24:00",
         "Foo 16:00 - Mon 08:00",
         "Fri 16:00 - Mon 08:00 Mars/Base",
