@@ -13,11 +13,15 @@ from typing import Any
 
 import msgspec
 
+from modelyard.ab_testing.experiments import TestStatus, TrafficSplitStrategy
 from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound
 from modelyard.core.events import Event, EventType
+from modelyard.core.instants import from_micros
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, Traffic, versions_in
 from modelyard.core.work import Work
+from modelyard.monitoring.values import LoggedPrediction
+from modelyard.serving.verdicts import success
 from modelyard.tracking.following import Training
 from modelyard.tracking.values import Dataset, RunStatus
 
@@ -97,10 +101,77 @@ def enrol(areas: Areas, event: Event) -> None:
         control_variant="{model}:{version}".format(**planned["control"]),
         treatment_variant=["{model}:{version}".format(**variant) for variant in planned["variants"]],
         traffic_split=[planned["split"].get(variant["endpoint"], 0.0) for variant in planned["variants"]],
+        strategy=TrafficSplitStrategy.RANDOM,  # serving draws, by its own hash of the unit
         description="traffic that serving splits between endpoints",
         created_by=event.actor,
     )
     tests.start_test(test.test_id, user=event.actor)
+
+
+def learn(areas: Areas, event: Event) -> None:
+    """What turned out to be true reaches the A/B test that the request was served under, and the version's monitor.
+
+    Each counts it once, by request id, however often this is called. A test or monitor that has counted an outcome keeps
+    it where it is corrected later.
+    """
+    serving, endpoint = areas("serving"), event.resource_id
+    while rows := serving.untold(endpoint):
+        for split in {row["split"] for row in rows if row["split"]}:
+            _compare(areas, split, [row for row in rows if row["split"] == split])
+        watched = set(areas("monitoring").list_monitors())
+        for model in {f"{row['model']}:{row['version']}" for row in rows} & watched:
+            told = [labelled(row) for row in rows if f"{row['model']}:{row['version']}" == model]
+            _observe(areas("monitoring").monitor(model), told)
+        serving.told(endpoint, rows)
+
+
+def _compare(areas: Areas, split: str, rows: list[dict[str, Any]]) -> None:
+    """Tell a running A/B test what became of its requests."""
+    tests, serving = areas("ab_testing"), areas("serving")
+    test = next((test for test in tests.list_tests() if split in (test.test_id, test.name)), None)
+    if test is None or test.status is not TestStatus.RUNNING:
+        return
+    names = {name: name for name in test.shares}
+    try:
+        arms = [arm.name for arm in serving.traffic(split).arms]  # an experiment's endpoints, the control first
+        names |= dict(zip(arms, test.shares, strict=False))
+        tests.forget_counts(test.test_id, source=f"serving:{split}")  # a request is judged by its outcome alone
+    except NotFound:  # the arms are called as the test's variants
+        pass
+    for row in rows:
+        if row["arm"] in names:
+            try:
+                tests.record_request(test.test_id, names[row["arm"]], **_result(row))
+            except (Conflict, Invalid) as error:  # it has just ended, or the unit was assigned elsewhere meanwhile
+                log.info("the outcome of %s is not counted by %s: %s", row["request_id"], test.test_id, error)
+
+
+def _result(row: dict[str, Any]) -> dict[str, Any]:
+    """A labelled prediction as a result of an A/B test."""
+    prediction, outcome = row["prediction"], row["outcome"]
+    numbers = {}
+    if not isinstance(outcome, str):
+        numbers["outcome"] = float(outcome)
+        if isinstance(prediction, float):
+            numbers["absolute_error"] = abs(prediction - float(outcome))
+    return {
+        "success": success(prediction, outcome) is not False,
+        "latency": row["latency_ms"] / 1000,
+        "custom_metrics": numbers or None,
+        "unit_id": row["unit"],
+        "result_id": f"{row['endpoint']}/{row['request_id']}/{row['row']}",
+    }
+
+
+def _observe(monitor: Any, told: list[LoggedPrediction]) -> None:
+    """Have a monitor know predictions with their outcomes, those too that it knew without."""
+    if monitor.log_predictions(told) == len(told):
+        return
+    for one in told:
+        try:
+            monitor.record_outcome(one.request_id, one.outcome)
+        except Conflict as error:
+            log.info("the corrected outcome stays out of a monitor: %s", error)
 
 
 def track(areas: Areas, event: Event) -> None:
@@ -109,6 +180,20 @@ def track(areas: Areas, event: Event) -> None:
         areas("tracking").follow(_training(areas("pipeline").get_run(event.resource_id), event))
     except (NotFound, Conflict, Invalid) as error:  # the run or its experiment was deleted meanwhile
         log.info("the training %s is not tracked: %s", event.resource_id, error)
+
+
+def labelled(row: dict[str, Any]) -> LoggedPrediction:
+    """A logged prediction with its outcome as a monitor keeps it; the probability is that of the last class."""
+    shares = row["probabilities"]
+    return LoggedPrediction(
+        request_id=row["request_id"] if row["row"] == 0 else f"{row['request_id']}:{row['row']}",
+        at=from_micros(round(row["at"] * 1e6)),
+        features=row["features"],
+        prediction=row["prediction"],
+        probability=shares[-1] if shares else None,
+        outcome=row["outcome"],
+        latency_ms=row["latency_ms"],
+    )
 
 
 def _training(record: Any, event: Event) -> Training:

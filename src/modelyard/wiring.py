@@ -28,7 +28,7 @@ from modelyard.conditions import (
     only_who_did_not_run_it,
     release_artifact,
 )
-from modelyard.consequences import Areas, crown, enrol, provide, route, settle, track
+from modelyard.consequences import Areas, crown, enrol, learn, provide, route, settle, track
 from modelyard.core.events import Event, EventType
 from modelyard.core.work import HEARD, Handler, Store, event_from_row
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
@@ -91,6 +91,7 @@ AFTER = (
     Wire(name="provide", hears=GIVING, causes=(), handle=provide),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
     Wire(name="enrol", hears=(EventType.ENDPOINT_CREATED,), causes=ENROLLED, handle=enrol),
+    Wire(name="learn", hears=(EventType.OUTCOMES_RECORDED,), causes=(), handle=learn),
     Wire(name="track", hears=TRAINED, causes=TRACKED, handle=track),
     Wire(name="crown", hears=(EventType.DEPLOYMENT_COMPLETED,), causes=(EventType.ALIAS_SET,), handle=crown),
 )

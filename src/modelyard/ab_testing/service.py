@@ -199,6 +199,11 @@ class ABTestManager(Plans):
             totals = {"requests": requests, "errors": errors, "latency": histogram}
             store.save_source(work.rows, {**values, **totals})
 
+    def forget_counts(self, test_id: str, *, source: str) -> int:
+        """How many totals of a source were let go of: what it counted is told by results from now on."""
+        with self.store.work() as work:
+            return store.drop_source(work.rows, test_id, source)
+
     @operation("POST", "/ab-tests/{test_id}/analysis", needs="ab_testing.read")
     def analyze_test(self, test_id: str, confidence_level: float = 0.95) -> dict[str, Any]:
         """Whether the arms differ, by how much, and what to do next; takes the same time for any number of results.

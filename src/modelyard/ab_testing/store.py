@@ -245,6 +245,13 @@ def save_source(rows: Connection, values: Mapping[str, Any]) -> None:
     )
 
 
+def drop_source(rows: Connection, test_id: str, source: str) -> int:
+    """Forget a source's totals."""
+    return rows.run(
+        "DELETE FROM ab_sources WHERE test_id = :test_id AND source = :source", test_id=test_id, source=source
+    )
+
+
 def source_tally(rows: Connection, test_id: str, variant: str) -> Tally:
     """What serving has counted for an arm."""
     tally = Tally()

@@ -7,7 +7,7 @@ log has let go of that prediction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -25,15 +25,18 @@ from modelyard.core.ids import checked_name
 from modelyard.core.instants import SYSTEM_CLOCK, as_utc, from_micros, micros
 from modelyard.core.operations import operation
 from modelyard.core.pages import Page
-from modelyard.core.ports import Clock
+from modelyard.core.ports import Clock, Row
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store, Work
-from modelyard.serving import reading, retention, store
+from modelyard.serving import reading, retention, segments, store
 from modelyard.serving.places import Places
+from modelyard.serving.sampling import drawn
 
 TOLD = 20  # examples of each trouble
 MANY = 500  # ids looked up in one statement
 _NAMES = ("request_id", "row", "outcome", "at")
+NEW, TOLD_ON, AWAITED = 0, 1, 2  # what became of an outcome
+AWAITED_MICROS = 120_000_000
 Key = tuple[str, int]  # request id and row
 
 
@@ -139,7 +142,7 @@ class OutcomeLog(Area):
         told = [_told(one, place, now) for place, one in enumerate(outcomes)]
         folder = self.places.payloads(name)
         keys = {(one.request_id, one.row) for one in told}
-        there = reading.answers(folder, {request_id for request_id, _ in keys})
+        there = self._answers(name, {request_id for request_id, _ in keys})
         with self.store.work() as work:
             known = store.outcomes_of(work.rows, name, sorted({request_id for request_id, _ in keys}))
             found = sorted_out(told, {key: text for key, (text, _) in known.items()}, correct=correct)
@@ -154,6 +157,17 @@ class OutcomeLog(Area):
                 counts = {key: value for key, value in plain(report).items() if key != "examples"}
                 work.emit(EventType.OUTCOMES_RECORDED, Resource("endpoint", name), counts)
         return report
+
+    def _answers(self, endpoint: str, ids: set[str]) -> Mapping[Key, Mapping[str, Any]]:
+        """The logged rows of these requests. What was answered a moment ago may be on its way to the log: it is waited for."""
+        folder = self.places.payloads(endpoint)
+        there = reading.answers(folder, ids)
+        missing = ids - {request_id for request_id, _ in there}
+        with self.store.reading() as rows:
+            share = store.config_of(rows, endpoint).payload_sampling
+        if any(drawn(share, one) for one in missing) and segments.settled(folder, within=1.0):
+            return {**there, **reading.answers(folder, missing)}
+        return there
 
     @operation("POST", "/serving/endpoints/{endpoint}/outcomes-file", needs="serving.write")
     def load_outcomes(self, endpoint: str, path: str | Path, *, correct: bool = False) -> OutcomeReport:
@@ -279,6 +293,49 @@ class OutcomeLog(Area):
         frame["outcome_at"] = frame["outcome_at"].dt.tz_localize("UTC")
         frame["delay_s"] = (frame["outcome_at"] - frame["at"]).dt.total_seconds()
         return frame
+
+    def untold(self, endpoint: str) -> list[dict[str, Any]]:
+        """Labelled predictions that have not been handed on yet, at most 500; say `told` of each once it has been.
+
+        One whose prediction is not in the log, though it was to be sampled, is looked for again for two minutes.
+        """
+        name = checked_name(endpoint, "endpoint")
+        while waiting := self._waiting(name, NEW, 0):
+            if found := self._found(name, waiting):
+                return found
+        return self._found(name, self._waiting(name, AWAITED, micros(self.store.clock.now()) - AWAITED_MICROS))
+
+    def has_outcomes(self, endpoint: str) -> bool:
+        """Whether any outcome has been handed on."""
+        with self.store.reading() as rows:
+            return bool(store.untold_outcomes(rows, endpoint, TOLD_ON, 0, 1))
+
+    def _waiting(self, endpoint: str, told: int, since: int) -> list[Row]:
+        with self.store.reading() as rows:
+            return store.untold_outcomes(rows, endpoint, told, since, MANY)
+
+    def _found(self, endpoint: str, waiting: Sequence[Row]) -> list[dict[str, Any]]:
+        """Those whose prediction is in the log, with it; what becomes of the others is noted."""
+        there = reading.answers(self.places.payloads(endpoint), {one["request_id"] for one in waiting})
+        found = []
+        absent: dict[int, list[Key]] = {AWAITED: [], TOLD_ON: []}
+        with self.store.work() as work:
+            share = store.config_of(work.rows, endpoint).payload_sampling
+            for one in waiting:
+                key = (one["request_id"], one["row_number"])
+                if key in there:
+                    outcome = store.outcome_value(one["value"])
+                    found.append({**there[key], "outcome": outcome, "outcome_at": one["known_at"] / 1e6})
+                else:
+                    absent[AWAITED if drawn(share, key[0]) else TOLD_ON].append(key)
+            for told, keys in absent.items():
+                store.set_told(work, endpoint, keys, told)
+        return found
+
+    def told(self, endpoint: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Note that labelled predictions have been handed on."""
+        with self.store.work() as work:
+            store.set_told(work, endpoint, [(one["request_id"], one["row"]) for one in rows], TOLD_ON)
 
     def _let_go(self, work: Work, endpoint: str) -> None:
         """An outcome is kept as long as its prediction may be."""

@@ -269,6 +269,11 @@ class Counted:
     written: int
     failed: int
 
+    @property
+    def waiting(self) -> int:
+        """Rows offered that nothing has become of yet."""
+        return max(self.offered - self.dropped - self.written - self.failed, 0)
+
 
 def counted(path: Path) -> Counted | None:
     """The counts in a tally; None for a file that is none."""
@@ -280,6 +285,16 @@ def counted(path: Path) -> Counted | None:
         return None
     words = _TALLY.unpack(data)[1:]
     return Counted(words[0], *(words[place - 1] for place in (OFFERED, DROPPED, WRITTEN, FAILED)))
+
+
+def settled(folder: Path, within: float) -> bool:
+    """Whether rows were on their way to the log, and have arrived (or some seconds have passed)."""
+    waiting = {path: one for path in folder.glob("*.tally") if (one := counted(path)) is not None and one.waiting}
+    end = time.monotonic() + within
+    for path, one in waiting.items():
+        while (now := counted(path)) is not None and now.offered - now.waiting < one.offered and time.monotonic() < end:
+            time.sleep(0.02)
+    return bool(waiting)
 
 
 def writer_name(slot: int) -> str:

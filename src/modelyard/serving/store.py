@@ -170,9 +170,10 @@ def put_outcomes(work: Work, endpoint: str, told: Iterable[Any]) -> None:
     """Keep outcomes, each in the place of the one before."""
     now = micros(work.now)
     work.rows.many(
-        "INSERT INTO serving_outcomes (endpoint, request_id, row_number, value, known_at, recorded_at) "
-        "VALUES (:endpoint, :request_id, :row, :value, :at, :now) "
-        "ON CONFLICT (endpoint, request_id, row_number) DO UPDATE SET value = :value, known_at = :at, recorded_at = :now",
+        "INSERT INTO serving_outcomes (endpoint, request_id, row_number, value, known_at, recorded_at, told) "
+        "VALUES (:endpoint, :request_id, :row, :value, :at, :now, 0) "
+        "ON CONFLICT (endpoint, request_id, row_number) "
+        "DO UPDATE SET value = :value, known_at = :at, recorded_at = :now, told = 0",
         [
             {
                 "endpoint": endpoint,
@@ -184,6 +185,27 @@ def put_outcomes(work: Work, endpoint: str, told: Iterable[Any]) -> None:
             }
             for one in told
         ],
+    )
+
+
+def untold_outcomes(rows: Connection, endpoint: str, told: int, since: int, most: int) -> list[Row]:
+    """The outcomes in a state that were recorded from a moment on, oldest first."""
+    return rows.all(
+        "SELECT request_id, row_number, value, known_at FROM serving_outcomes WHERE endpoint = :endpoint AND told = :told "
+        "AND recorded_at >= :since ORDER BY recorded_at, request_id, row_number LIMIT :most",
+        endpoint=endpoint,
+        told=told,
+        since=since,
+        most=most,
+    )
+
+
+def set_told(work: Work, endpoint: str, keys: Iterable[tuple[str, int]], told: int) -> None:
+    """Note what became of outcomes."""
+    work.rows.many(
+        "UPDATE serving_outcomes SET told = :told "
+        "WHERE endpoint = :endpoint AND request_id = :request_id AND row_number = :row",
+        [{"told": told, "endpoint": endpoint, "request_id": one, "row": row} for one, row in keys],
     )
 
 

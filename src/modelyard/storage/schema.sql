@@ -1,4 +1,4 @@
--- made by revisions aca605522de26534252cedf45eb7a55f4a5550b68d55e71ebcc10067c1986871
+-- made by revisions 0e2516754b022b5959f15c6647b31d9c72757be6f2cbb2f3348da8b060d04ff5
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -983,6 +983,7 @@ CREATE TABLE serving_outcomes (
 	value TEXT NOT NULL, 
 	known_at BIGINT NOT NULL, 
 	recorded_at BIGINT NOT NULL, 
+	told INTEGER NOT NULL, 
 	PRIMARY KEY (endpoint, request_id, row_number)
 );
 CREATE TABLE serving_settings (
@@ -1086,6 +1087,7 @@ CREATE INDEX feature_segments_by_layout ON feature_segments (layout_id, written)
 CREATE INDEX pipeline_runs_by_name ON pipeline_runs (name, started_at);
 CREATE INDEX pipeline_metrics_by_value ON pipeline_metrics (metric, value);
 CREATE INDEX serving_outcomes_by_time ON serving_outcomes (endpoint, recorded_at);
+CREATE INDEX serving_outcomes_by_told ON serving_outcomes (endpoint, told, recorded_at);
 CREATE INDEX deployments_by_endpoint ON deployments (endpoint, created_at);
 CREATE UNIQUE INDEX deployments_one_live ON deployments (endpoint) WHERE status IN ('running', 'waiting', 'paused') AND source = 'live';
 CREATE INDEX deployment_history_by_deployment ON deployment_history (deployment_id, position);

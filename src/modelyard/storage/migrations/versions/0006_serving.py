@@ -53,5 +53,7 @@ def upgrade() -> None:
         sa.Column("value", sa.Text, nullable=False),
         sa.Column("known_at", sa.BigInteger, nullable=False),
         sa.Column("recorded_at", sa.BigInteger, nullable=False),
+        sa.Column("told", sa.Integer, nullable=False),  # 0: not handed on yet, 1: handed on, 2: its prediction is awaited
     )
     op.create_index("serving_outcomes_by_time", "serving_outcomes", ["endpoint", "recorded_at"])
+    op.create_index("serving_outcomes_by_told", "serving_outcomes", ["endpoint", "told", "recorded_at"])
