@@ -14,6 +14,7 @@ from modelyard.artifacts.hdf5 import hdf5
 from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.artifacts.tensors import strict_json
 from modelyard.artifacts.zips import InspectMember
+from modelyard.bounds.documents import objects
 
 PLAIN_NODES = {"__tuple__", "__numpy__", "__tensor__", "__keras_tensor__", "__slice__", "__ellipsis__", "__bytes__"}
 PATHS = ("vocabulary", "filepath", "path", "url", "directory")  # StringLookup and its like read the file that is named
@@ -40,7 +41,7 @@ def weights(stream: BinaryIO, size: int) -> Inspection:
 def _findings(config: Any) -> Iterator[str]:
     known = trusted.names(trusted.KERAS)
     bare = {name for _, name in known}  # Keras 2 wrote class names alone
-    for node in zips.objects(config):
+    for node in objects(config):
         name, module = node.get("class_name"), node.get("module")
         if not (isinstance(name, str | None) and isinstance(module, str | None)):
             raise Malformed("its configuration names a class in an unknown way")

@@ -10,6 +10,7 @@ from modelyard.artifacts import boosters, keras, torch, trusted, zips
 from modelyard.artifacts.inspection import Inspection, Malformed
 from modelyard.artifacts.tensors import strict_json
 from modelyard.artifacts.zips import InspectMember
+from modelyard.bounds.documents import objects
 
 SKOPS_NODES = {  # skops.io node types that only rebuild data; methods and operators are left out
     "BytearrayNode", "BytesNode", "CachedNode", "ConstructorFromReduceNode", "DTypeNode", "DefaultDictNode", "DictNode",
@@ -52,7 +53,7 @@ def _skops(archive: zipfile.ZipFile, names: list[str]) -> Inspection:
 
 def _skops_findings(schema: Any) -> Iterator[str]:
     known = trusted.names(trusted.SKOPS)
-    for node in zips.objects(schema):
+    for node in objects(schema):
         for module_key, name_key in (("__module__", "__class__"), ("module_path", "function")):
             if module_key in node or name_key in node:
                 module, name = str(node.get(module_key)), str(node.get(name_key))

@@ -18,6 +18,7 @@ from modelyard.artifacts import trusted, zips
 from modelyard.artifacts.inspection import Foreign, Inspection, Malformed
 from modelyard.artifacts.pickles import unlisted
 from modelyard.artifacts.tensors import strict_json
+from modelyard.bounds.documents import objects
 from modelyard.core.sizes import is_size
 
 _MEMBERS = re.compile(
@@ -127,7 +128,7 @@ def _graph(program: Any) -> Iterator[str]:
     for spec in _at(module, "signature", "input_specs"):
         if not isinstance(spec, dict) or not set(spec) <= _INPUTS:
             yield f"it takes an input of the unknown kind {str(spec)[:80]!r}"
-    for node in zips.objects(program):
+    for node in objects(program):
         yield from _node(node)
 
 
@@ -172,7 +173,7 @@ def _tree(text: Any) -> Iterator[str]:
     spec = strict_json(text) if isinstance(text, str) else None
     if not isinstance(spec, list) or len(spec) != 2:
         raise Malformed("it describes its arguments in an unknown way")
-    for node in zips.objects(spec[1]):
+    for node in objects(spec[1]):
         context = node.get("context")
         names = strict_json(context) if isinstance(context, str) else None
         plain = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from modelyard.artifacts.inspection import Foreign, Inspection, Malformed, Unsound
 
@@ -138,15 +138,3 @@ def known(archive: zipfile.ZipFile, name: str, member: InspectMember) -> Inspect
     if found.format == "binary":
         raise Malformed(f"its member {name[:80]!r} is none of the formats that modelyard knows")
     return found
-
-
-def objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Every JSON object within a value, the outermost first."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            yield item
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)

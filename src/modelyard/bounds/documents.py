@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -190,3 +190,15 @@ class _Ubjson:
             values.append(self._value(depth + 1))
         self._at += 1
         return values
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every JSON object within a value, the outermost first."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            yield item
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)

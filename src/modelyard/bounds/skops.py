@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from modelyard.bounds import OutOfBounds, lightgbm, xgboost
+from modelyard.bounds.documents import objects
 
 BOOSTERS = {
     ("lightgbm.basic", "Booster"): ("_handle", "JsonNode"),
@@ -23,7 +24,7 @@ def check(schema: Any, read: Callable[[str], bytes]) -> None:
     """
     boosters: list[Node] = []
     bearers: dict[Any, list[Node]] = {}
-    for node in _objects(schema):
+    for node in objects(schema):
         if "__id__" in node and isinstance(node["__id__"], (int, float, str)):
             bearers.setdefault(node["__id__"], []).append(node)
         if _name(node) in BOOSTERS and node.get("__loader__") not in ("TypeNode", "CachedNode"):
@@ -83,14 +84,3 @@ def _text(content: str) -> str:
     if not isinstance(value, str):
         raise OutOfBounds("its LightGBM booster is no text")
     return value
-
-
-def _objects(value: Any) -> Iterator[Node]:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            yield item
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
