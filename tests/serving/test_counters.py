@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from modelyard.core.assignment import unit_hash
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import Arm, Guard, Traffic
-from modelyard.serving.counters import AGREED, BAD, COMPARED, SLOWER, Counters
+from modelyard.serving import counters as counting
+from modelyard.serving.counters import AGREED, COMPARED, Counters
 from modelyard.serving.metrics import RequestMetrics, merged, prometheus
-from modelyard.serving.places import Places
+from modelyard.serving.places import Places, Published, write
+from modelyard.serving.values import EndpointConfig
 from modelyard.stats.sketch import bucket
 
 TRAFFIC = Traffic(
@@ -31,12 +34,12 @@ TRAFFIC = Traffic(
 WRITER = """
 import sys
 from pathlib import Path
-from modelyard.serving.counters import BAD, Counters
+from modelyard.serving.counters import Counters
 counters = Counters(Path(sys.argv[1]), int(sys.argv[2]))
 for i in range(20_000):
     counters.answered(i % 2, 100.0 + i % 7)
     if i % 10 == 0:
-        counters.bad(1, BAD)
+        counters.outcome(1, None, failed=True)
 """
 
 
@@ -56,7 +59,7 @@ def test_processes_that_count_at_once_lose_nothing(tmp_path: Path) -> None:
 
 def test_slower_answers_and_the_shadow_are_counted_by_name(tmp_path: Path) -> None:
     counters = Counters(tmp_path / "c.bin", 3)
-    counters.bad(1, SLOWER + 1)
+    counters.outcome(1, None, failed=False, above=[0, 1])
     counters.shadowed(COMPARED, 50.0)
     counters.shadowed(AGREED)
     counts = Counters(tmp_path / "c.bin").merged(TRAFFIC)
@@ -64,13 +67,45 @@ def test_slower_answers_and_the_shadow_are_counted_by_name(tmp_path: Path) -> No
     assert (counts.shadow.compared, counts.shadow.agreed, counts.shadow.latency) == (1, 1, {bucket(50.0): 1})
 
 
-def test_a_units_bad_event_is_first_once_in_all_processes_and_for_each_kind(tmp_path: Path) -> None:
+def test_a_unit_counts_once_of_each_kind_in_all_processes(tmp_path: Path) -> None:
     one, other = Counters(tmp_path / "c.bin", 0), Counters(tmp_path / "c.bin", 1)
+    unit, guard = unit_hash("", "u1"), Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p95": 2.0, "p99": 4.0})
+    assert one.outcome(1, unit, failed=True)
+    assert not other.outcome(1, unit, failed=True)
+    assert other.outcome(1, unit, failed=False, above=[0, 1])  # its first slow answer, though not its first answer
+    assert not one.outcome(1, unit, failed=False, above=[0, 1])
+    assert one.outcome(1, unit, failed=False, above=[0, 1, 2])
+    assert not one.outcome(1, unit_hash("", "u2"), failed=False)
+    found = Counters(tmp_path / "c.bin").outcomes(1, 0, guard)
+    assert found["errors"] == ((1,), (0,))
+    assert found["answers"] == ((1, 0, 1), (0, 0, 0))  # u2 below p95, u1 failed
+    assert found["p95"] == found["p99"] == ((1,), (0,))
+    arm = Counters(tmp_path / "c.bin").merged(TRAFFIC).arms["canary"]
+    assert (arm.units, arm.errors, arm.slower) == (2, 1, {"p95": 0})
+
+
+def test_requests_without_a_unit_each_count_by_how_slow_they_are(tmp_path: Path) -> None:
+    counters = Counters(tmp_path / "c.bin", 0)
+    guard = Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p99": 4.0, "p50": 1.0, "p95": 2.0})
+    for above in ([], [], [0], [0, 1], [0, 1, 2], [0, 1, 2]):
+        counters.outcome(1, None, failed=False, above=above)
+    counters.outcome(0, None, failed=True)
+    assert counters.outcomes(1, 0, guard)["answers"] == ((2, 1, 1, 2), (0, 0, 0, 1))
+
+
+def test_a_new_generation_of_a_rollout_remembers_which_units_were_evidence(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    places.make()
     unit = unit_hash("", "u1")
-    assert one.first(unit, BAD)
-    assert not other.first(unit, BAD)
-    assert other.first(unit, SLOWER)
-    assert other.first(unit_hash("", "u2"), BAD)
+    first = Counters(counting.begin(places, TRAFFIC), 0)
+    first.outcome(1, unit, failed=True)
+    write(places.traffic("e"), Published(traffic=TRAFFIC, config=EndpointConfig()))
+    second = Counters(counting.begin(places, replace(TRAFFIC, generation=2)), 0)
+    assert not second.outcome(1, unit, failed=True)
+    counted = second.merged(TRAFFIC).arms["canary"]
+    assert (counted.units, counted.errors) == (1, 1)  # in the step it is a unit that fails
+    other = replace(TRAFFIC, generation=3, guard=Guard(rollout_id="another", step=0, share=0.1))
+    assert Counters(counting.begin(places, other), 0).outcome(1, unit, failed=True)
 
 
 def test_a_trip_is_seen_by_every_process_at_once(tmp_path: Path) -> None:

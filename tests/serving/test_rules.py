@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import Conflict, Invalid
-from modelyard.core.traffic import Arm, Guard, Traffic
+from modelyard.core.traffic import Arm, ArmCounts, Guard, Traffic, TrafficCounts
 from modelyard.serving import rules
-from modelyard.stats.eprocess import log_e_value
+from modelyard.stats.rollback import strongest, up_to_now
 
 weights = st.lists(st.integers(0, 100), min_size=1, max_size=8).filter(sum)
 
@@ -52,37 +52,32 @@ def test_another_salt_places_units_anew() -> None:
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.08
 
 
-@given(st.integers(0, 60), st.integers(0, 400), st.floats(0.01, 0.9), st.floats(-3, 3))
-def test_the_errors_e_value_is_the_carried_one_times_the_steps_own(
-    k: int, m: int, share: float, carried: float
-) -> None:
-    guard = Guard(rollout_id="r", step=1, share=share, carried={"errors": carried})
-    assert rules.judged(guard, {"errors": (k, m)})[0] == pytest.approx(carried + log_e_value(k, m, share))
+def judged(guard: Guard, k: int, m: int) -> bool:
+    tests = up_to_now(guard.carried, {"errors": ((k,), (m,))}, guard.share, ())
+    return rules.trips(guard, strongest(tests)[0])
 
 
 def test_four_errors_of_a_five_percent_canary_trip_at_one_in_a_thousand_and_three_do_not() -> None:
     guard = Guard(rollout_id="r", step=0, share=0.05, alpha=0.001)
-    assert rules.trips(guard, rules.judged(guard, {"errors": (4, 0)})[0])
-    assert not rules.trips(guard, rules.judged(guard, {"errors": (3, 0)})[0])
+    assert judged(guard, 4, 0)
+    assert not judged(guard, 3, 0)
 
 
-def test_healthy_canaries_trip_no_more_often_than_alpha_allows_at_any_number_of_looks() -> None:
-    rng = np.random.default_rng(7)
-    guard = Guard(rollout_id="r", step=0, share=0.1, alpha=0.05)
-    tripped = 0
-    for _ in range(400):
-        on_canary = np.cumsum(rng.random(300) < 0.1)
-        looks = ((int(k), i + 1 - int(k)) for i, k in enumerate(on_canary))
-        tripped += any(rules.trips(guard, rules.judged(guard, {"errors": look})[0]) for look in looks)
-    assert tripped / 400 <= 0.05
-
-
-def test_a_slow_canary_trips_by_latency_and_says_so() -> None:
+def test_a_slow_canary_trips_by_latency_and_the_decision_says_from_what() -> None:
     guard = Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p50": 1.0, "p95": 2.0, "p99": 4.0})
-    bad = {"errors": (0, 0), "p50": (60, 450), "p95": (40, 45), "p99": (30, 9)}
-    log_e, metric = rules.judged(guard, bad)
-    assert metric == "latency"
-    assert rules.trips(guard, log_e)
+    arms = {
+        "canary": ArmCounts(requests=200, units=200, slower={"p50": 150, "p95": 40, "p99": 15}),
+        "baseline": ArmCounts(requests=1800, units=1800, slower={"p50": 900, "p95": 90, "p99": 18}),
+    }
+    answers = ((50, 110, 25, 15), (900, 810, 72, 18))
+    tests = up_to_now({}, {"errors": ((0,), (0,)), "answers": answers}, 0.1, rules.quantiles_of(guard))
+    counts = TrafficCounts(endpoint="e", generation=1, arms=arms, tests=tests)
+    trip = rules.trip_of(traffic(("baseline", 0.9), ("canary", 0.1), guard=guard), counts=counts, at=0.0)
+    assert (trip.metric, trip.share, trip.threshold) == ("latency", 0.1, 1000)
+    assert trip.e_value == pytest.approx(math.exp(trip.evidence["answers"]))
+    assert trip.e_value > 1000
+    assert "40 against 90 above 2 ms (p95)" in trip.reason
+    assert trip.counts.tests == tests
 
 
 @pytest.mark.parametrize(

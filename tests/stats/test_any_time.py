@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from modelyard.core.errors import Invalid
 from modelyard.stats.distributions import normal_isf
-from modelyard.stats.eprocess import RATIOS, LateFault, combined, log_e_value, rollback_evidence
 from modelyard.stats.group_sequential import bounds, obrien_fleming_spending
 from modelyard.stats.sequential import lower_rate, rate_difference, sequence_p, sequence_z, upper_rate
 from modelyard.stats.srm import log_ratio_evidence
@@ -91,57 +90,6 @@ def test_bounds_hold_the_estimate_between_them(k, extra, j, more):
     assert -1 <= low <= k / n - j / m <= high <= 1
 
 
-@given(st.integers(0, 30), st.integers(0, 200), st.floats(0.01, 0.99))
-def test_the_e_value_is_the_plain_mixture_of_binomial_likelihoods(k, m, w):
-    direct = 0.0
-    for r in RATIOS:
-        q = w * r / (w * r + 1 - w)
-        direct += (q / w) ** k * ((1 - q) / (1 - w)) ** m / len(RATIOS)
-    if 1e-290 < direct < 1e290:
-        assert log_e_value(k, m, w) == pytest.approx(math.log(direct), abs=1e-9)
-
-
-def test_the_e_process_is_a_fair_bet_under_the_null():
-    """Its expectation after any number of events is one: computed over the whole binomial law, not simulated."""
-    for n, w in ((1, 0.05), (20, 0.05), (50, 0.3)):
-        law = [math.comb(n, k) * w**k * (1 - w) ** (n - k) for k in range(n + 1)]
-        assert sum(p * math.exp(log_e_value(k, n - k, w)) for k, p in enumerate(law)) == pytest.approx(1.0)
-
-
-def test_steps_of_other_shares_multiply():
-    first = rollback_evidence(0.05, (2, 10), [(3, 40)])
-    both = rollback_evidence(0.25, (1, 2), [(1, 2)], carried=first)
-    assert both["errors"] == pytest.approx(log_e_value(2, 10, 0.05) + log_e_value(1, 2, 0.25))
-    assert combined(both)[0] < max(both.values())
-
-
-def test_a_healthy_canary_is_rarely_taken_back_however_often_it_is_looked_at():
-    random, w = np.random.default_rng(4), 0.05
-    events = random.random((2000, 800)) < w  # a look after each bad event
-    k = np.cumsum(events, axis=1)
-    m = np.cumsum(~events, axis=1)
-    logs = []
-    for r in RATIOS:
-        q = w * r / (w * r + 1 - w)
-        logs.append(k * math.log(q / w) + m * math.log((1 - q) / (1 - w)))
-    log_e = np.logaddexp.reduce(logs, axis=0) - math.log(len(RATIOS))
-    assert log_e[0, -1] == pytest.approx(log_e_value(int(k[0, -1]), int(m[0, -1]), w))
-    assert (log_e >= math.log(100)).any(axis=1).mean() <= 0.01
-
-
-def test_the_detector_is_the_sum_of_e_processes_begun_at_every_look():
-    looks = [(0, 3), (1, 2), (4, 0), (0, 1)]
-    detector = LateFault()
-    for canary, baseline in looks:
-        detector = detector.after(canary, baseline, 0.1)
-    direct = 0.0
-    for ratio in RATIOS:
-        for begin in range(len(looks)):
-            k, m = (sum(look[side] for look in looks[begin:]) for side in (0, 1))
-            direct += math.exp(log_e_value(k, m, 0.1, ratios=(ratio,))) / len(RATIOS)
-    assert detector.log_value == pytest.approx(math.log(direct))
-
-
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.05, 0.95))
 def test_the_sample_ratio_check_of_two_arms_is_a_beta_binomial_mixture(a, b, share):
     def log_beta(x, y):
@@ -173,7 +121,7 @@ def test_counting_statistics_load_neither_scipy_nor_numpy():
     import sys
 
     code = (
-        "import sys, modelyard.stats, modelyard.stats.eprocess, modelyard.stats.sketch, modelyard.stats.sequential;"
+        "import sys, modelyard.stats, modelyard.stats.rollback, modelyard.stats.sketch, modelyard.stats.sequential;"
         "import modelyard.stats.proportions, modelyard.stats.means, modelyard.stats.srm;"
         "assert 'numpy' not in sys.modules and 'scipy' not in sys.modules"
     )

@@ -29,7 +29,7 @@ class Guard:
     A bad event is an error, or a slow answer: slower than a frozen baseline quantile, for the canary slower than that
     quantile times 1 + `latency_margin`. Under 'no worse than the baseline, and slower by the margin at most' it falls
     on the canary with a probability of at most `share`, so the e-values of stats.eprocess hold at any look.
-    `carried` holds the log e-value of earlier steps by metric; `latency_ms` the frozen baseline quantiles.
+    `carried` holds the tests of earlier steps (stats.rollback); `latency_ms` the frozen baseline quantiles.
     """
 
     rollout_id: str
@@ -39,7 +39,7 @@ class Guard:
     warmup: int = 0
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # for example {"p50": 2.1, "p95": 4.0, "p99": 9.2}
     latency_margin: float = 0.0
-    carried: Mapping[str, float] = field(default_factory=dict)  # metric -> log e, for example {"errors": 0.2}
+    carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +62,15 @@ class Traffic:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmCounts:
     """What one arm did in one generation. `slower` counts answers above each frozen quantile of the guard;
-    `latency` is a log-bucket histogram in microseconds (stats.sketch)."""
+    `latency` is a log-bucket histogram in microseconds (stats.sketch).
+
+    With a guard, `units` are what `errors` and `slower` are counted of, after the warm-up: each request that has no
+    unit, and each unit once, however often it comes, fails or waits. None where nobody counted them: then of requests.
+    """
 
     requests: int = 0
     errors: int = 0
+    units: int | None = None
     slower: Mapping[str, int] = field(default_factory=dict)
     latency: Mapping[int, int] = field(default_factory=dict)
 
@@ -83,12 +88,16 @@ class ShadowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficCounts:
-    """Counts of one endpoint in one generation, merged over its serving processes."""
+    """Counts of one endpoint in one generation, merged over its serving processes.
+
+    `tests` is how far the guard's tests are (stats.rollback): what the next step's guard carries on.
+    """
 
     endpoint: str
     generation: int
     arms: Mapping[str, ArmCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
+    tests: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +109,13 @@ class GuardTrip:
     rollout_id: str
     step: int
     metric: str  # what weighed most: "errors" or "latency"
-    e_value: float
+    e_value: float  # times its test's part of alpha, so that it is held against 1 / alpha
     threshold: float
     counts: TrafficCounts
     reason: str
     at: float  # seconds since 1970, the deciding process's clock
+    share: float = 0.0  # the canary's, w
+    evidence: Mapping[str, float] = field(default_factory=dict)  # test -> log of its e-value times its part of alpha
 
 
 def versions_in(traffic: Mapping[str, Any] | None) -> list[tuple[str, str]]:

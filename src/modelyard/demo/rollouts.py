@@ -13,7 +13,7 @@ from modelyard.demo import building
 from modelyard.demo.scene import MODEL, PEOPLE, Scene
 from modelyard.demo.story import Chapter
 from modelyard.deployment import Deployment, DeploymentStatus, DeploymentStrategy
-from modelyard.stats.eprocess import combined, rollback_evidence
+from modelyard.stats.rollback import strongest
 from modelyard.stats.sketch import quantile
 from modelyard.ui.pages import number, percent
 
@@ -139,7 +139,6 @@ class Watch:
         self.weights: list[tuple[float, float]] = []
         self.evidence: list[tuple[int, float]] = []
         self.steps: list[dict[str, Any]] = []
-        self.carried: dict[str, float] = {}
         self.before = 0
         self.deployment: Deployment = scene.yard.deployments.get_deployment(deployment_id)
         traffic = self.deployment.traffic
@@ -157,12 +156,10 @@ class Watch:
         self.deployment = yard.deployments.get_deployment(self.id)
         if new is None or old is None:
             return decision.reasons[0] if decision.reasons else ""
-        slower = [(new.slower[name], old.slower[name]) for name in new.slower]
-        logs = rollback_evidence(share, (new.errors, old.errors), slower, carried=self.carried)
-        self.evidence.append((self.before + new.requests, combined(logs)[0]))
+        self.evidence.append((self.before + new.requests, strongest(counts.tests)[0]))
         if self.deployment.step != step or not self.deployment.status.active:
             self._left(share, new, old, decision)
-            self.carried, self.before = logs, self.before + new.requests
+            self.before += new.requests
         return (
             f"{percent(share, 0)} canary: {new.requests} requests, {new.errors} errors; {'; '.join(decision.reasons)}"
         )

@@ -82,7 +82,7 @@ def carry_out(work: Work, row: Row, rollout: Rollout, seen: TrafficCounts, decis
         progress = rules.left_step(rollout, seen)
         to_step(work, row, row["step"], progress=progress, decision=_frozen(progress), what="frozen")
     elif rollout.status.active and seen.generation == rollout.generation:
-        hold(work, row, rollout, progress=rules.looked(rollout, seen), decision=decision)
+        hold(work, row, rollout, progress=rollout.progress, decision=decision)
 
 
 def _frozen(progress: Progress) -> Decision:

@@ -15,7 +15,6 @@ from modelyard.core.measures import Measurement
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import Traffic
 from modelyard.deployment.windows import parsed_window
-from modelyard.stats.eprocess import LateFault
 
 
 class DeploymentStrategy(Enum):
@@ -174,11 +173,8 @@ class Progress:
     """What is carried from look to look and step to step: enough for another controller to go on exactly here."""
 
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # frozen baseline quantiles of this step
-    carried: Mapping[str, float] = field(default_factory=dict)  # metric -> log e of the steps before this one
+    carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the rollback tests of earlier steps
     canary_requests: int = 0  # in the steps before this one
-    late: LateFault = field(default_factory=LateFault)
-    looks: int = 0  # at which the detector was fed
-    looked: tuple[int, int] = (0, 0)  # errors of canary and baseline at the last look of this step
     held: str = ""  # the kind of the last hold that was told
 
 

@@ -23,20 +23,25 @@ from modelyard.deployment.rollouts import (
     RollbackConfig,
     Rollout,
 )
-from modelyard.stats.eprocess import combined, rollback_evidence
+from modelyard.stats import rollback
+from modelyard.stats.rollback import (
+    ERRORS,
+    P95,
+    P99,
+    log_evidence,
+    strongest,
+    up_to_now,
+)
 from modelyard.stats.sequential import lower_rate, rate_difference, upper_rate
-from modelyard.stats.sketch import middle, quantile
+from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
 
 SHADOW = "shadow"
+QUANTILES = rollback.QUANTILES
 PROMOTION_ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
 SPLIT_ALPHA = 0.001  # of the sample-ratio check
 FREEZE_AT = 200  # baseline answers: p95 from fewer jumps about; p99 needs no more, its roughness costs power only
-QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-GUARD_PART = (
-    0.8  # of alpha goes to the e-process that the serving processes watch too, the rest to the late-fault detector
-)
-LATE_LOOKS = 1000  # looks that the detector's first threshold pays for; it grows fourfold as they double
+GUARD_PART = 0.8  # of alpha: the tests that the serving processes judge too; the rest is for limits and guardrails
 
 
 def advance(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
@@ -50,7 +55,7 @@ def advance(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
     if worse.verdict is Verdict.ROLL_BACK or rollout.status is DeploymentStatus.PAUSED:
         return worse
     measured = worse.measurements
-    for hold in (_split_hold(rollout, seen), _units_hold(rollout, canary(seen).requests, now)):
+    for hold in (_split_hold(rollout, seen), _units_hold(rollout, _counted(rollout, seen)[0].requests, now)):
         if hold:
             return Decision(verdict=Verdict.HOLD, reasons=(hold,), measurements=measured)
     return _judged_harm(rollout, seen, measured)
@@ -66,33 +71,30 @@ def baseline(seen: TrafficCounts) -> ArmCounts:
     return seen.arms.get(BASELINE, ArmCounts())
 
 
-def step_evidence(rollout: Rollout, seen: TrafficCounts) -> dict[str, float]:
-    """The log e-values by metric up to now, those of earlier steps included: the same as the serving guard's."""
+def tests_now(rollout: Rollout, seen: TrafficCounts) -> dict[str, tuple[float, ...]]:
+    """The rollback tests up to now, those of earlier steps included: the serving guard's own where it has counted.
+
+    Of counts that somebody else brings, errors and each quantile's exceedances are judged, by the tests for units.
+    """
+    if seen.tests or not 0 < rollout.now_at.share < 1:
+        return dict(seen.tests or rollout.progress.carried)
     new, old = canary(seen), baseline(seen)
-    names = rollout.progress.latency_ms
-    slower = [(new.slower.get(name, 0), old.slower.get(name, 0)) for name in names]
-    return rollback_evidence(rollout.now_at.share, (new.errors, old.errors), slower, carried=rollout.progress.carried)
-
-
-def looked(rollout: Rollout, seen: TrafficCounts) -> Progress:
-    """The progress after this look: the late-fault detector fed with the errors since the last one."""
-    progress, now = rollout.progress, (canary(seen).errors, baseline(seen).errors)
-    more = (now[0] - progress.looked[0], now[1] - progress.looked[1])
-    if not any(more) or min(more) < 0 or not 0 < rollout.now_at.share < 1:
-        return progress
-    late = progress.late.after(*more, rollout.now_at.share)
-    return replace(progress, late=late, looks=progress.looks + 1, looked=now)
+    counts = {ERRORS: ((new.errors,), (old.errors,))}
+    for name in (P95, P99):
+        if name in rollout.progress.latency_ms:
+            counts[name] = ((new.slower.get(name, 0),), (old.slower.get(name, 0),))
+    return up_to_now(rollout.progress.carried, counts, rollout.now_at.share, ())
 
 
 def left_step(rollout: Rollout, seen: TrafficCounts) -> Progress:
     """The progress with which the next generation starts: evidence carried on, latency quantiles frozen anew."""
     progress = rollout.progress
-    return Progress(
+    return replace(
+        progress,
         latency_ms=frozen_latency(seen) or progress.latency_ms,
-        carried=step_evidence(rollout, seen) if 0 < rollout.now_at.share < 1 else progress.carried,
+        carried=tests_now(rollout, seen),
         canary_requests=progress.canary_requests + canary(seen).requests,
-        late=progress.late,
-        looks=progress.looks,
+        held="",
     )
 
 
@@ -164,17 +166,6 @@ def _broken(metrics: PerformanceMetrics, base: PerformanceMetrics | None, limits
     return found
 
 
-def late_threshold(looks: int, alpha: float) -> float:
-    """The log that the late-fault detector must reach at this look, so that all its false alarms share a fifth of alpha.
-
-    Within n looks the detector passes c with probability at most n / c. The first 1000 looks get half of the budget,
-    each doubling half of what is left: c = 1000 * 4**i / (budget / 2) in the i-th doubling.
-    """
-    budget = (1 - GUARD_PART) * alpha
-    doublings = max(0, math.ceil(math.log2(looks / LATE_LOOKS))) if looks > 0 else 0
-    return math.log(2 * LATE_LOOKS / budget) + doublings * math.log(4)
-
-
 def _not_to_be_judged(rollout: Rollout, seen: TrafficCounts) -> str:
     if not rollout.status.active:
         return f"{rollout.status.value.replace('_', ' ')}: nothing is left to decide"
@@ -187,43 +178,53 @@ def _not_to_be_judged(rollout: Rollout, seen: TrafficCounts) -> str:
 
 
 def _rollback(rollout: Rollout, seen: TrafficCounts) -> Decision:
-    """Roll back at 1/alpha of either test, else hold as paused; with the measurements either way."""
-    terms, share = rollout.terms, rollout.now_at.share
-    log_e, metric = combined(step_evidence(rollout, seen))
-    after = looked(rollout, seen)
-    need, late = -math.log(GUARD_PART * terms.alpha), after.late.log_value
-    late_need = late_threshold(after.looks, terms.alpha)
-    new, old = canary(seen), baseline(seen)
-    n = rollout.progress.canary_requests + new.requests
-    measured = (
-        _log_measure("rollback_log_e_value", log_e, need, n, "mean of e-processes of errors and latency"),
-        _log_measure("late_fault_log_value", max(late, -700.0), late_need, n, "Shiryaev-Roberts e-detector"),
-    )
+    """Roll back where a test's evidence passes 1/alpha, else hold as paused; with the measurements either way."""
+    tests, (new, old) = tests_now(rollout, seen), _counted(rollout, seen)
+    need, (log_e, metric) = -math.log(GUARD_PART * rollout.terms.alpha), strongest(tests)
+    measured = (_evidence_measure(rollout, tests, need, (new, old)),)
+    if log_e < need:
+        return Decision(verdict=Verdict.HOLD, reasons=("paused: the guard goes on watching",), measurements=measured)
+    strength = f"evidence {math.exp(min(log_e, 700)):.4g} passes {math.exp(need):.4g}, from {metric}"
+    what = "requests" if new.requests >= canary(seen).requests - rollout.terms.warmup else "units"
     counts = (
-        f"{new.errors} of {new.requests} requests failed on the canary, {old.errors} of {old.requests} on the baseline"
+        f"{new.errors} of {new.requests} {what} failed on the canary, {old.errors} of {old.requests} on the baseline"
     )
-    if log_e >= need:
-        strength = f"evidence {math.exp(min(log_e, 700)):.4g} passes {math.exp(need):.4g}, mostly from {metric}"
-        return Decision(
-            verdict=Verdict.ROLL_BACK,
-            reasons=(f"worse than the baseline: {counts} at a share of {share:g}; {strength}",),
-            measurements=measured,
-        )
-    if late >= late_need:
-        reason = f"worse than the baseline of late: {counts}; the e-detector passes {math.exp(late_need):.4g}"
-        return Decision(verdict=Verdict.ROLL_BACK, reasons=(reason,), measurements=measured)
-    return Decision(verdict=Verdict.HOLD, reasons=("paused: the guard goes on watching",), measurements=measured)
+    reason = f"worse than the baseline: {counts} at a share of {rollout.now_at.share:g}; {strength}"
+    return Decision(verdict=Verdict.ROLL_BACK, reasons=(reason,), measurements=measured)
+
+
+def _evidence_measure(
+    rollout: Rollout, tests: Mapping[str, tuple[float, ...]], need: float, arms: tuple[ArmCounts, ArmCounts]
+) -> Measurement:
+    """What a look at the rollback tests rests on: evidence, parts of alpha, threshold, share and counts."""
+    counts = [{"units": arm.requests, "errors": arm.errors, "slower": dict(arm.slower)} for arm in arms]
+    return Measurement(
+        name="rollback_log_e_value",
+        value=strongest(tests)[0] if tests else 0.0,
+        n=rollout.progress.canary_requests + arms[0].requests,
+        method="largest of the e-processes with e-detectors, each times its part of alpha",
+        details={
+            "threshold": need,
+            "metric": strongest(tests)[1],
+            "tests": log_evidence(tests),
+            "share": rollout.now_at.share,
+            CANARY: counts[0],
+            BASELINE: counts[1],
+        },
+    )
 
 
 def _split_hold(rollout: Rollout, seen: TrafficCounts) -> str:
-    share, new, old = rollout.now_at.share, canary(seen).requests, baseline(seen).requests
+    share, (new, old) = rollout.now_at.share, (arm.requests for arm in _counted(rollout, seen))
     if not 0 < share < 1:
         return ""
     log_e = log_ratio_evidence((old, new), (1 - share, share))
     if log_e < -math.log(SPLIT_ALPHA):
         return ""
     got = new / (old + new)
-    return f"sample ratio mismatch: the canary got {got:.2%} of the requests instead of {share:.2%}; its share is not random"
+    return (
+        f"sample ratio mismatch: the canary got {got:.2%} of the units instead of {share:.2%}; its share is not random"
+    )
 
 
 def _units_hold(rollout: Rollout, units: int, now: Instant) -> str:
@@ -231,31 +232,35 @@ def _units_hold(rollout: Rollout, units: int, now: Instant) -> str:
     seconds = (now - rollout.step_started_at).total_seconds()
     if seconds < terms.minimum_seconds:
         return f"not enough time: {seconds:.0f} of {terms.minimum_seconds:g} seconds in this step"
-    needed = terms.minimum_units + terms.warmup
-    if units < needed:
-        return f"not enough evidence: {units} of {needed} units"
+    if units < terms.minimum_units:
+        return f"not enough evidence: {units} of {terms.minimum_units} units"
     return ""
 
 
 def _judged_harm(rollout: Rollout, seen: TrafficCounts, measured: tuple[Measurement, ...]) -> Decision:
     """Promote where the bounds of harm in errors and in latency lie inside their margins."""
-    errors = _error_measure(_warm(rollout, seen), baseline(seen))
+    new, old = _counted(rollout, seen)
+    errors = _error_measure(new, old)
     latency, latency_reason = _latency(rollout, seen)
     found = (*measured, errors, *([latency] if latency else []))
     margin = rollout.terms.margin
     assert errors.high is not None  # _error_measure always bounds
     if errors.high > margin:
-        reason = f"errors not yet inside the margin: at most {errors.high:+.4f} against {margin:g}, {canary(seen).requests} units"
+        reason = (
+            f"errors not yet inside the margin: at most {errors.high:+.4f} against {margin:g}, {new.requests} units"
+        )
         return Decision(verdict=Verdict.HOLD, reasons=(reason,), measurements=found)
     if latency_reason:
         return Decision(verdict=Verdict.HOLD, reasons=(latency_reason,), measurements=found)
     return _promotion(rollout, f"errors at most {errors.high:+.4f} from the baseline, inside {margin:g}", found)
 
 
-def _warm(rollout: Rollout, seen: TrafficCounts) -> ArmCounts:
-    """The canary without its warm-up, in which requests are counted and bad events are not."""
-    new = canary(seen)
-    return replace(new, requests=max(new.requests - rollout.terms.warmup, new.errors))
+def _counted(rollout: Rollout, seen: TrafficCounts) -> tuple[ArmCounts, ArmCounts]:
+    """Canary and baseline with, as requests, what their errors are counted of: units where serving has counted them."""
+    new, old = canary(seen), baseline(seen)
+    if new.units is not None and old.units is not None:
+        return replace(new, requests=new.units), replace(old, requests=old.units)
+    return replace(new, requests=max(new.requests - rollout.terms.warmup, new.errors)), old
 
 
 def _promotion(rollout: Rollout, why: str, found: tuple[Measurement, ...]) -> Decision:
@@ -284,16 +289,16 @@ def _latency(rollout: Rollout, seen: TrafficCounts) -> tuple[Measurement | None,
     exceeded by the canary's quantile at that level if P(canary > (1 + margin) t) <= P(baseline > t). A shared slowdown
     moves both sides.
     """
-    frozen, margin = rollout.progress.latency_ms.get("p95"), rollout.terms.latency_margin
-    new, old = canary(seen), baseline(seen)
+    frozen, margin = rollout.progress.latency_ms.get(P95), rollout.terms.latency_margin
+    new, old = _counted(rollout, seen)
     if frozen is None:
         measured = sum(old.latency.values())
         told = f"baseline latency not frozen yet: {min(measured, FREEZE_AT)} of {FREEZE_AT} answers"
         return None, told if measured else ""
+    if P95 not in new.slower or P95 not in old.slower or not new.requests or not old.requests:
+        return None, "latency not measured: the arms have no counts above the frozen p95 for this step"
+    (above, n), (base, m) = (new.slower[P95], new.requests), (old.slower[P95], old.requests)
     limit = frozen * (1 + margin)
-    (above, n), (base, m) = _above(new.latency, limit), _above(old.latency, frozen)
-    if not n or not m:
-        return None, "latency not measured: the arms have no histogram for this step"
     high = upper_rate(above, n, 0.8 * PROMOTION_ALPHA) - lower_rate(base, m, 0.2 * PROMOTION_ALPHA)
     found = Measurement(
         name="latency_p95_excess",
@@ -305,12 +310,6 @@ def _latency(rollout: Rollout, seen: TrafficCounts) -> tuple[Measurement | None,
     if high > 0:
         return found, f"latency not yet inside the margin: p95 may lie above {limit:.4g} ms, {n} units"
     return found, ""
-
-
-def _above(histogram: Mapping[int, int], limit_ms: float) -> tuple[int, int]:
-    """(how many values lie above the limit, how many there are); buckets are of microseconds."""
-    limit = limit_ms * 1000
-    return sum(count for index, count in histogram.items() if middle(index) > limit), sum(histogram.values())
 
 
 def _judged_shadow(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
@@ -371,7 +370,3 @@ def _all_on(rollout: Rollout, version: ModelRef, *, shadow: Arm | None = None, s
         shadow_share=shadow_share if shadow else 0.0,
         salt=rollout.deployment_id,
     )
-
-
-def _log_measure(name: str, value: float, need: float, n: int, method: str) -> Measurement:
-    return Measurement(name=name, value=value, n=n, method=method, details={"threshold": need})

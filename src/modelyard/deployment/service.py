@@ -253,10 +253,8 @@ class DeploymentManager(DeclaredRollouts):
             frozen = windows.frozen_until(rollout.terms.freeze, work.now)
             if frozen is not None and not reason.strip():
                 raise Conflict(f"{windows.told(frozen)}. To promote {deployment_id} all the same, give a reason.")
-            progress = replace(rollout.progress, looked=(0, 0))
-            return moves.view(
-                moves.to_step(work, row, row["step"] + 1, progress=progress, decision=decision, what="promoted")
-            )
+            step, progress = row["step"] + 1, rollout.progress
+            return moves.view(moves.to_step(work, row, step, progress=progress, decision=decision, what="promoted"))
 
     @operation("POST", "/deployments/{deployment_id}/pause", needs="deployment.write")
     def pause(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:

@@ -27,7 +27,6 @@ from modelyard.deployment.rollouts import (
     Terms,
     strategy_kept,
 )
-from modelyard.stats.eprocess import LateFault
 
 LIVE, REPORTED = "live", "reported"
 
@@ -205,8 +204,8 @@ def plan_text(steps: tuple[Step, ...], terms: Terms | None, reported: Mapping[st
 
 
 def state_text(progress: Progress) -> str:
-    """What a controller resumes from, as JSON. Logs of nothing (minus infinity) become null."""
-    return dumps({**plain(progress), "late": plain(progress.late.logs)})
+    """What a controller resumes from, as JSON."""
+    return dumps(plain(progress))
 
 
 def progress_from(text: str) -> Progress:
@@ -214,9 +213,8 @@ def progress_from(text: str) -> Progress:
     data = json.loads(text)
     if "carried" not in data:
         return Progress()
-    logs = tuple(float("-inf") if log is None else float(log) for log in data["late"])
-    looked = (int(data["looked"][0]), int(data["looked"][1]))
-    return Progress(**{**data, "late": LateFault(logs), "looked": looked})
+    carried = {test: tuple(map(float, numbers)) for test, numbers in data["carried"].items()}
+    return Progress(**{**data, "carried": carried})
 
 
 def rollout_from(row: Row) -> Rollout:

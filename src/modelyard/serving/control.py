@@ -22,7 +22,7 @@ from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import Resource
 from modelyard.core.traffic import GuardTrip, Traffic, TrafficCounts
 from modelyard.core.work import Store, Work
-from modelyard.serving import counters, metrics, store
+from modelyard.serving import counters, detectors, metrics, store
 from modelyard.serving.compiling import compiled
 from modelyard.serving.composed import used
 from modelyard.serving.guard import mark_recorded
@@ -157,8 +157,7 @@ class EndpointControl(Area):
         path = self.places.traffic(traffic.endpoint)
         if path.exists() and self.places.read_traffic(traffic.endpoint) == published:
             return
-        file = self.places.counters(traffic.endpoint, traffic.generation)
-        counters.create(file)
+        file = counters.begin(self.places, traffic)
         write(
             file.with_suffix(".json"), traffic
         )  # whose arms the counts are of, also once another generation is in force
@@ -196,8 +195,8 @@ class EndpointControl(Area):
     def counts(self, endpoint: str, generation: int | None = None) -> TrafficCounts:
         """What the endpoint's arms and shadow have counted in a generation (the present one by default), over all processes.
 
-        With a guard, `errors` and `slower` leave out the warm-up and count a unit once a step; `requests` and
-        `latency` (microseconds, stats.sketch) have everything.
+        With a guard, `units`, `errors` and `slower` leave out the warm-up and count a unit once a step; `requests` and
+        `latency` (microseconds, stats.sketch) have everything. `tests` is how far the guard's tests are.
 
         >>> from modelyard.core.traffic import Arm
         >>> from modelyard.serving import ModelServer
@@ -217,7 +216,7 @@ class EndpointControl(Area):
             raise NotFound(f"{endpoint} keeps no counts of generation {wanted}. It is at {traffic.generation}.")
         kept = file.with_suffix(".json")
         counted = read(kept, Traffic) if wanted != traffic.generation and kept.exists() else traffic
-        return replace(counters.Counters(file).merged(counted), generation=wanted)
+        return replace(detectors.counted(counters.Counters(file), counted), generation=wanted)
 
     @operation("GET", "/serving/trips", needs="serving.read")
     def trips(self) -> list[GuardTrip]:

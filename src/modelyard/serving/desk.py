@@ -12,10 +12,10 @@ import numpy as np
 from modelyard.core.ports import Output
 from modelyard.serving import guard
 from modelyard.serving.background import Answered, Shadows
-from modelyard.serving.counters import BAD, SLOWER
 from modelyard.serving.payloads import PayloadLog
 from modelyard.serving.places import Places, Slot
 from modelyard.serving.routing import Route, Routes
+from modelyard.serving.sampling import drawn
 
 
 class Desk:
@@ -32,13 +32,13 @@ class Desk:
     def count(self, route: Route, arm: int, hashed: int | None, *, micros: float, failed: bool) -> None:
         """Count one request of an arm and judge the guard when that says something new.
 
-        With a guard, a unit's bad events count once a step: bursts of one unlucky user are no evidence.
+        With a guard, each unit counts once: bursts of one unlucky user are no evidence.
         """
         counters, warding = route.counters, route.traffic.guard
         counters.answered(arm, micros)
         if warding is None:
             if failed:
-                counters.bad(arm, BAD)
+                counters.failed(arm)
             return
         if arm not in (route.canary, route.baseline):
             return
@@ -46,11 +46,9 @@ class Desk:
             if arm == route.canary and counters.requests(arm) >= warding.warmup:
                 counters.warm_up()
             return
-        bad = [BAD] if failed else [SLOWER + place for place, limit in route.limits[arm] if micros > limit]
-        new = [what for what in bad if hashed is None or counters.first(hashed, what)]
-        for what in new:
-            counters.bad(arm, what)
-        if new and arm == route.canary:
+        above = () if failed else [place for place, limit in route.limits[arm] if micros > limit]
+        evidence = counters.outcome(arm, hashed, failed=failed, above=above)
+        if evidence and arm == route.canary and (failed or counters.due(guard.LOOK_S)):
             guard.check(self.places, route)
 
     def after(
@@ -71,7 +69,7 @@ class Desk:
         """
         config, traffic = route.config, route.traffic
         shadowed = route.shadow is not None and _drawn(traffic.shadow_share)
-        logged = _drawn(config.payload_sampling)
+        logged = drawn(config.payload_sampling, request_id)
         if not (shadowed or logged):
             return None
         at = time.time()

@@ -13,17 +13,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from modelyard.core.errors import Invalid
 from modelyard.core.traffic import GuardTrip
+from modelyard.serving.detectors import Tests, judged_now, tests_of
 from modelyard.serving.places import Places, read, write_once
 from modelyard.serving.routing import Route
-from modelyard.serving.rules import judged, trip_of, trips
+from modelyard.serving.rules import trip_of, trips
+from modelyard.stats.rollback import strongest
 
 Report = Callable[[str, GuardTrip], object]
 log = logging.getLogger("modelyard.serving")
 RETRY_S = 1.0
+LOOK_S = 0.05  # slow answers are so frequent that they are judged together
 
 
 def check(places: Places, route: Route) -> bool:
@@ -35,10 +39,10 @@ def check(places: Places, route: Route) -> bool:
         return True
     if not counters.warm:
         return False
-    log_e, metric = judged(guard, counters.pairs(route.canary, route.baseline, guard))
-    if not trips(guard, log_e):
+    tests = judged_now(counters, route.canary, route.baseline, guard)
+    if not trips(guard, strongest(tests)[0]):
         return False
-    _write(places, route, log_e, metric)
+    _write(places, route, tests)
     counters.trip()
     return True
 
@@ -52,16 +56,16 @@ def look(places: Places, routes: Iterable[Route]) -> None:
         if places.trip(guard.rollout_id, guard.step).exists():
             counters.trip()
         elif counters.tripped:
-            _write(places, route, *judged(guard, counters.pairs(route.canary, route.baseline, guard)))
+            _write(places, route, tests_of(counters, route.canary, route.baseline, guard))
         else:
             check(places, route)
 
 
-def _write(places: Places, route: Route, log_e: float, metric: str) -> None:
+def _write(places: Places, route: Route, tests: Tests) -> None:
     guard = route.traffic.guard
     assert guard is not None  # only a guarded route is judged
-    counts = route.counters.merged(route.traffic)
-    decision = trip_of(route.traffic, log_e=log_e, metric=metric, counts=counts, at=time.time())
+    counts = replace(route.counters.merged(route.traffic), tests=tests)
+    decision = trip_of(route.traffic, counts=counts, at=time.time())
     try:
         if write_once(places.trip(guard.rollout_id, guard.step), decision):
             log.warning("%s rolled back to the baseline: %s", route.traffic.endpoint, decision.reason)

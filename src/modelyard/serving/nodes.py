@@ -23,7 +23,7 @@ import numpy as np
 
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import GuardTrip
-from modelyard.serving.counters import Counters
+from modelyard.serving.counters import EVIDENCE, Counters
 from modelyard.serving.places import Published, SlotReport
 from modelyard.serving.values import Installed
 
@@ -175,9 +175,15 @@ def dense(words: Sparse, like: np.ndarray) -> np.ndarray:
 
 
 def marks_of(endpoint: str, generation: int, counters: Counters) -> Marks | None:
-    """The marks of a generation; None where there are none, or too many to tell: by then every guard has decided."""
+    """The marks of a generation; None where there are none, or too many to tell: by then every guard has decided.
+
+    Where units are many, only what counts once in a rollout is told; each node counts them as units of its own then.
+    """
     marks = counters.marks.copy()  # numpy gives up where others set marks meanwhile
     places = np.flatnonzero(marks)
+    if len(places) > MOST_MARKS:
+        marks &= np.uint8(EVIDENCE)
+        places = np.flatnonzero(marks)
     if not 0 < len(places) <= MOST_MARKS:
         return None
     told = places.astype(np.int32).tobytes()

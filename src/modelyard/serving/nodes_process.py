@@ -324,7 +324,7 @@ class Process:
             traffic = one.traffic
             path = self.places.traffic(traffic.endpoint)
             if not path.exists() or self.places.read_traffic(traffic.endpoint) != one:
-                counters.create(self.places.counters(traffic.endpoint, traffic.generation))
+                counters.begin(self.places, traffic)
                 write(path, one)
         for name in set(self.places.traffic_files()) - {one.traffic.endpoint for one in snapshot.published}:
             self.places.traffic(name).unlink(missing_ok=True)

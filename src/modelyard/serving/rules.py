@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.ids import checked_name
 from modelyard.core.traffic import BASELINE, CANARY, Guard, GuardTrip, Traffic, TrafficCounts
-from modelyard.stats.eprocess import combined, rollback_evidence
+from modelyard.stats.rollback import LATENCY, log_evidence, strongest
 
 QUANTILES = ("p50", "p95", "p99")
-ERRORS, LATENCY = "errors", "latency"
 MAX_ARMS = 8
 WARM_MICROS = 1_000  # a prediction above this goes to a thread: a hop costs about 50 us, a blocked loop everyone's wait
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}\Z")
-
-Pairs = Mapping[str, tuple[int, int]]  # metric -> bad events of the canary and of the baseline
 
 
 def bounds(weights: Sequence[float]) -> tuple[float, ...]:
@@ -86,18 +83,9 @@ def _check_guard(traffic: Traffic, names: list[str]) -> None:
             raise Invalid(f"The guard's latency {name}={value} is unknown. Give {', '.join(QUANTILES)} above 0 ms.")
 
 
-def judged(guard: Guard, bad: Pairs) -> tuple[float, str]:
-    """The log e-value that the canary is worse than the baseline, and the metric that weighs most.
-
-    `bad` maps "errors" and the guard's quantiles to (canary, baseline) bad events. Latency's e-value is the mean over
-    its quantiles; each metric is multiplied with what its earlier steps carried; the result is the mean of both. All
-    are e-values whatever the dependence (Vovk & Wang 2021, arXiv 1912.06116).
-
-    >>> judged(Guard(rollout_id="r", step=0, share=0.05), {"errors": (4, 0)})[1]
-    'errors'
-    """
-    slower = [bad.get(name, (0, 0)) for name in guard.latency_ms]
-    return combined(rollback_evidence(guard.share, bad.get(ERRORS, (0, 0)), slower, carried=guard.carried))
+def quantiles_of(guard: Guard) -> tuple[str, ...]:
+    """The frozen quantiles that a guard has, lowest first."""
+    return tuple(name for name in QUANTILES if name in guard.latency_ms)
 
 
 def trips(guard: Guard, log_e: float) -> bool:
@@ -105,27 +93,12 @@ def trips(guard: Guard, log_e: float) -> bool:
     return log_e >= -math.log(guard.alpha)
 
 
-def trip_of(traffic: Traffic, *, log_e: float, metric: str, counts: TrafficCounts, at: float) -> GuardTrip:
+def trip_of(traffic: Traffic, *, counts: TrafficCounts, at: float) -> GuardTrip:
     """The decision to send everything back to the baseline, with its numbers and its reason in words."""
     guard = traffic.guard
     assert guard is not None  # only a guarded traffic trips
+    log_e, metric = strongest(counts.tests)
     e_value = math.exp(min(log_e, 700.0))  # exp overflows above 709
-    canary, baseline = counts.arms[CANARY], counts.arms[BASELINE]
-    what = (
-        f"{canary.errors} of {canary.requests} requests failed on the canary, "
-        f"{baseline.errors} of {baseline.requests} on the baseline"
-    )
-    if metric == LATENCY:
-        slow = ", ".join(
-            f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {limit:.3g} ms ({name})"
-            for name, limit in guard.latency_ms.items()
-        )
-        beyond = f" by more than {guard.latency_margin:.0%}" if guard.latency_margin else ""
-        what = (
-            f"answers slower than the baseline's quantiles{beyond}: {slow}; "
-            f"requests {canary.requests} against {baseline.requests}"
-        )
-    reason = f"{what}. At a share of {guard.share:g} that is evidence of {e_value:.4g}, at least {1 / guard.alpha:g}."
     return GuardTrip(
         endpoint=traffic.endpoint,
         generation=traffic.generation,
@@ -135,9 +108,28 @@ def trip_of(traffic: Traffic, *, log_e: float, metric: str, counts: TrafficCount
         e_value=e_value,
         threshold=1 / guard.alpha,
         counts=counts,
-        reason=reason,
+        reason=f"{_why(guard, metric, counts)}. At a share of {guard.share:g} that is evidence of {e_value:.4g}, at least "
+        f"{1 / guard.alpha:g}.",
         at=at,
+        share=guard.share,
+        evidence=log_evidence(counts.tests),
     )
+
+
+def _why(guard: Guard, metric: str, counts: TrafficCounts) -> str:
+    """The counts that speak against the canary, in words."""
+    canary, baseline = counts.arms[CANARY], counts.arms[BASELINE]
+    what = "units" if canary.units is not None and canary.units < canary.requests - guard.warmup else "requests"
+    new, old = (arm.requests if arm.units is None else arm.units for arm in (canary, baseline))
+    if metric != LATENCY:
+        return f"{canary.errors} of {new} {what} failed on the canary, {baseline.errors} of {old} on the baseline"
+    slow = ", ".join(
+        f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {guard.latency_ms[name]:.3g} ms ({name})"
+        for name in quantiles_of(guard)
+    )
+    beyond = f" by more than {guard.latency_margin:.0%}" if guard.latency_margin else ""
+    failed = f", failed {canary.errors} against {baseline.errors}" if canary.errors or baseline.errors else ""
+    return f"answers slower than the baseline's quantiles{beyond}: {slow}{failed}; {what} {new} against {old}"
 
 
 def agree(primary: Sequence[Any], shadow: Sequence[Any], *, labels: bool) -> bool:

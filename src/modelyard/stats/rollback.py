@@ -1,0 +1,173 @@
+"""The rollback test: is the canary worse than the live baseline, in errors or in latency, now or of late?
+
+Four tests share one budget alpha of false rollbacks: a test whose part of it is p decides once p times its e-value reaches
+1/alpha, so their false alarms add up to alpha at most, whatever depends on what. Each test has a plain e-process and,
+with a part of its own, a detector of late faults (stats.detector); the parts hold over an unlimited horizon.
+
+    errors    failures: requests without a unit, and each unit's first in the rollout
+    answers   requests without a unit: how many of the three frozen baseline quantiles the answer is slower than; a
+              failure is as bad as the slowest. The whole distribution is bet on, the fast answers too: twice as soon
+              as the means of three tests that look at one quantile each
+    p95, p99  each unit's first answer in the rollout above that quantile; a unit's later answers are on the same arm,
+              and so no new evidence
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+from modelyard.stats.detector import NOTHING, Detector
+from modelyard.stats.distributions import normal_isf, normal_sf
+from modelyard.stats.eprocess import RATES, Bet, log_mean, log_sum_exp, log_wealth
+
+QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+ERRORS, LATENCY, ANSWERS, P95, P99 = "errors", "latency", "answers", "p95", "p99"
+
+Counts = Mapping[str, tuple[Sequence[int], Sequence[int]]]  # test -> outcomes of canary and baseline by category
+Carried = Mapping[str, tuple[float, ...]]  # test -> what goes on from step to step: see `State`
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One test's parts of the budget, and the metric that it speaks for."""
+
+    metric: str
+    now: float
+    late: float
+
+
+PARTS = {
+    ERRORS: Part(ERRORS, 0.46, 0.36),
+    ANSWERS: Part(LATENCY, 0.07, 0.05),
+    P95: Part(LATENCY, 0.02, 0.01),
+    P99: Part(LATENCY, 0.02, 0.01),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A test up to now: the bets' log wealth since the rollout began, and its detector."""
+
+    logs: tuple[float, ...]
+    late: Detector
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> State:
+        """The state that `numbers` wrote; a fresh one of none."""
+        if not numbers:
+            return cls((0.0,) * len(RATES), Detector((NOTHING,) * len(RATES)))
+        events, begun, *logs = numbers
+        half = len(logs) // 2
+        return cls(tuple(logs[:half]), Detector(tuple(logs[half:]), int(events), int(begun)))
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The state as plain numbers."""
+        return (self.late.events, self.late.begun, *self.logs, *self.late.logs)
+
+
+@cache
+def bets_of(test: str, quantiles: tuple[str, ...] = tuple(QUANTILES)) -> tuple[Bet, ...]:
+    """What a test bets on; `answers` has a category more than there are frozen quantiles.
+
+    Three bets are on answers that are all slower by 0.35, 0.7 and 1.4 standard deviations of the log, one on 0.15; three
+    on 3, 10 and 30 % of the answers that become slow, half of them the slowest of all.
+
+    >>> bets_of("answers") == bets_of("answers", ("p50", "p95", "p99"))
+    True
+    >>> [round(ratio, 2) for ratio in bets_of("answers")[1].ratios]
+    [0.73, 1.2, 1.84, 2.41]
+    """
+    if test != ANSWERS:
+        return RATES
+    parts = _parts([QUANTILES[name] for name in quantiles], 0.0)
+    whole = _parts(list(QUANTILES.values()), 0.0)
+    found = []
+    for weight, shift in ((0.15, 0.15), (0.25, 0.35), (0.15, 0.7), (0.10, 1.4)):
+        moved = _parts([QUANTILES[name] for name in quantiles], shift)
+        found.append(Bet(weight, tuple(a / b for a, b in zip(moved, parts, strict=True))))
+    for weight, part in ((0.10, 0.03), (0.15, 0.1), (0.10, 0.3)):
+        slowed = [(1 - part) * each for each in whole]
+        slowed[-2], slowed[-1] = slowed[-2] + part / 2, slowed[-1] + part / 2
+        found.append(Bet(weight, tuple(a / b for a, b in zip(_merged(slowed, quantiles), parts, strict=True))))
+    return tuple(found)
+
+
+def _parts(quantiles: Sequence[float], shift: float) -> list[float]:
+    """How much of a normal law, moved by `shift`, lies between the quantiles of one that is not."""
+    above = [1.0, *(normal_sf(normal_isf(1 - q) - shift) for q in quantiles), 0.0]
+    return [low - high for low, high in pairwise(above)]
+
+
+def _merged(parts: Sequence[float], quantiles: Sequence[str]) -> list[float]:
+    """The parts between some of the quantiles from those between all."""
+    found = [parts[0]]
+    for name, part in zip(QUANTILES, parts[1:], strict=True):
+        if name in quantiles:
+            found.append(part)
+        else:
+            found[-1] += part
+    return found
+
+
+def steps(counts: Counts, share: float, quantiles: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+    """By how much each test's bets have grown by these outcomes, as logs."""
+    return {test: log_wealth(bets_of(test, quantiles), *pair, share) for test, pair in counts.items()}
+
+
+def up_to_now(
+    carried: Carried,
+    counts: Counts,
+    share: float,
+    quantiles: tuple[str, ...],
+    late: Mapping[str, Detector] | None = None,
+) -> dict[str, tuple[float, ...]]:
+    """Every test after one step's outcomes: the next step's `carried`, whose share may differ.
+
+    `late` are the detectors as far as they have gone; without them the step tells the detectors nothing.
+
+    >>> sorted(log_evidence(up_to_now({}, {"errors": ((4,), (0,))}, 0.05, ())))
+    ['errors']
+    """
+    found = dict(carried)
+    for test, grown in steps(counts, share, quantiles).items():
+        before = State.of(carried.get(test, ()))
+        logs = tuple(old + more for old, more in zip(before.logs, grown, strict=True))
+        found[test] = State(logs, (late or {}).get(test, before.late)).numbers
+    return found
+
+
+def log_evidence(tests: Carried) -> dict[str, float]:
+    """By test, the log of its e-value times its part of the budget: a rollback where one reaches log(1/alpha).
+
+    >>> [round(log, 2) for log in log_evidence({"errors": ()}).values()] == [round(math.log(0.46), 2)]
+    True
+    """
+    found = {}
+    for test, numbers in tests.items():
+        state, part, bets = State.of(numbers), PARTS[test], bets_of(test)
+        now = math.log(part.now) + log_mean(bets, state.logs)
+        found[test] = log_sum_exp((now, math.log(part.late) + log_mean(bets, state.late.logs)))
+    return found
+
+
+def strongest(tests: Carried) -> tuple[float, str]:
+    """The largest of the tests' evidence, to hold against log(1/alpha), and the metric that it is about.
+
+    >>> strongest({})
+    (-1000000000.0, 'errors')
+    """
+    logs = log_evidence(tests)
+    if not logs:
+        return NOTHING, ERRORS
+    test = max(logs, key=lambda name: logs[name])
+    return logs[test], PARTS[test].metric
+
+
+def events_of(canary: Sequence[int], baseline: Sequence[int]) -> int:
+    """How many events of these outcomes the detector's clock counts: the worst ones."""
+    return max(0, canary[-1] + baseline[-1])
