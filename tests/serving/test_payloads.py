@@ -20,6 +20,7 @@ import pytest
 
 from modelyard.core.errors import Damaged, Invalid
 from modelyard.serving import ModelServer, PredictionRequest, compaction, logged, merging, reading, segments
+from modelyard.serving.sampling import drawn
 from modelyard.serving.segments import HEAD, Appender, Layout, frame
 
 TRUSTED = {"trusted_code": True}
@@ -456,3 +457,106 @@ def test_answers_wait_for_the_disk_over_http(tmp_path: Path, tools: Any) -> None
                 assert list(server.payload_rows("e"))[-1]["request_id"] == f"q{n}"
     finally:
         serving.stop()
+
+
+@pytest.mark.parametrize("model", ["Linear", "Texts"])
+def test_hidden_features_are_never_written(model: str, server: ModelServer, tools: Any) -> None:
+    name, hidden = ("m", "a") if model == "Linear" else ("t", "colour")
+
+    async def scenario() -> Path:
+        settings = {**TRUSTED, "payload_hidden": [hidden]}
+        reference = f"{tools.models}:{model}"
+        endpoint = await server.deploy_model(name, "v1", reference, "python", settings)
+        for n in range(5):
+            row = {"a": 123456.5, "b": n} if model == "Linear" else {"colour": "ultramarine", "n": n}
+            await server.predict(ask(endpoint, row, f"r{n}"))
+        server.close()
+        return server.places.payloads(endpoint)
+
+    folder = asyncio.run(scenario())
+    for _ in range(2):
+        data = b"".join(path.read_bytes() for path in folder.glob("*+*"))
+        assert b"ultramarine" not in data
+        assert np.float64(123456.5).tobytes() not in data
+        rows = list(server.payload_rows(folder.name))
+        assert {row["features"][hidden] for row in rows} == {None}
+        assert len({str(row["features"]) for row in rows}) == 5
+        server.compact_payloads(folder.name)
+    with pytest.raises(Invalid, match="payload_hidden is 'a'"):
+        server.configure("x", {"payload_hidden": "a"})
+
+
+def test_a_person_is_forgotten_in_every_kind_of_segment_and_a_later_request_of_theirs_is_kept(
+    server: ModelServer, tools: Any
+) -> None:
+    """In Parquet at once, in the segment of a living writer for every reader at once and on the disk once it is closed."""
+
+    async def answer(ids: range) -> None:
+        for n in ids:
+            await server.predict(ask("m-v1", {"a": n, "b": 1}, f"r{n}", unit=f"person-{n % 3}"))
+
+    async def scenario() -> None:
+        await server.deploy_model("m", "v1", tools.reference(), "python", TRUSTED)
+        await answer(range(30))
+        server.close()
+        server.compact_payloads("m-v1")
+        await answer(range(30, 60))
+        tools.until(lambda: len(list(server.payload_rows("m-v1"))) == 60)
+        server.record_outcomes("m-v1", [{"request_id": f"r{n}", "outcome": 1} for n in range(60)])
+        told = server.erase_payloads("m-v1", unit="person-1", reason="Art. 17", user="dpo@example.org")
+        assert (told.rows, told.outcomes) == (20, 20)
+        assert {row["unit"] for row in server.payload_rows("m-v1")} == {"person-0", "person-2"}
+        assert "person-1" not in set(server.payload_frame("m-v1")["unit"])
+        folder = server.places.payloads("m-v1")
+        assert not any(b"person-1" in path.read_bytes() for path in folder.glob("*.parquet"))
+        assert b"person-1" not in (folder / "erased.json").read_bytes()
+        await answer(range(60, 63))
+        server.close()
+
+    asyncio.run(scenario())
+    server.compact_payloads("m-v1")
+    folder = server.places.payloads("m-v1")
+    assert not list(folder.glob("*.rows"))
+    assert [row["request_id"] for row in server.payload_rows("m-v1", unit="person-1")] == ["r61"]
+    assert len(list(server.labelled_rows("m-v1"))) == 40
+    (kept,) = (path for path in folder.glob("*.parquet") if "person-1" in pd.read_parquet(path)["unit"].tolist())
+    assert pd.read_parquet(kept)["unit"].tolist().count("person-1") == 1
+    assert server.erase_payloads("m-v1", request_id="r0", reason="asked", user="dpo@example.org").rows == 1
+    assert "r0" not in {row["request_id"] for row in server.payload_rows("m-v1")}
+    for wrong in ({}, {"unit": "a", "request_id": "b"}):
+        with pytest.raises(Invalid, match="either the request_id or the unit"):
+            server.erase_payloads("m-v1", reason="none", user="dpo@example.org", **wrong)
+
+
+def test_an_erasure_that_was_killed_is_carried_through_by_the_next_compaction(server: ModelServer, tools: Any) -> None:
+    from modelyard.serving import erasing
+
+    folder = fill(server, tools)
+    server.compact_payloads(folder.name)
+    erasing.note(folder, "request_id", "r7", until=round(time.time() * 1e6))
+    server.compact_payloads(folder.name)
+    assert [row["request_id"] for row in server.payload_rows(folder.name)] == [f"r{n}" for n in range(30) if n != 7]
+    assert all(entry.done for entry in erasing.read(folder).entries)
+    erasing.finish(folder, now=round(time.time() * 1e6) + erasing.KEPT_MICROS + 1)
+    assert erasing.read(folder).entries == ()
+
+
+def test_a_sample_is_the_same_in_every_process_and_scales_to_the_whole(server: ModelServer, tools: Any) -> None:
+    """Against the share of hashes: counts by arm and the sum of a feature, scaled by what the rows say."""
+
+    async def scenario() -> None:
+        await server.deploy_model("m", "v1", tools.reference(), "python", {**TRUSTED, "payload_sampling": 0.3})
+        for n in range(4000):
+            await server.predict(ask("m-v1", {"a": n % 10, "b": 1}, f"request-{n}"))
+        server.close()
+
+    asyncio.run(scenario())
+    rows = list(server.payload_rows("m-v1"))
+    kept = {row["request_id"] for row in rows}
+    program = "import sys; from modelyard.serving.sampling import drawn; print([n for n in range(4000) if drawn(0.3, f'request-{n}')])"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert kept == {f"request-{n}" for n in json.loads(other)}
+    assert {row["sampling"] for row in rows} == {0.3}
+    scaled = sum(row["features"]["a"] / row["sampling"] for row in rows)
+    assert abs(scaled - 18_000) < 5 * (np.sum(np.square(np.arange(10))) * 400 * 0.7 / 0.3) ** 0.5
+    assert all(drawn(0.6, one) for one in kept)  # a smaller sample is a part of a larger one

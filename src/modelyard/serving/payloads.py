@@ -189,6 +189,9 @@ class PayloadLog:
         for other in list(self._lines.values()):
             if other.stream is stream:
                 other.retired = time.monotonic()
+        known = {name for model in route.models for name in model.signature.names}
+        for name in set(route.config.payload_hidden) - known:
+            log.warning("%s is to hide %r, which no version of it takes. Known: %s", endpoint, name, sorted(known))
         width = max(len(model.signature.inputs) for model in route.models)
         line = self._lines[id(route)] = Line(
             route=route,
@@ -320,6 +323,7 @@ def _framed(stream: Stream, route: Route, arm: int, columns: tuple[Any, ...], to
         )
     )
     rows = sum(sizes)
+    hidden = [place for place, name in enumerate(signature.names) if name in route.config.payload_hidden]
     block = Block(
         layout=number,
         total=total + rows,
@@ -329,7 +333,7 @@ def _framed(stream: Stream, route: Route, arm: int, columns: tuple[Any, ...], to
         at=array("d", at).tobytes(),
         micros=array("f", micros).tobytes(),
         units=None if units.count(None) == len(units) else units,
-        batch=_joined(batches),
+        batch=_hidden(_joined(batches), taken[0], len(signature.names), hidden) if hidden else _joined(batches),
         batch_kind=taken[0].str,
         predictions=_joined(predictions),
         kind=kinds[0].str,
@@ -348,6 +352,15 @@ def _framed(stream: Stream, route: Route, arm: int, columns: tuple[Any, ...], to
 
 def _joined(parts: tuple[Any, ...]) -> Any:
     return b"".join(parts) if isinstance(parts[0], bytes) else [value for part in parts for value in part]
+
+
+def _hidden(batch: Any, kind: np.dtype[Any], width: int, places: list[int]) -> Any:
+    """A block's inputs, some of them missing in every row."""
+    if isinstance(batch, bytes):
+        matrix = np.frombuffer(batch, kind).reshape(-1, width).copy()
+        matrix[:, places] = np.nan
+        return matrix.tobytes()
+    return [[None if place in places else value for place, value in enumerate(row)] for row in batch]
 
 
 def _clean(value: Any) -> Any:

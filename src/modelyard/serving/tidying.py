@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+from modelyard.serving import erasing
 from modelyard.serving.places import Places, held
 
 LOOK_S = 10.0
@@ -41,9 +42,15 @@ class Tidier:
             log.warning("Payload segments wait to become Parquet: %s", error)
 
     def _due(self) -> bool:
-        """Whether a segment is closed, or a writer has ended."""
+        """Whether a segment is closed, a writer has ended, or an erasure was not carried through."""
         logs = self._places.root / "payloads"
-        return any(True for _ in logs.glob("*/*.rows")) or any(not held(path) for path in logs.glob("*/*.tally"))
+        return (
+            any(True for _ in logs.glob("*/*.rows"))
+            or any(not held(path) for path in logs.glob("*/*.tally"))
+            or any(
+                not entry.done for path in logs.glob(f"*/{erasing.NOTE}") for entry in erasing.read(path.parent).entries
+            )
+        )
 
     def stop(self) -> None:
         """End the process: what it has not finished is done by the next one."""

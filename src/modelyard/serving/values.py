@@ -52,7 +52,8 @@ class EndpointConfig:
 
     `target_cpu` is the share of one core that a worker may be busy; `payload_sampling` the share of answers that are
     kept; `trusted_code` allows the framework `python`, which runs code of this machine's own. With `payload_durable` an
-    answer leaves once it is on the disk. The log keeps the last `payload_days` and `payload_mib` of answers, 0 all.
+    answer leaves once it is on the disk. The log keeps the last `payload_days` and `payload_mib` of answers, 0 all;
+    the features `payload_hidden` (personal ones, say) are never written to it.
     """
 
     min_replicas: int = 2
@@ -63,6 +64,7 @@ class EndpointConfig:
     payload_durable: bool = False
     payload_days: float = 0.0
     payload_mib: float = 0.0
+    payload_hidden: tuple[str, ...] = ()
     trusted_code: bool = False
 
     @classmethod
@@ -73,6 +75,10 @@ class EndpointConfig:
         for name in values:
             if name not in known:
                 raise Invalid(f"{name!r} is no endpoint setting. {nearest(str(name), known)}")
+        hidden = values.get("payload_hidden", ())
+        if isinstance(hidden, str) or not all(isinstance(one, str) for one in hidden):
+            raise Invalid(f"payload_hidden is {hidden!r}. Give a list of the names of features.")
+        values["payload_hidden"] = tuple(hidden)
         values.setdefault("max_replicas", max(_whole(values, "min_replicas", 2), 2))
         config = cls(**values)
         config._check()
