@@ -62,7 +62,7 @@ class Counters:
         )
         self._used = np.frombuffer(self._map, np.int64, MAX_SLOTS, USED * WORD)
         self._lock = threading.Lock()
-        self._base, self._judged = 0, 0.0
+        self._base, self._judged, self._known = 0, 0.0, b""
         self.path = path
         self.states = np.frombuffer(self._map, np.float64, 2 * STATE, STATES * WORD).reshape(2, STATE)
         if slot is not None:
@@ -111,7 +111,11 @@ class Counters:
         bits = EVER_MET | HERE_MET | (EVER_FAILED | HERE_FAILED if failed else 0)
         if hashed is None:
             with self._lock:
-                self._add(row, bits, failed, above)
+                if failed or above:
+                    self._add(row, bits, failed, above)
+                else:  # nearly every request
+                    self._words[row + MET] += 1
+                    self._words[row + UNITS] += 1
             return failed or bool(above)
         for which in above:
             bits |= 1 << which & 0b110  # no mark for p50: every unit passes it soon
@@ -140,6 +144,14 @@ class Counters:
             words[row + BAD] += new & HERE_FAILED != 0
         for which in (1, 2):
             words[row + SLOW_EVER + which - 1] += new >> which & 1
+
+    def news(self) -> bool:
+        """Whether anything has been counted since this was last asked here."""
+        now = self.heads().tobytes()
+        if now == self._known:
+            return False
+        self._known = now
+        return True
 
     def due(self, seconds: float) -> bool:
         """Whether the guard was last judged here so long ago; then it is now."""

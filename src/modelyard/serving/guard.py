@@ -37,7 +37,7 @@ def check(places: Places, route: Route) -> bool:
         return False
     if counters.tripped:
         return True
-    if not counters.warm:
+    if not counters.warm or not counters.news():
         return False
     tests = judged_now(counters, route.canary, route.baseline, guard)
     if not trips(guard, strongest(tests)[0]):

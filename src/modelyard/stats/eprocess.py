@@ -41,14 +41,23 @@ def log_wealth(bets: Sequence[Bet], canary: Sequence[int], baseline: Sequence[in
     >>> [round(log, 2) for log in log_wealth(RATES, (1,), (0,), 0.05)]
     [0.21, 0.38, 0.64, 1.25, 1.78, 2.21, 2.53]
     """
+    return grown(factors(bets, share), canary, baseline)
+
+
+def factors(bets: Sequence[Bet], share: float) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """By bet and category, by how much the log wealth grows with an outcome of the canary, and of the baseline."""
     if not 0 < share < 1:
-        return (0.0,) * len(bets)
+        return tuple(((0.0, 0.0),) * len(bet.ratios) for bet in bets)
+    odds = [[(ratio, -math.log(share * ratio + 1 - share)) for ratio in bet.ratios] for bet in bets]
+    return tuple(tuple((math.log(ratio) + log, log) for ratio, log in each) for each in odds)
+
+
+def grown(
+    factors: Sequence[Sequence[tuple[float, float]]], canary: Sequence[int], baseline: Sequence[int]
+) -> tuple[float, ...]:
+    """By how much each bet's log wealth grows with these outcomes."""
     return tuple(
-        math.fsum(
-            k * math.log(ratio / (share * ratio + 1 - share)) - m * math.log(share * ratio + 1 - share)
-            for ratio, k, m in zip(bet.ratios, canary, baseline, strict=True)
-        )
-        for bet in bets
+        sum(k * up + m * down for (up, down), k, m in zip(each, canary, baseline, strict=True)) for each in factors
     )
 
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from modelyard.stats.detector import NOTHING, Detector
 from modelyard.stats.distributions import normal_isf, normal_sf
-from modelyard.stats.eprocess import RATES, Bet, log_mean, log_sum_exp, log_wealth
+from modelyard.stats.eprocess import RATES, Bet, factors, grown, log_mean, log_sum_exp
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 ERRORS, LATENCY, ANSWERS, P95, P99 = "errors", "latency", "answers", "p95", "p99"
@@ -116,7 +116,12 @@ def _merged(parts: Sequence[float], quantiles: Sequence[str]) -> list[float]:
 
 def steps(counts: Counts, share: float, quantiles: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
     """By how much each test's bets have grown by these outcomes, as logs."""
-    return {test: log_wealth(bets_of(test, quantiles), *pair, share) for test, pair in counts.items()}
+    return {test: grown(_factors(test, quantiles, share), *pair) for test, pair in counts.items()}
+
+
+@lru_cache(64)
+def _factors(test: str, quantiles: tuple[str, ...], share: float) -> tuple[tuple[tuple[float, float], ...], ...]:
+    return factors(bets_of(test, quantiles), share)
 
 
 def up_to_now(
