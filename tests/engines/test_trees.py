@@ -13,7 +13,7 @@ import skops.io
 import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import ensemble, linear_model, pipeline, preprocessing, tree
+from sklearn import ensemble, neighbors, pipeline, preprocessing, tree
 
 from modelyard.core import plugins
 from modelyard.core.errors import Damaged, Invalid
@@ -189,8 +189,8 @@ def test_trees_in_a_graph_answer_the_same(name: str, tmp_path: Path) -> None:
 
 
 MORE = {
-    "scaled": (pipeline.make_pipeline(preprocessing.StandardScaler(), tree.DecisionTreeClassifier()), "StandardScaler"),
-    "linear": (linear_model.LogisticRegression(), "LogisticRegression is no ensemble"),
+    "mixed": (pipeline.make_pipeline(preprocessing.PolynomialFeatures(), tree.DecisionTreeClassifier()), "Polynomial"),
+    "neighbours": (neighbors.KNeighborsClassifier(), "KNeighborsClassifier is no ensemble"),
     "reweighted": (ensemble.AdaBoostClassifier(n_estimators=3), "AdaBoostClassifier is no ensemble"),
 }  # fmt: skip
 

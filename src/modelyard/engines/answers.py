@@ -43,6 +43,8 @@ def unfit(ask: Callable[[Array], object], batch: Array, fine: Array, names: tupl
     (1, inputs) that it answers. None where it does not answer even that one: then it is the model that fails.
     """
 
+    told: Exception = ValueError()
+
     def answers(rows: Array) -> bool:
         nonlocal told
         try:
@@ -52,7 +54,6 @@ def unfit(ask: Callable[[Array], object], batch: Array, fine: Array, names: tupl
             return False
         return True
 
-    told: Exception = ValueError()
     if not answers(fine):
         return None
     first, last = 0, len(batch)  # a row that is refused lies from first up to last

@@ -41,10 +41,10 @@ class Column:
     shift: float = 0.0
 
 
-def columns_of(model: Any, width: int) -> list[Column]:
-    """The columns that the last estimator of a fitted model of that many inputs sees; Invalid where one mixes several."""
+def columns_of(parts: Sequence[Any], width: int) -> list[Column]:
+    """What fitted transformers, one after the other, make of that many inputs; Invalid where a column mixes several."""
     found = [Column(source=place) for place in range(width)]
-    for part in before(model):
+    for part in parts:
         found = _through(part, found)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,16 @@ class SklearnRuntime:
 
     def seen(self, batch: Array) -> Array:
         """What the last estimator sees of a batch, as float64."""
+        found, _ = self.through(fronts.before(self.native), batch)
+        return found
+
+    def through(self, parts: Sequence[Any], batch: Array) -> tuple[Array, bool]:
+        """What transformers make of a batch one after the other, as float64, and whether they gave a sparse matrix."""
         rows: Any = self._filled(batch)
-        for part in fronts.before(self.native):
+        for part in parts:
             rows = part.transform(rows)
-        return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float64)
+        sparse = hasattr(rows, "toarray")
+        return np.asarray(rows.toarray() if sparse else rows, dtype=np.float64), sparse
 
     def unload(self) -> None:
         """Free the estimator."""

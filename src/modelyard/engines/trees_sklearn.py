@@ -5,9 +5,7 @@ Nothing is imported: what an estimator is shows in its attributes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,19 +22,8 @@ _BOOSTED = {"GradientBoostingClassifier", "GradientBoostingRegressor"}
 _HISTOGRAM = {"HistGradientBoostingClassifier", "HistGradientBoostingRegressor"}
 
 
-def ensemble(path: Path, opened: Callable[[], Any]) -> Ensemble:  # noqa: ARG001
-    """The trees of the estimator that `opened` gives the runtime of; Invalid where it is more than trees."""
-    runtime = opened()
-    model = runtime.native
-    steps = getattr(model, "steps", [("model", model)])
-    before = [step for _, step in steps[:-1] if step is not None and step != "passthrough"]
-    if before:
-        raise Invalid(f"a {type(before[0]).__name__} comes before its trees")
-    found = _of_estimator(steps[-1][1])
-    return replace(found, single=found.single or runtime.rounds)
-
-
-def _of_estimator(model: Any) -> Ensemble:
+def of_estimator(model: Any) -> Ensemble:
+    """The trees of a fitted estimator or booster; Invalid where it is more than trees."""
     name = type(model).__name__
     if name in _FORESTS:
         return _averaged([tree.tree_ for tree in model.estimators_])

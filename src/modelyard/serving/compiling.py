@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modelyard.core import plugins
 from modelyard.core.errors import YardError
-from modelyard.serving.forms import digest_of, located
+from modelyard.serving.forms import digest_of, located, native
 from modelyard.serving.places import Places, read, write
 from modelyard.serving.values import Compiled, Installed
 
@@ -20,20 +21,29 @@ def compiled(places: Places, installed: Installed) -> Installed:
     if framework not in plugins.TABLE["trees"]:
         return installed
     digest = digest_of(arguments[0], framework)
-    known = places.compiled(digest).with_suffix(".json")
-    form: Compiled
-    if known.exists():
-        form = read(known, Compiled)
-    else:
-        form = _form(places.compiled(digest), arguments, framework, digest)
-        write(known, form)
+    form = _kept(places, digest, arguments, framework)
+    other = native(installed) if not form.path and framework != "sklearn" else None
+    if other is not None:  # what a graph spells out step by step, scikit-learn's own form says in a word
+        found = _kept(places, digest_of(other[0], "sklearn"), other, "sklearn")
+        form = replace(found, digest=digest) if found.path else form
     return replace(installed, compiled=form)
 
 
-def _form(target: Path, arguments: tuple[object, ...], framework: str, digest: str) -> Compiled:
-    path, signature = (*arguments, None)[:2]
+def _kept(places: Places, digest: str, arguments: tuple[Any, ...], framework: str) -> Compiled:
+    """The form of a file, made if it is not there yet."""
+    known = places.compiled(digest).with_suffix(".json")
+    if known.exists():
+        found: Compiled = read(known, Compiled)
+        return found
+    form = _form(places.compiled(digest), arguments, framework, digest)
+    write(known, form)
+    return form
+
+
+def _form(target: Path, arguments: tuple[Any, ...], framework: str, digest: str) -> Compiled:
+    path, signature, *more = (*arguments, None) if len(arguments) == 1 else arguments
     try:
-        parity = plugins.load("compiler", "trees")(path, framework, signature, target)
+        parity = plugins.load("compiler", "trees")(path, framework, signature, target, *more)
     except ModuleNotFoundError as error:
         return Compiled(digest=digest, reason=f"{error.name} is not installed")
     except ImportError:

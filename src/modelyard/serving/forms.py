@@ -8,12 +8,12 @@ from typing import Any
 
 from modelyard.core import plugins
 from modelyard.core.errors import NotFound, YardError
-from modelyard.core.models import PACKAGE_MANIFEST
+from modelyard.core.models import PACKAGE_MANIFEST, PackageManifest
 from modelyard.core.packages import manifest_of
 from modelyard.core.ports import Runtime
 from modelyard.serving.values import Installed
 
-FORMAT = "trees-1"  # of the compiled files; another number makes all of them anew
+FORMAT = "flat-1"  # of the compiled files; another number makes all of them anew
 
 
 def located(installed: Installed) -> tuple[tuple[Any, ...], str]:
@@ -31,7 +31,22 @@ def located(installed: Installed) -> tuple[tuple[Any, ...], str]:
     manifest = manifest_of(manifest_file.read_bytes(), str(manifest_file))
     wanted = installed.framework
     framework = wanted if wanted in manifest.files and wanted != manifest.framework else manifest.primary
-    return (path / manifest.files[framework], manifest.signature), framework
+    return _of_package(path, manifest, framework), framework
+
+
+def native(installed: Installed) -> tuple[Any, ...] | None:
+    """What scikit-learn's form of a package is opened with, where the package answers by another form."""
+    path = Path(installed.path)
+    file = path / PACKAGE_MANIFEST
+    if installed.framework == "python" or not file.is_file():
+        return None
+    manifest = manifest_of(file.read_bytes(), str(file))
+    return _of_package(path, manifest, "sklearn") if "sklearn" in manifest.files else None
+
+
+def _of_package(path: Path, manifest: PackageManifest, framework: str) -> tuple[Any, ...]:
+    more = (manifest.training,) if framework == "sklearn" else ()
+    return (path / manifest.files[framework], manifest.signature, *more)
 
 
 def compiled_runtime(installed: Installed, arguments: tuple[object, ...], framework: str) -> Runtime | None:
