@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -32,11 +33,11 @@ from modelyard.serving import ModelServer
 
 HERE = Path(__file__).parent
 STARTED = time.monotonic()
+PATIENCE_S = 400.0  # for a cluster that starts on a machine which is busy with other things
 CLIENTS = 4
-PORT = 8713
 
 
-def until(what: Callable[[], Any], seconds: float = 90.0) -> Any:
+def until(what: Callable[[], Any], seconds: float = 240.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = what()
@@ -54,7 +55,7 @@ class Callers:
         self.asked: list[str] = []
         self.wrong: list[str] = []
         self._stop, self._mark = threading.Event(), 0
-        self._client = Predictions({"here": url}, timeout=5.0, deadline=120.0)
+        self._client = Predictions({"here": url}, timeout=10.0, deadline=300.0)
         self._endpoint = endpoint
         self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(CLIENTS)]
         for thread in self._threads:
@@ -84,7 +85,7 @@ class Callers:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(150)
+            thread.join(320)
         self._client.close()
 
 
@@ -132,11 +133,11 @@ def killed_node(folder: Path, cluster: Cluster, callers: Callers, *, whole: bool
     killed = len(callers.answers)
     until(lambda: victim not in {node["NodeID"] for node in ray.nodes() if node["Alive"]})
     dead = {name for name in before if name.startswith(victim[:12])}
-    until(lambda: not dead & set(processes(folder)), 120)  # what the dead had not told has been told for them
+    until(lambda: not dead & set(processes(folder)))  # what the dead had not told has been told for them
     if not whole:
-        until(lambda: set(processes(folder)) - set(before), 120)  # the third node has begun to answer instead
+        until(lambda: set(processes(folder)) - set(before))  # the third node has begun to answer instead
     callers.quick(0)
-    until(lambda: callers.quick(100), 120)
+    until(lambda: callers.quick(100))
     kill(everything)  # what the raylet left behind
     return {
         "killed": victim[:12],
@@ -151,16 +152,16 @@ def rescaled(server: ModelServer, folder: Path, callers: Callers, endpoint: str)
     before = sorted(processes(folder))
     for one, settings in ((endpoint, {"payload_durable": True}), ("g", {"trusted_code": True})):
         server.configure(one, {**settings, "min_replicas": 1, "max_replicas": 2, "target_cpu": 0.9})
-    until(lambda: serve.status().applications["modelyard"].status == "RUNNING", 120)
+    until(lambda: serve.status().applications["modelyard"].status == "RUNNING")
     callers.quick(0)
-    until(lambda: callers.quick(100), 120)
+    until(lambda: callers.quick(100))
     return {"before": before, "after": sorted(processes(folder))}
 
 
 def answered(server: ModelServer, folder: Path, endpoint: str, callers: Callers) -> dict[str, Any]:
     """What the callers were answered, and what the yard knows of it."""
     callers.stop()
-    until(lambda: {row["request_id"] for row in server.payload_rows(endpoint)} >= set(callers.answers), 60)
+    until(lambda: {row["request_id"] for row in server.payload_rows(endpoint)} >= set(callers.answers))
     files = (folder / "node").rglob("models.json")
     return {
         "asked": sorted(callers.asked),
@@ -201,9 +202,9 @@ def guarded(server: ModelServer, url: str) -> dict[str, Any]:
                 arms_seen.append("failed")
             if len(arms_seen) > 60 and set(arms_seen[-60:]) == {"baseline"}:
                 break
-    until(server.trips, 30)
-    until((server.store.folder / "reported.txt").exists, 30)
-    until(lambda: server.counts("g").arms["baseline"].requests + failures >= len(arms_seen), 30)
+    until(server.trips)
+    until((server.store.folder / "reported.txt").exists)
+    until(lambda: server.counts("g").arms["baseline"].requests + failures >= len(arms_seen))
     counts = server.counts("g").arms
     return {
         "trips": [(trip.rollout_id, trip.step, trip.metric) for trip in server.trips()],
@@ -217,24 +218,38 @@ def guarded(server: ModelServer, url: str) -> dict[str, Any]:
 
 
 def cluster_of(nodes: int) -> Cluster:
-    """A head and other nodes. Ray gives each half a minute to start, which a busy machine may need more than once."""
+    """A head and other nodes. Ray gives each half a minute to start, which a busy machine may need more than once; what
+    has started too late goes, since it would join as a node that nobody counts on."""
     cluster = Cluster()
     while len(cluster.list_all_nodes()) < nodes:
         first = not cluster.list_all_nodes()
+        before = set(family(os.getpid()))
         try:
             cluster.add_node(
                 num_cpus=2, object_store_memory=80 << 20, **({"include_dashboard": False} if first else {})
             )
         except Exception as error:  # Ray raises nothing more exact
             sys.stderr.write(f"a node did not start: {error}\n")
-            if time.monotonic() > STARTED + 200:
+            kill(sorted(set(family(os.getpid())) - before))
+            if first:
+                cluster = Cluster()
+            if time.monotonic() > STARTED + PATIENCE_S:
                 raise
     return cluster
+
+
+def free_port() -> int:
+    """A port that each node's proxy can have: all of them are on this machine, and share it (SO_REUSEPORT)."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
 def main(folder: Path) -> None:
     os.environ["MODELYARD_NODE_FOLDER"] = str(folder / "node")
     os.environ["PYTHONPATH"] = str(HERE)
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"  # of the cluster's own processes, before they start
     sys.path.insert(0, str(HERE))
     server = ModelServer(folder / "yard")
     (server.store.folder / "tried").touch()
@@ -245,7 +260,7 @@ def main(folder: Path) -> None:
     server = ModelServer(folder / "yard")
     told: dict[str, Any] = {}
     with server.start_on_nodes(
-        "ray", address=cluster.address, port=PORT, report="local_models:write_down", place=str(folder / "yard")
+        "ray", address=cluster.address, port=free_port(), report="local_models:write_down", place=str(folder / "yard")
     ) as serving:
         told["guard"] = guarded(server, serving.url)
         callers = Callers(serving.url, endpoint)

@@ -21,7 +21,7 @@ import pytest
 
 from modelyard.core.errors import Unavailable
 from modelyard.core.traffic import Arm, Guard
-from modelyard.serving import ModelServer
+from modelyard.serving import ModelServer, calls
 from modelyard.serving.places import write_once
 from modelyard.serving.rules import trip_of
 
@@ -113,6 +113,72 @@ def test_versions_are_swapped_under_load_without_a_lost_request(server: ModelSer
     assert {status for status, _ in callers.seen} == {200}
     assert {version for _, version in callers.seen} == {"v1", "v2", "v3"}
     assert {version for _, version in callers.seen[before:]} == {"v3"}  # v4 never loaded: the old routing stays
+
+
+def test_weight_moves_in_no_process_before_the_arm_has_answered_there_and_other_endpoints_do_not_wait(
+    server: ModelServer, tools: Any, tmp_path: Path
+) -> None:
+    late = f"{Path(__file__).parent / 'deadly_models.py'}:Late@{tmp_path / 'now'}"
+    tools.install(server, "e", v1=tools.reference(), v2=late, v3=tools.reference(shift=1))
+    server.apply(tools.split("e", 1))
+    server.apply(tools.split("f", 1))
+    with server.start(workers=2) as serving, Callers(serving.url) as callers:
+        tools.until(lambda: (200, "v1") in callers.seen)
+        server.apply(tools.split("e", 2, 1.0))
+        for generation in (2, 3):
+            server.apply(tools.split("f", generation, salt=str(generation)))
+            tools.until(lambda generation=generation: tools.carried_out(server, "f", generation))
+        assert tools.carried_out(server, "e", 1)
+        assert set(callers.seen) == {(200, "v1")}
+        (tmp_path / "now").write_text("")
+        tools.until(lambda: tools.carried_out(server, "e", 2))
+        before = len(callers.seen)
+        tools.until(lambda: len(callers.seen) > before + 20)
+    assert callers.broken == []
+    assert set(callers.seen) == {(200, "v1"), (200, "v2")}
+    assert callers.seen[-1] == (200, "v2")
+
+
+def test_fifty_loads_and_unloads_under_load_cost_no_request(server: ModelServer, tools: Any) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference(shift=1))
+    server.apply(tools.split("e", 1))
+    told: Counter[int] = Counter()
+    with server.start(workers=2, model_control=True) as serving, Callers(serving.url, count=2) as callers:
+        with httpx.Client(base_url=f"{serving.url}/v2", timeout=60) as client:
+            for _ in range(50):
+                told[client.post("/repository/models/m/load", json={"parameters": {"version": "v2"}}).status_code] += 1
+                told[httpx.get(f"{serving.url}/v2/models/m/versions/v2/ready").status_code] += 1  # whichever process
+                told[client.post("/repository/models/m/unload").status_code] += 1
+        tools.until(lambda: len(callers.seen) > 50)
+    assert told == {200: 150}
+    assert callers.broken == []
+    assert set(callers.seen) == {(200, "v1")}
+
+
+def test_a_second_signal_waits_for_nothing(tmp_path: Path, tools: Any) -> None:
+    server = ModelServer(tmp_path)
+    tools.install(server, "e", v1=f"{Path(__file__).parent / 'deadly_models.py'}:Deadly@wait,5")
+    server.apply(tools.split("e", 1))
+    told: list[str] = []
+
+    def call(url: str) -> None:
+        try:
+            told.append(str(httpx.post(f"{url}/predict/e", json={"features": {"a": 200, "b": 0}}, timeout=60)))
+        except httpx.TransportError:
+            told.append("closed")
+
+    with standalone(tmp_path, workers=1) as (supervisor, url):
+        asking = threading.Thread(target=call, args=(url,))
+        asking.start()
+        tools.until(lambda: (found := calls.read(server.places.slots / "0.vitals")) and found.gauges["in_flight"])
+        supervisor.terminate()
+        tools.until(lambda: not any(one.ready for one in server.processes()))
+        assert told == []  # the first one lets it be answered
+        supervisor.terminate()
+        supervisor.wait(60)
+        asking.join(60)
+    assert told == ["closed"]
+    assert supervisor.returncode == 0
 
 
 def test_a_guard_trips_and_is_reported_while_the_control_plane_is_stopped(tmp_path: Path, tools: Any) -> None:

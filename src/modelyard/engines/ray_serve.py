@@ -27,6 +27,7 @@ from modelyard.engines.ray import RayRunner
 NAMESPACE = "modelyard"
 ANSWERS_WITHIN = 30.0
 DRAIN_S = 20.0
+READY_S = "60"  # after the usual 5 a proxy that starts on a busy machine is killed, and started again, and killed
 MOST_ONGOING = 200  # in one process, below the number at which it refuses by itself
 MOST_KNOWN = 256  # processes, the dead ones of which others tell included
 log = logging.getLogger("modelyard.serving")
@@ -116,6 +117,7 @@ class RayServe:
 
     def __init__(self, yard: str, *, address: str | None = None) -> None:
         self.yard = yard
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", READY_S)  # of a cluster that is started here
         self._cluster = RayRunner(address=address)
         self._offered: dict[str, list[Any]] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

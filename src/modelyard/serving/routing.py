@@ -256,14 +256,14 @@ class Routes:
         """What the arms answer with; NotLoaded once all that is missing has been asked for."""
         installed = self.places.read_models()
         found: list[LoadedModel | None] = []
-        missing: NotLoaded | None = None
+        missing = []
         for arm in arms:
             try:
                 found.append(None if arm is None else self._model(arm, installed))
             except NotLoaded as error:
-                missing = error
-        if missing is not None:
-            raise missing
+                missing.append(str(error))
+        if missing:
+            raise NotLoaded(" ".join(missing))
         return found
 
     def _model(self, arm: Arm, installed: Mapping[tuple[str, str], Installed]) -> LoadedModel:
