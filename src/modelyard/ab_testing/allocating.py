@@ -13,7 +13,6 @@ from modelyard.ab_testing.tally import Tally
 from modelyard.stats import ratios
 from modelyard.stats.adaptive import Round as Stretch
 from modelyard.stats.adaptive import Together, shares, together
-from modelyard.stats.distributions import two_sided
 from modelyard.stats.proportions import score_test
 
 LEAST = 0.2  # of an even share: what the worst variant keeps, so that every round can be compared
@@ -58,7 +57,10 @@ def information(test: ABTest, rounds: ByRound) -> float:
 
 
 def compared_by_rounds(test: ABTest, metric: Metric, treatment: str, rounds: ByRound, held: Ruler) -> Compared:
-    """The comparison of a metric by rounds. Relative figures and quantiles are not given: no sound way is known here."""
+    """The comparison of a metric by rounds, whose p value is that of any look: one look's does not hold under moving shares.
+
+    Relative figures and quantiles are not given: no sound way is known here.
+    """
     found = put_together(test, metric, treatment, rounds)
     whole = merged(test, rounds)
     arms = [estimate(metric, whole[name]) for name in (test.control.name, treatment)]
@@ -66,14 +68,14 @@ def compared_by_rounds(test: ABTest, metric: Metric, treatment: str, rounds: ByR
     method = "rounds of fixed shares put together"
     if found.difference is None or found.error is None:
         return Compared(metric=metric, control=values[0], treatment=values[1], method=method)
-    half = held.z * found.error
+    half, always = held.z * found.error, held.sequential_p(found.z)
     return Compared(
         metric=metric,
         control=values[0],
         treatment=values[1],
         difference=found.difference,
         interval=(found.difference - half, found.difference + half),
-        p_value=two_sided(found.z),
+        p_value=1.0 if always is None else always,
         z=found.z,
         method=method,
     )
