@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import os
@@ -47,7 +48,7 @@ def truth(frame: pd.DataFrame) -> list[int]:
     return (np.nansum(frame[["a", "b"]].to_numpy(), axis=1) > 0).astype(int).tolist()
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "csv.gz", "jsonl.gz", "parquet.gz"])
 def test_every_row_of_any_format_is_answered_in_order_with_what_it_carries(
     ending: str, known: ModelServer, tmp_path: Path
 ) -> None:
@@ -58,7 +59,12 @@ def test_every_row_of_any_format_is_answered_in_order_with_what_it_carries(
         "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
         "parquet": lambda: frame.to_parquet(path),
     }
-    writers[ending]()
+    packed = ending.endswith(".gz")
+    path = tmp_path / f"rows.{ending.removesuffix('.gz')}"
+    writers[ending.removesuffix(".gz")]()
+    if packed:
+        path, plain = tmp_path / f"rows.{ending}", path
+        path.write_bytes(gzip.compress(plain.read_bytes()))
     report = known.predict_batch("m:v1", path, tmp_path / "out", chunk_rows=300, workers=1)
     found = answers(tmp_path / "out")
     assert (report.predicted, report.parts, report.rejected) == (1000, 4, 0)
@@ -66,7 +72,8 @@ def test_every_row_of_any_format_is_answered_in_order_with_what_it_carries(
     assert found["row"].tolist() == list(range(1, 1001))
     assert [int(one) for one in found["id"]] == frame["id"].tolist()
     assert {len(one) for one in found["probabilities"]} == {2}
-    assert pd.api.types.is_integer_dtype(found["id"]) == (ending == "parquet")
+    assert pd.api.types.is_integer_dtype(found["id"]) == ("parquet" in ending)
+    assert not list((tmp_path / "out").glob(".plain*"))
 
 
 def test_a_folder_is_answered_file_by_file_and_quotes_may_hold_line_breaks(known: ModelServer, tmp_path: Path) -> None:
@@ -171,6 +178,49 @@ def test_what_cannot_be_begun_says_why(known: ModelServer, tmp_path: Path) -> No
         known.predict_batch("m:v1", tmp_path / "ok.csv", tmp_path / "o1", keep=["idd"])
 
 
+def test_what_no_reader_would_read_right_is_refused_and_leaves_nothing_behind(
+    known: ModelServer, tmp_path: Path
+) -> None:
+    wrong = {
+        "mac.csv": (b"a,b\r1,2\r3,4\r", "carriage return"),
+        "wide.csv": ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
+        "cut.csv.gz": (gzip.compress(b"a,b\n" + os.urandom(5000).hex().encode())[:-900], "cannot be uncompressed"),
+        "no.csv.gz": (b"a,b\n1,2\n", "cannot be uncompressed"),
+        "x.zip.gz": (gzip.compress(b""), "unknown ending"),
+        "empty.csv": (b"", "is empty"),
+    }
+    for name, (data, words) in wrong.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises((Invalid, Damaged), match=words):
+            known.predict_batch("m:v1", tmp_path / name, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_folder_may_differ_in_what_they_carry_and_be_empty_and_the_answers_may_stand_among_them(
+    known: ModelServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_text("id,a,b\n1,2,3\n")
+    (folder / "b.csv").write_text("b,more,a\n3,x,-9\n")
+    (folder / "c.csv").write_text("")
+    (folder / "d.csv").write_text("a,b\n")
+    (folder / "e.jsonl").write_text("")
+    pd.DataFrame({"a": [1.0], "b": [2.0], "id": [7]}).to_parquet(folder / "f.parquet")
+    asked = {"chunk_rows": 1, "workers": 1}
+    report = known.predict_batch("m:v1", folder, folder / "out", **asked)
+    found = answers(folder / "out").astype(object).where(lambda one: one.notna(), None)
+    assert found[["file", "id", "more", "prediction"]].to_numpy().tolist() == [
+        ["a.csv", "1", None, 1],
+        ["b.csv", None, "x", 0],
+        ["f.parquet", "7", None, 1],
+    ]
+    assert known.predict_batch("m:v1", folder, folder / "out", **asked).resumed == report.parts == 3
+    (folder / "g.csv").write_text("a,id\n1,2\n")
+    with pytest.raises(Invalid, match=r"g.csv has no column 'b'"):
+        known.predict_batch("m:v1", folder, tmp_path / "other", **asked)
+
+
 def test_an_output_folder_is_of_one_prediction_and_done_once(known: ModelServer, tmp_path: Path) -> None:
     table(50).to_csv(tmp_path / "x.csv", index=False)
     first = known.predict_batch("m:v1", tmp_path / "x.csv", tmp_path / "out", chunk_rows=20, workers=1)
@@ -206,12 +256,13 @@ def test_a_run_that_is_killed_again_and_again_leaves_the_bytes_of_an_uninterrupt
     frame = table(6000)
     frame["a"] = frame["a"].astype(object)
     frame.loc[[3, 1000, 5999], "a"] = "bad"
-    frame.to_csv(tmp_path / "x.csv", index=False)
+    source = tmp_path / ("x.csv" if workers == 1 else "x.csv.gz")
+    frame.to_csv(source, index=False)
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
     out = tmp_path / "out"
     killed = 0
-    command = [sys.executable, str(script), str(tmp_path / "yard"), str(tmp_path / "x.csv"), str(out), str(workers)]
+    command = [sys.executable, str(script), str(tmp_path / "yard"), str(source), str(out), str(workers)]
     for _ in range(3):
         before = len(list(out.glob("part-*"))) if out.exists() else 0
         process = subprocess.Popen(command)
@@ -221,8 +272,8 @@ def test_a_run_that_is_killed_again_and_again_leaves_the_bytes_of_an_uninterrupt
             killed += 1
         process.wait()
     assert killed
-    report = server.predict_batch("m:v1", tmp_path / "x.csv", out, chunk_rows=200, workers=workers, rejects=True)
-    server.predict_batch("m:v1", tmp_path / "x.csv", tmp_path / "whole", chunk_rows=200, workers=1, rejects=True)
+    report = server.predict_batch("m:v1", source, out, chunk_rows=200, workers=workers, rejects=True)
+    server.predict_batch("m:v1", source, tmp_path / "whole", chunk_rows=200, workers=1, rejects=True)
     assert report.resumed > 0
     assert (report.predicted, report.rejected) == (5997, 3)
     assert digests(out) == digests(tmp_path / "whole")

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 
 from modelyard.core import plugins
-from modelyard.core.errors import Conflict, Damaged, Invalid, Unavailable
+from modelyard.core.errors import Conflict, Damaged, Invalid, Unavailable, YardError
 from modelyard.core.models import Signature
 from modelyard.serving import batch_files, loaded, segments
 from modelyard.serving.batch_files import BadRow, Chunk, Source
@@ -104,15 +104,23 @@ def predict(
     """The finished prediction of a file or folder; begun anew, or gone on with where it was interrupted."""
     if chunk_rows < 1:
         raise Invalid(f"chunk_rows is {chunk_rows}. Choose 1 or more rows.")
-    job = _job(installed, given, keep=keep, rejects=rejects, chunk_rows=chunk_rows)
+    new = not output.exists()
     _make(output)
     with _alone(output):
+        try:
+            job = _job(installed, given, output, keep=keep, rejects=rejects, chunk_rows=chunk_rows)
+        except YardError:
+            _swept(output, ".plain-*", *([".lock"] if new else []))
+            if new:
+                output.rmdir()
+            raise
         manifest = _begun(job, output)
         done = _done(job, output)
         resumed = len(job.chunks) if manifest.complete else len(done)
         if not manifest.complete:
             _run(job, output, done, runner=runner, workers=workers, tell=tell)
             manifest = _finished(job, output, done)
+        _swept(output, ".plain-*")
     return BatchReport(
         output=str(output),
         model=installed.model,
@@ -125,9 +133,11 @@ def predict(
     )
 
 
-def _job(installed: Installed, given: Path, *, keep: Sequence[str] | None, rejects: bool, chunk_rows: int) -> Job:
+def _job(
+    installed: Installed, given: Path, output: Path, *, keep: Sequence[str] | None, rejects: bool, chunk_rows: int
+) -> Job:
     signature = _model(installed).signature
-    found = batch_files.sources(given, signature, keep)
+    found = batch_files.sources(given, signature, keep, output)
     carried: dict[str, str] = {}
     for source in found:
         for name, kind in source.carried.items():
@@ -187,7 +197,7 @@ def _begun(job: Job, output: Path) -> Manifest:
     if not path.exists():
         if any(not one.name.startswith(".") for one in output.iterdir()):
             raise Conflict(f"{output} holds other files. Choose an empty or a new folder.")
-        write(path, Manifest(job=job))
+        write(path, Manifest(job=_placeless(job)))
         segments.sync_folder(output)
         return Manifest(job=job)
     try:
@@ -211,6 +221,11 @@ def _difference(one: Job, other: Job) -> str:
     if dict(one.carried) != dict(other.carried):
         return "keep"
     return "" if one.rejects == other.rejects else "rejects"
+
+
+def _placeless(job: Job) -> Job:
+    """The job without where its files stand uncompressed."""
+    return replace(job, sources=tuple(replace(source, plain="") for source in job.sources))
 
 
 def _part(output: Path, number: int) -> Path:
@@ -272,7 +287,9 @@ def answer_chunk(job: Job, chunk: Chunk, output: str) -> Done:
     bad = sorted([*rows.bad, *wrong], key=lambda one: one.row)
     if bad and not job.rejects:
         more = f" {len(bad) - 1} more rows of this chunk are bad." if len(bad) > 1 else ""
-        raise Invalid(f"{bad[0]}{more} Mend the rows, or pass rejects=True to leave them out and have them told.")
+        raise Invalid(
+            f"{bad[0]}{more} Mend the rows, or pass rejects=True (--rejects) to leave them out and have them told."
+        )
     place = Path(output)
     try:
         if bad:
@@ -406,14 +423,18 @@ def _finished(job: Job, output: Path, done: Mapping[int, Done]) -> Manifest:
             os.fsync(stream.fileno())
         (output / ".rejects.part").replace(output / "rejects.jsonl")
     manifest = Manifest(
-        job=job, complete=True, predicted=sum(one.predicted for one in done.values()), rejected=rejected
+        job=_placeless(job), complete=True, predicted=sum(one.predicted for one in done.values()), rejected=rejected
     )
     write(output / MANIFEST, manifest)
     segments.sync_folder(output)
-    for pattern in (".chunk-*", ".rejects-*"):
+    _swept(output, ".chunk-*", ".rejects-*")
+    return manifest
+
+
+def _swept(output: Path, *patterns: str) -> None:
+    for pattern in patterns:
         for path in output.glob(pattern):
             path.unlink()
-    return manifest
 
 
 @lru_cache(maxsize=2)

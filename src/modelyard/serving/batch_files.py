@@ -7,7 +7,10 @@ of Parquet is a range of rows. A row's place is its number in its file, from 1, 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +20,7 @@ import msgspec
 import numpy as np
 
 from modelyard.core import plugins
-from modelyard.core.errors import Invalid, NotFound, nearest
+from modelyard.core.errors import Damaged, Invalid, NotFound, Unavailable, nearest
 from modelyard.core.models import FeatureSpec, Signature
 
 ENDINGS = {".csv": "csv", ".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet", ".pq": "parquet"}
@@ -27,15 +30,24 @@ _TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One input file: its name below the input, how it is read, and the columns that are carried to the answers."""
+    """One input file: its name below the input, how it is read, and the columns that are carried to the answers.
+
+    `plain` is where it stands uncompressed, empty for one that is not compressed.
+    """
 
     name: str
     path: str
     kind: str
+    plain: str = ""
     size: int
     modified: int  # nanoseconds since 1970
     header: tuple[str, ...] = ()  # of CSV
     carried: Mapping[str, str] = field(default_factory=dict)  # column -> type
+
+    @property
+    def readable(self) -> Path:
+        """The file that is read."""
+        return Path(self.plain or self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,22 +88,54 @@ class Rows:
     bad: list[BadRow]
 
 
-def sources(given: Path, signature: Signature, keep: Sequence[str] | None) -> list[Source]:
-    """The input's files in order, every one with a column for each feature; Invalid or NotFound for what cannot be read."""
+def sources(given: Path, signature: Signature, keep: Sequence[str] | None, room: Path) -> list[Source]:
+    """The input's files in order, every one with a column for each feature; Invalid or NotFound for what cannot be read.
+
+    Compressed ones are laid down uncompressed in the folder `room`, as hidden files. An empty file of a folder has no rows.
+    """
     if not given.exists():
         raise NotFound(f"There is no file or folder {given}. Check the path.")
-    files = [given] if given.is_file() else sorted(p for p in given.rglob("*") if p.suffix.lower() in ENDINGS)
+    files = [given] if given.is_file() else sorted(path for path in given.rglob("*") if _kind(path) and path.is_file())
+    files = [path for path in files if room not in path.absolute().parents]  # the answers are no input
     if not files:
-        raise NotFound(f"{given} holds no file that ends in {', '.join(ENDINGS)}. Choose another folder.")
+        raise NotFound(f"{given} holds no file that ends in {', '.join(ENDINGS)} (.gz). Choose another folder.")
     base = given.parent if given.is_file() else given
-    return [_source(path, path.relative_to(base).as_posix(), signature, keep) for path in files]
+    found = []
+    for number, path in enumerate(files):
+        if not path.stat().st_size and not given.is_file():
+            continue
+        found.append(_source(path, path.relative_to(base).as_posix(), signature, keep, room / f".plain-{number:05d}"))
+    return found
 
 
-def _source(path: Path, name: str, signature: Signature, keep: Sequence[str] | None) -> Source:
-    kind = ENDINGS.get(path.suffix.lower())
+def _kind(path: Path) -> str | None:
+    """How a file is read, by its ending before .gz."""
+    return ENDINGS.get(Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower())
+
+
+def _unpacked(path: Path, plain: Path) -> Path:
+    """The file uncompressed."""
+    part = plain.with_suffix(".part")
+    try:
+        with gzip.open(path) as packed, part.open("wb") as stream:
+            shutil.copyfileobj(packed, stream, PIECE)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Damaged(f"{path} cannot be uncompressed: {error}. Copy it anew.") from error
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be uncompressed into {plain.parent}: {error}. Make room there.") from error
+    part.replace(plain)
+    return plain
+
+
+def _source(path: Path, name: str, signature: Signature, keep: Sequence[str] | None, plain: Path) -> Source:
+    kind = _kind(path)
     if kind is None:
-        raise Invalid(f"{path} has the unknown ending {path.suffix!r}. Use {', '.join(ENDINGS)}.")
-    columns = _COLUMNS[kind](path)
+        raise Invalid(
+            f"{path} has the unknown ending {path.suffix!r}. Use {', '.join(ENDINGS)}, or one of them and .gz."
+        )
+    packed = path.suffix.lower() == ".gz"
+    read_from = _unpacked(path, plain) if packed else path
+    columns = _COLUMNS[kind](read_from, name)
     lacking = [feature for feature in signature.names if feature not in columns]
     if columns and lacking:
         extra = [column for column in columns if column not in signature.names]
@@ -105,6 +149,7 @@ def _source(path: Path, name: str, signature: Signature, keep: Sequence[str] | N
         name=name,
         path=str(path.absolute()),
         kind=kind,
+        plain=str(plain) if packed else "",
         size=stat.st_size,
         modified=stat.st_mtime_ns,
         header=tuple(columns) if kind == "csv" else (),
@@ -112,18 +157,24 @@ def _source(path: Path, name: str, signature: Signature, keep: Sequence[str] | N
     )
 
 
-def _csv_columns(path: Path) -> dict[str, str]:
+def _csv_columns(path: Path, file: str) -> dict[str, str]:
+    with path.open("rb") as binary:
+        start = binary.read(PIECE)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Invalid(f"{file} is UTF-16. Save it as UTF-8.")
+    if b"\n" not in start and b"\r" in start:
+        raise Invalid(f"{file} ends its lines with a carriage return alone. Save it with line feeds.")
     with path.open(encoding="utf-8-sig", newline="", errors="replace") as stream:
         header = next(csv.reader(stream), [])
     twice = {name for name in header if header.count(name) > 1}
     if twice:
-        raise Invalid(f"{path} has two columns {sorted(twice)[0]!r}. Name each column once.")
+        raise Invalid(f"{file} has two columns {sorted(twice)[0]!r}. Name each column once.")
     if not header:
-        raise Invalid(f"{path} is empty. Its first line names the columns.")
+        raise Invalid(f"{file} is empty. Its first line names the columns.")
     return dict.fromkeys(header, "string")
 
 
-def _lines_columns(path: Path) -> dict[str, str]:
+def _lines_columns(path: Path, file: str) -> dict[str, str]:  # noqa: ARG001 - as the others
     """The keys of the first whole object: others are not carried."""
     with path.open("rb") as stream:
         for line in stream:
@@ -136,7 +187,7 @@ def _lines_columns(path: Path) -> dict[str, str]:
     return {}
 
 
-def _parquet_columns(path: Path) -> dict[str, str]:
+def _parquet_columns(path: Path, file: str) -> dict[str, str]:  # noqa: ARG001 - as the others
     found: dict[str, str] = plugins.load("parquet", "rows")(path).types()
     return found
 
@@ -154,7 +205,7 @@ def chunks(found: Sequence[Source], rows: int) -> list[Chunk]:
 
 
 def _row_ranges(source: Source, rows: int) -> Iterator[dict[str, int]]:
-    count = plugins.load("parquet", "rows")(Path(source.path)).count()
+    count = plugins.load("parquet", "rows")(source.readable).count()
     for first in range(0, count, rows):
         yield {"first": first + 1, "line": 0, "rows": min(rows, count - first)}
 
@@ -163,7 +214,7 @@ def _byte_ranges(source: Source, rows: int) -> Iterator[dict[str, int]]:
     """Ranges between records: for CSV line breaks that an even number of quotes precede."""
     start = line = records = begun = begun_line = 0
     first = 0 if source.kind == "csv" else 1  # the header is no row
-    for offset, lines in _breaks(Path(source.path), quoted=source.kind == "csv"):
+    for offset, lines in _breaks(source.readable, quoted=source.kind == "csv"):
         line = lines
         records += 1
         if source.kind == "csv" and records == 1:
@@ -183,7 +234,7 @@ def _byte_ranges(source: Source, rows: int) -> Iterator[dict[str, int]]:
             "first": begun + first,
             "line": begun_line + 1,
             "start": start,
-            "end": source.size,
+            "end": source.readable.stat().st_size,
             "rows": records - begun,
         }
 
@@ -219,7 +270,7 @@ def read(source: Source, chunk: Chunk, signature: Signature) -> Rows:
 
 
 def _bytes(source: Source, chunk: Chunk) -> bytes:
-    with Path(source.path).open("rb") as stream:
+    with source.readable.open("rb") as stream:
         stream.seek(chunk.start)
         return stream.read(chunk.end - chunk.start)
 
@@ -358,7 +409,7 @@ def _read_lines(source: Source, chunk: Chunk, signature: Signature) -> Rows:
 
 def _read_parquet(source: Source, chunk: Chunk, signature: Signature) -> Rows:
     wanted = list(dict.fromkeys((*signature.names, *source.carried)))
-    columns = plugins.load("parquet", "rows")(Path(source.path)).slice(wanted, chunk.first - 1, chunk.rows)
+    columns = plugins.load("parquet", "rows")(source.readable).slice(wanted, chunk.first - 1, chunk.rows)
     row = list(range(chunk.first, chunk.first + chunk.rows))
     records: Any = _numbers(columns, signature)
     if records is None:

@@ -34,7 +34,7 @@ class BatchPrediction(Area):
         workers: int = 0,
         runner: Literal["processes", "ray", "ray_data"] = "processes",
     ) -> BatchReport:
-        """What became of the rows of a file or folder (CSV, JSON lines, Parquet): their answers stand in `output` as Parquet.
+        """What became of the rows of a file or folder (CSV, JSON lines, Parquet, each also .gz): their answers as Parquet.
 
         `model` is NAME:VERSION of an installed or registered version, or the path of a package or model file. The answers
         have the columns file and row (where the row stands, from 1), what the input has besides the features (or only the
