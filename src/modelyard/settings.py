@@ -48,7 +48,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "user": ("", "who is acting, for the audit log; the login name unless it is set"),
     "host": ("127.0.0.1", "the address that `modelyard serve` listens on"),
     "port": ("8080", "the control plane's port; predictions are answered on the next one"),
-    "workers": ("2", "serving processes"),
+    "workers": ("", "serving processes; as many as the endpoints' min_replicas say (2) unless it is set"),
     "format": ("", "output of commands: table, json or csv; a table on a terminal, else json"),
     "token": ("", "the access token a client sends; name a file with @path"),
     "url": ("", "the server a client talks to, instead of opening the yard itself"),

@@ -217,15 +217,16 @@ class Yard:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        workers: int = 2,
+        workers: int | None = None,
         log_file: str | Path | None = None,
         grpc_port: int | None = None,
         model_control: bool = False,
     ) -> Serving:
         """Serving processes that answer over HTTP and record their own rollbacks in this yard, as `ModelServer.start`.
 
-        What they log goes to standard error, or to `log_file`. With `grpc_port` they answer over gRPC too, and
-        `model_control` lets clients load and unload installed versions.
+        There are at least `workers`, by default as many as the endpoints' `min_replicas` say. What they log goes to
+        standard error, or to `log_file`. With `grpc_port` they answer over gRPC too, and `model_control` lets clients load
+        and unload installed versions.
         What the place says of passwords reaches them in their environment, which other users cannot read, and not on
         their command line, which they can.
         """

@@ -22,7 +22,7 @@ def serve(
     port: Annotated[
         int | None, Parameter(help="Port of the control plane; predictions are answered on the next one.")
     ] = None,
-    workers: Annotated[int | None, Parameter(help="Serving processes.")] = None,
+    workers: Annotated[int | None, Parameter(help="Serving processes at least; as the endpoints' min_replicas say by default.")] = None,
     predict_host: Annotated[
         str, Parameter(help="Address that predictions are answered on, to anybody who reaches it, without a token.")
     ] = "127.0.0.1",
@@ -55,7 +55,7 @@ def serve(
     listening = Listening(
         host=found["host"],
         port=checked_port(chosen["port"].number),
-        workers=chosen["workers"].number,
+        workers=chosen["workers"].number if chosen["workers"].value else None,
         predict_host=predict_host,
         grpc_port=grpc_port,
         model_control=model_control,
@@ -65,7 +65,7 @@ def serve(
         tls_key=tls_key,
         client_ca=client_ca,
     )
-    if listening.workers < 1:
+    if listening.workers is not None and listening.workers < 1:
         raise Invalid(f"{listening.workers} serving processes answer no prediction. Ask for at least one: --workers 1")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)

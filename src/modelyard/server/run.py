@@ -44,7 +44,7 @@ class Listening:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    workers: int = 2
+    workers: int | None = None  # as many as the endpoints ask for
     predict_host: str = "127.0.0.1"  # predictions need no token, so opening them to others is a choice of its own
     grpc_port: int | None = None
     model_control: bool = False  # whether clients of the predictions may load and unload installed versions

@@ -44,6 +44,15 @@ class Scaler:
         # one number and no scaling: what somebody has told stands until another number is published
         return targets.min_replicas if targets != before else len(pids)
 
+    @property
+    def why(self) -> str:
+        """What was seen last, in words."""
+        if not self._seen:
+            return "as the endpoints' settings say"
+        seen = self._seen[-1]
+        slow = "" if seen.latency_ms is None else f", and 95 % of the answers came within {seen.latency_ms:.3g} ms"
+        return f"each was busy {seen.cpu:.0%} of the time{slow}"
+
     def _load(self, pids: Sequence[int], now: float) -> Load | None:
         """What they did since the last look; None at the first. One counts once it has been ready all the time."""
         ready = {report.pid for report in self._places.slot_reports().values() if report.ready}

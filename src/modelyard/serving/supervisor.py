@@ -130,7 +130,6 @@ class Serving:
             before = len(self._children)
         self._set_size(count)
         if count != before:
-            log.info("%d serving processes instead of %d.", count, before)
             self._scaled(before, count)
 
     def stop(self) -> None:
@@ -283,6 +282,7 @@ class Serving:
         pids = self.pids
         count = self._scaler.count(pids)
         if count != len(pids):
+            log.info("%d serving processes from now on, not %d: %s.", count, len(pids), self._scaler.why)
             self.scale_to(count)
 
 
