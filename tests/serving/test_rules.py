@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.core.assignment import position, unit_hash
@@ -111,10 +111,3 @@ def test_traffic_that_cannot_be_carried_out_is_refused_with_its_fault(bad: Traff
 def test_an_older_generation_does_not_replace_a_newer_one() -> None:
     with pytest.raises(Conflict, match="generation 3"):
         rules.checked_traffic(traffic(("a", 1.0), generation=2), traffic(("a", 1.0), generation=2))
-
-
-@settings(max_examples=50)
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5))
-def test_numbers_agree_with_themselves_and_not_with_numbers_one_percent_off(values: list[float]) -> None:
-    assert rules.agree(values, values, labels=False)
-    assert not rules.agree([*values, 100.0], [*values, 101.0], labels=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BASELINE, CANARY = "baseline", "canary"
+DISTANCES = (0.0, 1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # upper ends that a shadow's are counted by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Traffic:
     shadow_share: float = 0.0
     guard: Guard | None = None
     salt: str = ""
+    shadow_tolerance: float | None = None  # how far its answers may lie from the primary's and still agree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +79,13 @@ class ArmCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowCounts:
-    """How a shadow's answers compare with the primary's."""
+    """How a shadow's answers compare with the primary's. `distances` counts them up to each of DISTANCES, and beyond."""
 
     compared: int = 0
     agreed: int = 0
     errors: int = 0
     dropped: int = 0
+    distances: tuple[int, ...] = ()
     latency: Mapping[int, int] = field(default_factory=dict)
 
 

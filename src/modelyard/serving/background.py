@@ -21,11 +21,11 @@ from modelyard.core.errors import Invalid
 from modelyard.core.ports import Output
 from modelyard.serving.calls import SHADOW as SHADOWING
 from modelyard.serving.calls import Calls
-from modelyard.serving.counters import AGREED, COMPARED, DROPPED, FAILED
+from modelyard.serving.comparing import compared
+from modelyard.serving.counters import AGREED, APART, COMPARED, DROPPED, FAILED
 from modelyard.serving.lasting import Lasting
 from modelyard.serving.loaded import ModelFailed
 from modelyard.serving.routing import Route
-from modelyard.serving.rules import agree
 
 SHADOW_QUEUE = 256
 
@@ -70,9 +70,9 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
 class Shadows:
     """Gives copies of requests to the shadow, when nothing else is to be done in this process."""
 
-    def __init__(self, idle: Callable[[], bool]) -> None:
+    def __init__(self, idle: Callable[[], bool], stands: Callable[[Route], bool] = lambda _: True) -> None:
         self._queue = Queue(SHADOW_QUEUE)
-        self._idle = idle
+        self._idle, self._stands = idle, stands
         self._thread: threading.Thread | None = None
         weakref.finalize(self, self._queue.stop)
 
@@ -80,7 +80,10 @@ class Shadows:
         """Queue a copy; counted as dropped if there is no room."""
         if self._thread is None:
             self._thread = threading.Thread(
-                target=_shadow_loop, args=(self._queue, self._idle), name="modelyard-shadow", daemon=True
+                target=_shadow_loop,
+                args=(self._queue, self._idle, self._stands),
+                name="modelyard-shadow",
+                daemon=True,
             )
             self._thread.start()
         if not self._queue.offer(answered):
@@ -98,7 +101,7 @@ class Shadows:
             self._thread.join(5)
 
 
-def _shadow_loop(queue: Queue, idle: Callable[[], bool]) -> None:
+def _shadow_loop(queue: Queue, idle: Callable[[], bool], stands: Callable[[Route], bool]) -> None:
     lasting = Lasting("A request could not be compared with the shadow's answer")
     while not (queue.stopping and not queue.items):
         if not queue.items:
@@ -109,6 +112,9 @@ def _shadow_loop(queue: Queue, idle: Callable[[], bool]) -> None:
             time.sleep(0.001)  # a request is being answered: the shadow waits, and drops when its queue is full
             continue
         answered: Answered = queue.items.popleft()
+        if not stands(answered.route):  # a slow shadow is not asked, and kept in memory, after its routing has gone
+            answered.route.counters.shadowed(DROPPED)
+            continue
         with lasting.round():
             queue.calls.at(SHADOWING, answered.route.marks[-1], compare, answered)
 
@@ -129,8 +135,13 @@ def compare(answered: Answered) -> None:
         route.counters.shadowed(FAILED)
         return
     micros = (time.perf_counter_ns() - start) / 1000
-    labels = primary.signature.task != "regression"
-    same = agree(answered.output.predictions.tolist(), output.predictions.tolist(), labels=labels)
+    found = compared(
+        answered.output,
+        output,
+        regression=primary.signature.task == "regression",
+        tolerance=route.traffic.shadow_tolerance,
+    )
     route.counters.shadowed(COMPARED, micros)
-    if same:
+    route.counters.shadowed(APART + found.place)
+    if found.agrees:
         route.counters.shadowed(AGREED)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.core.errors import Damaged
-from modelyard.core.traffic import ArmCounts, Guard, ShadowCounts, Traffic, TrafficCounts
+from modelyard.core.traffic import DISTANCES, ArmCounts, Guard, ShadowCounts, Traffic, TrafficCounts
 from modelyard.serving.places import MAX_SLOTS, Places
 from modelyard.serving.rules import MAX_ARMS, QUANTILES, quantiles_of
 from modelyard.stats.rollback import ANSWERS, ERRORS, P95, P99
@@ -36,7 +36,7 @@ TRIPPED, WARM, VERSION, USED, STATES, STATE = 1, 2, 3, 64, 128, 64
 REQUESTS, FAILED_EVER, SLOW_EVER, UNITS, BAD, SLOWER, MET, ABOVE, MET_FAILED = 0, 1, 2, 4, 5, 6, 9, 10, 13
 EVER_FAILED, EVER_MET, HERE_MET, HERE_FAILED = 1, 1 << 3, 1 << 4, 1 << 5  # of a unit's byte; 1 << 1, 1 << 2: p95, p99
 EVER, EVIDENCE = 0b1111, 0b0111  # what counts once in the rollout, and of that what is never good
-COMPARED, AGREED, FAILED, DROPPED = 0, 1, 2, 3  # the shadow's counts
+COMPARED, AGREED, FAILED, DROPPED, APART = 0, 1, 2, 3, 4  # the shadow's counts; APART is the first of its distances'
 SHADOW = MAX_ARMS
 SLOT = (MAX_ARMS + 1) * ROW
 SEEN = (HEADER + MAX_SLOTS * SLOT) * WORD
@@ -291,6 +291,7 @@ def _shadow(row: np.ndarray) -> ShadowCounts:
         agreed=int(row[AGREED]),
         errors=int(row[FAILED]),
         dropped=int(row[DROPPED]),
+        distances=tuple(int(count) for count in row[APART : APART + len(DISTANCES) + 1]),
         latency=_histogram(row),
     )
 

@@ -26,7 +26,8 @@ class Desk:
         self.slot = Slot(places)
         self.routes = Routes(places, self.slot.number)
         self.in_flight = 0
-        self.shadows = Shadows(_Idle(self))
+        idle = _Idle(self)
+        self.shadows = Shadows(idle, idle.stands)
         self.payloads = PayloadLog(places, self.slot.number)
 
     def count(self, route: Route, arm: int, hashed: int | None, *, micros: float, failed: bool) -> None:
@@ -100,6 +101,11 @@ class _Idle:
     def __call__(self) -> bool:
         desk = self._desk()
         return desk is None or desk.in_flight == 0
+
+    def stands(self, route: Route) -> bool:
+        """Whether a route is still in force; any is where the desk has gone, so that what is queued is finished."""
+        desk = self._desk()
+        return desk is None or desk.routes.by_name.get(route.traffic.endpoint, route) is route
 
 
 def _drawn(share: float) -> bool:

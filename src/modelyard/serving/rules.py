@@ -1,4 +1,4 @@
-"""The decisions of serving: which arm answers, when a guard trips, whether a shadow agrees. Pure."""
+"""The decisions of serving: which arm answers, and when a guard trips. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any
 
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.ids import checked_name
@@ -130,16 +129,3 @@ def _why(guard: Guard, metric: str, counts: TrafficCounts) -> str:
     beyond = f" by more than {guard.latency_margin:.0%}" if guard.latency_margin else ""
     failed = f", failed {canary.errors} against {baseline.errors}" if canary.errors or baseline.errors else ""
     return f"answers slower than the baseline's quantiles{beyond}: {slow}{failed}; {what} {new} against {old}"
-
-
-def agree(primary: Sequence[Any], shadow: Sequence[Any], *, labels: bool) -> bool:
-    """Whether a shadow's answers match: the same labels, or numbers within 0.1 % of each other.
-
-    >>> agree([1.0], [1.0005], labels=False), agree(["a"], ["b"], labels=True)
-    (True, False)
-    """
-    if len(primary) != len(shadow):
-        return False
-    if labels:
-        return list(primary) == list(shadow)
-    return all(math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6) for a, b in zip(primary, shadow, strict=True))
