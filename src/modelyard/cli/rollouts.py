@@ -295,7 +295,10 @@ def _facts(now: Seen) -> Iterator[tuple[str, str]]:
             )
     shadow = now["look"].get("shadow")
     if shadow and shadow["compared"]:
-        told = f"{_percent(shadow['agreement'])} of {shadow['compared']:,} agree, {shadow['dropped']:,} dropped"
+        low, near = shadow["agreement_interval"][0], shadow["distance"]["p95"]
+        told = f"{_percent(shadow['agreement'])} of {shadow['compared']:,} agree, at least {_percent(low)} at 95 %; "
+        told += f"95 % of them within {near:g}; " if near is not None else ""
+        told += f"{shadow['dropped']:,} dropped"
         yield "shadow", told
     if now["status"] in ENDED:
         yield "ended", str(now["reason"])

@@ -9,7 +9,8 @@ who controls.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.core.canonical import dumps, plain
@@ -17,13 +18,15 @@ from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.instants import from_micros, micros
 from modelyard.core.measures import Measurement
 from modelyard.core.ports import Row
-from modelyard.core.traffic import ArmCounts, ShadowCounts, Traffic, TrafficCounts
+from modelyard.core.traffic import DISTANCES, ArmCounts, ShadowCounts, Traffic, TrafficCounts
 from modelyard.core.work import Work
 from modelyard.deployment import rules, store
 from modelyard.deployment.rollouts import Look, Rollout
+from modelyard.stats.proportions import wilson
 from modelyard.stats.sketch import quantile
 
 LEASE_S = 10  # a controller that was not heard of for so long is followed by another
+APART = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 KEEP_S = 1.0  # a look that says nothing new is written this often
 
 
@@ -101,7 +104,29 @@ def _shadow(traffic: Traffic | None, counts: ShadowCounts | None) -> dict[str, A
     found = counts or ShadowCounts()
     rate = found.agreed / found.compared if found.compared else None
     told = {"compared": found.compared, "agreed": found.agreed, "errors": found.errors, "dropped": found.dropped}
-    return {"version": traffic.shadow.version, **told, "agreement": rate, **latencies(found.latency)}
+    low, high = wilson(found.agreed, found.compared)
+    return {
+        "version": traffic.shadow.version,
+        **told,
+        "agreement": rate,
+        "agreement_interval": [low, high],
+        "distance": {name: distance_at(found.distances, q) for name, q in APART.items()},
+        **latencies(found.latency),
+    }
+
+
+def distance_at(counted: Sequence[int], part: float) -> float | None:
+    """How near that part of a shadow's answers at least is to the primary's: an upper end of DISTANCES.
+
+    >>> distance_at([90, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0], 0.95)
+    0.01
+    """
+    total, seen = sum(counted), 0
+    for end, count in zip((*DISTANCES, math.inf), counted, strict=False):
+        seen += count
+        if total and seen >= part * total:
+            return end if end < math.inf else None
+    return None
 
 
 def _standing(row: Row | None) -> tuple[str, int]:
