@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.request import urlopen
 
 from modelyard import Yard
 from modelyard.testing.serving import YardServer
@@ -36,6 +37,10 @@ def main(arguments: list[str]) -> int:
             yard.registry.create_model("fraud", created_by="root@example.com")
             yard.governance.register_dataset("cards")
         with YardServer(Path(folder) / "yard") as server:
+            with urlopen(
+                f"{server.url}/api/v1/openapi.json", timeout=120
+            ) as answer:  # made now: the peer waits ten seconds
+                answer.read()
             command = [str(given.peer), "run", f"{server.url}/api/v1/openapi.json", "--checks", given.checks]
             command += ["--header", f"Authorization: Bearer {secret}", "--max-examples", str(given.examples)]
             command += ["--phases", given.phases, "--seed", "1", "--no-color", "--suppress-health-check", "all"]

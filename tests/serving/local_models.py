@@ -14,13 +14,15 @@ from modelyard.core.traffic import GuardTrip
 
 
 class Linear:
-    """sign(a + b - shift), with faults: raises for rows whose `a` has a fraction below `fail`, or takes `slow` ms."""
+    """sign(a + b - shift), with faults: raises for rows whose `a` has a fraction below `fail`, takes `slow` ms, or waits
+    until the file `held` is gone."""
 
     def __init__(self, settings: str = "{}") -> None:
         given = json.loads(settings)
         self.shift = given.get("shift", 0.0)
         self.fail = given.get("fail", 0.0)
         self.slow = given.get("slow", 0.0)
+        self.held = given.get("held", "")
         task = given.get("task", "binary")
         self.signature = Signature(
             inputs=(FeatureSpec(name="a"), FeatureSpec(name="b", nullable=True)),
@@ -33,6 +35,8 @@ class Linear:
             raise FloatingPointError("the graph is wrong for this row")
         if self.slow:
             time.sleep(self.slow / 1000)
+        while self.held and Path(self.held).exists():
+            time.sleep(0.01)
         score = np.nansum(batch, axis=1) - self.shift
         if self.signature.task == "regression":
             return Output(predictions=score)
