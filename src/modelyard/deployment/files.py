@@ -105,9 +105,20 @@ def _read(place: Place, key: str, node: yaml.Node, path: str) -> dict[str, Any]:
         if not isinstance(node, yaml.MappingNode):
             raise place.wrong("give milliseconds by quantile, for example {p50: 2.1, p95: 4, p99: 9}.")
         return {key: {name: _number(one, value) for name, (one, value) in _mapping(node, path, key).items()}}
+    if key == "guardrails":
+        return {key: [_values(one, item, path) for one, item in _items(place, node, path)]}
     if key in COUNTS:
         return {key: _count(place, node)}
+    if key == "latency_limit":
+        return {key: _number(place, node)}
     return {key: _duration(place, node) if key == "minimum_seconds" else _part(place, node)}
+
+
+def _values(place: Place, node: yaml.Node, path: str) -> dict[str, Any]:
+    """A mapping of single values."""
+    if not isinstance(node, yaml.MappingNode):
+        raise place.wrong("give a mapping, for example {name: queue, lowest: 0, highest: 100, tolerated: 5}.")
+    return {name: _value(one, value) for name, (one, value) in _mapping(node, path, place.key).items()}
 
 
 def _steps(place: Place, node: yaml.Node, path: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def hold(work: Work, row: Row, rollout: Rollout, *, progress: Progress, decision
         return row
     changed = {**row, "status": status.value, "state": store.state_text(after)}
     if kind != rollout.progress.held:
-        severity = EventSeverity.WARNING if kind.startswith("sample ratio") else EventSeverity.INFO
+        severity = EventSeverity.WARNING if kind.startswith(("sample ratio", "limit")) else EventSeverity.INFO
         event = EventType.DEPLOYMENT_HELD
         return record(work, changed, what="held", decision=decision, event=event, severity=severity)
     store.save_deployment(work.rows, changed)

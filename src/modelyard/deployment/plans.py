@@ -12,6 +12,7 @@ from modelyard.core.errors import Invalid, nearest
 from modelyard.core.ids import checked_name
 from modelyard.core.refs import ModelRef
 from modelyard.deployment import rules
+from modelyard.deployment.guardrails import guardrails_from
 from modelyard.deployment.rollouts import (
     Change,
     Deployment,
@@ -26,6 +27,9 @@ FIXED = (
     "alpha",
     "warmup",
     "latency_margin",
+    "error_limit",
+    "latency_limit",
+    "guardrails",
 )  # what the serving processes' guard was given for this step and its budget
 
 
@@ -56,6 +60,7 @@ def wanted(
     freeze: Sequence[str] | None = None,
     latency_ms: Mapping[str, float] | None = None,
     after_generation: int = 0,
+    guardrails: Sequence[Mapping[str, Any]] | None = None,
     **terms: Any,
 ) -> Wanted:
     """The rollout that arguments ask for; Invalid for one that cannot be."""
@@ -69,7 +74,7 @@ def wanted(
         baseline=parsed_reference(baseline, endpoint, "baseline") if baseline else None,
         strategy=strategy,
         steps=planned,
-        terms=Terms(freeze=tuple(freeze or ()), **terms),
+        terms=Terms(freeze=tuple(freeze or ()), guardrails=guardrails_from(guardrails or ()), **terms),
         latency_ms=_checked_latency(latency_ms or {}),
         after_generation=after_generation,
     )

@@ -14,6 +14,7 @@ from modelyard.core.ports import Row
 from modelyard.core.refs import ModelRef
 from modelyard.core.work import Work
 from modelyard.deployment import moves, rules, store
+from modelyard.deployment.guarded import GuardedRollouts
 from modelyard.deployment.rollouts import (
     Deployment,
     DeploymentStatus,
@@ -27,7 +28,7 @@ from modelyard.deployment.rollouts import (
 from modelyard.deployment.shadows import Shadows
 
 
-class ReportedDeployments(Shadows):
+class ReportedDeployments(GuardedRollouts):
     """Records deployments that something else carries out, and says when their metrics call for going back."""
 
     def create_deployment(

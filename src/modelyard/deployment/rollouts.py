@@ -128,6 +128,38 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guardrail:
+    """A metric that serving does not count, with a value for canary and baseline at each look.
+
+    Its values lie from `lowest` to `highest`; `worse` is up or down, and a mean harm above `tolerated` takes the version
+    back. `canary` and `baseline` are queries to the `prometheus` server; without one the values are reported.
+    """
+
+    name: str
+    lowest: float
+    highest: float
+    tolerated: float = 0.0
+    worse: str = "up"
+    prometheus: str = ""
+    canary: str = ""
+    baseline: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("lowest", "highest", "tolerated"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise Invalid(f"{key} of the guardrail {self.name} is {value!r}; it must be a number.")
+        if not self.lowest < self.highest:
+            raise Invalid(f"The guardrail {self.name} lies from {self.lowest} to {self.highest}. Give lowest below highest.")
+        if not 0 <= self.tolerated < self.highest - self.lowest:
+            raise Invalid(f"tolerated of the guardrail {self.name} is {self.tolerated}; it must lie within its bounds.")
+        if self.worse not in ("up", "down"):
+            raise Invalid(f"worse of the guardrail {self.name} is {self.worse!r}. Write up or down.")
+        if self.prometheus and not (self.canary and self.baseline):
+            raise Invalid(f"The guardrail {self.name} asks Prometheus and needs two queries: canary and baseline.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What a step needs before it is left, and when it is taken back.
 
@@ -144,6 +176,9 @@ class Terms:
     warmup: int = 0
     minimum_agreement: float = 0.0
     freeze: tuple[str, ...] = ()
+    error_limit: float | None = None  # the new version's error rate may not pass it, whatever the baseline's is
+    latency_limit: float | None = None  # nor its p95 so many times the baseline's when the step began
+    guardrails: tuple[Guardrail, ...] = ()
 
     def __post_init__(self) -> None:
         _check_minima(self.minimum_units, self.minimum_seconds)
@@ -157,6 +192,10 @@ class Terms:
             )
         if not 0 < self.alpha <= 0.5:
             raise Invalid(f"alpha is {self.alpha}; it must be above 0 and at most 0.5, for example 0.001.")
+        if self.error_limit is not None and not 0 < self.error_limit < 1:
+            raise Invalid(f"error_limit is {self.error_limit}; it must lie between 0 and 1, for example 0.05.")
+        if self.latency_limit is not None and not 1 <= self.latency_limit < math.inf:
+            raise Invalid(f"latency_limit is {self.latency_limit}; it must be 1 or more, for example 2 for twice.")
         if not 0 <= self.minimum_agreement < 1:
             raise Invalid(f"minimum_agreement is {self.minimum_agreement}; it must be at least 0 and below 1.")
 
@@ -175,6 +214,7 @@ class Progress:
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # frozen baseline quantiles of this step
     carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the rollback tests of earlier steps
     canary_requests: int = 0  # in the steps before this one
+    guardrails: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)  # n, sum, spread: stats.bounded
     held: str = ""  # the kind of the last hold that was told
 
 

@@ -16,6 +16,7 @@ from modelyard.core.instants import Instant
 from modelyard.core.measures import Measurement
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import BASELINE, CANARY, Arm, ArmCounts, Guard, Traffic, TrafficCounts
+from modelyard.deployment import guardrails, limits
 from modelyard.deployment.rollouts import (
     DeploymentStatus,
     PerformanceMetrics,
@@ -52,10 +53,14 @@ def advance(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
     if rollout.now_at.share == 0:
         return _judged_shadow(rollout, seen, now)
     worse = _rollback(rollout, seen)
-    if worse.verdict is Verdict.ROLL_BACK or rollout.status is DeploymentStatus.PAUSED:
+    if worse.verdict is Verdict.ROLL_BACK:
         return worse
-    measured = worse.measurements
-    for hold in (_split_hold(rollout, seen), _units_hold(rollout, _counted(rollout, seen)[0].requests, now)):
+    beyond = limits.judged(rollout, *_counted(rollout, seen))
+    if beyond is not None:
+        return replace(beyond, measurements=(*worse.measurements, *beyond.measurements))
+    harm = guardrails.judged(rollout)
+    measured = (*worse.measurements, *harm.measurements)
+    for hold in (guardrails.missing(rollout), _split_hold(rollout, seen), _units_hold(rollout, _counted(rollout, seen)[0].requests, now)):
         if hold:
             return Decision(verdict=Verdict.HOLD, reasons=(hold,), measurements=measured)
     return _judged_harm(rollout, seen, measured)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from modelyard.core.canonical import plain
 from modelyard.core.decisions import Decision, Verdict
@@ -59,6 +60,9 @@ class DeploymentManager(DeclaredRollouts):
         latency_margin: float = 0.10,
         alpha: float = 0.001,
         warmup: int = 0,
+        error_limit: float | None = None,
+        latency_limit: float | None = None,
+        guardrails: list[dict[str, Any]] | None = None,
         latency_ms: dict[str, float] | None = None,
         after_generation: int = 0,
         created_by: str = "system",
@@ -75,6 +79,11 @@ class DeploymentManager(DeclaredRollouts):
         baseline's and its p95 at most `latency_margin` above; with no errors at all that takes 960 canary units for a
         margin of 0.005, 480 for 0.01 and 240 for 0.02, at an error rate of 1 % in both versions and a share of 5 %
         8,700, 2,400 and 750. `alpha` bounds the chance that a version as good as the baseline is ever rolled back.
+        `error_limit` and `latency_limit` are hard limits, of the error rate and of the p95 as a multiple of the
+        baseline's: the new version goes back where it alone breaks one; where both may, nothing is promoted. Each of
+        `guardrails` is a metric that is reported or asked of Prometheus: {"name", "lowest", "highest", "tolerated",
+        "worse": "up" or "down", "prometheus": a URL, "canary" and "baseline": queries}.
+
         `latency_ms` are the baseline's quantiles (p50, p95, p99) if they are known; else they are frozen from its first
         200 answers. `after_generation` is the generation that the endpoint's traffic has now. Invalid for impossible
         terms, Conflict while another rollout is under way there and within a freeze window.
@@ -102,6 +111,9 @@ class DeploymentManager(DeclaredRollouts):
             latency_margin=latency_margin,
             alpha=alpha,
             warmup=warmup,
+            error_limit=error_limit,
+            latency_limit=latency_limit,
+            guardrails=guardrails,
             latency_ms=latency_ms,
             after_generation=after_generation,
         )

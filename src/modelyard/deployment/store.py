@@ -17,6 +17,7 @@ from modelyard.core.work import Work
 from modelyard.deployment.rollouts import (
     Deployment,
     DeploymentStatus,
+    Guardrail,
     HistoryEntry,
     PerformanceMetrics,
     Progress,
@@ -214,7 +215,8 @@ def progress_from(text: str) -> Progress:
     if "carried" not in data:
         return Progress()
     carried = {test: tuple(map(float, numbers)) for test, numbers in data["carried"].items()}
-    return Progress(**{**data, "carried": carried})
+    guardrails = {name: tuple(map(float, numbers)) for name, numbers in data.get("guardrails", {}).items()}
+    return Progress(**{**data, "carried": carried, "guardrails": guardrails})
 
 
 def rollout_from(row: Row) -> Rollout:
@@ -239,7 +241,10 @@ def rollout_from(row: Row) -> Rollout:
 
 def terms_from(data: Mapping[str, Any] | None) -> Terms | None:
     """The terms that a plan holds."""
-    return Terms(**{**data, "freeze": tuple(data.get("freeze", ()))}) if data else None
+    if not data:
+        return None
+    guardrails = tuple(Guardrail(**one) for one in data.get("guardrails", ()))
+    return Terms(**{**data, "freeze": tuple(data.get("freeze", ())), "guardrails": guardrails})
 
 
 def terms_in(terms: Terms, step: Step) -> Terms:

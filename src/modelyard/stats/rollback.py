@@ -139,9 +139,9 @@ def up_to_now(
     ['errors']
     """
     found = dict(carried)
-    for test, grown in steps(counts, share, quantiles).items():
+    for test, more_wealth in steps(counts, share, quantiles).items():
         before = State.of(carried.get(test, ()))
-        logs = tuple(old + more for old, more in zip(before.logs, grown, strict=True))
+        logs = tuple(old + more for old, more in zip(before.logs, more_wealth, strict=True))
         found[test] = State(logs, (late or {}).get(test, before.late)).numbers
     return found
 

@@ -1,0 +1,78 @@
+"""Guardrails of live rollouts: values that are reported, or asked of Prometheus, and what follows from them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modelyard.core.decisions import Decision, Verdict
+from modelyard.core.errors import Conflict
+from modelyard.core.instants import micros
+from modelyard.core.operations import operation
+from modelyard.deployment import guardrails, moves, store
+from modelyard.deployment.prometheus import query
+from modelyard.deployment.rollouts import Deployment, DeploymentStatus
+from modelyard.deployment.shadows import Shadows
+
+
+class GuardedRollouts(Shadows):
+    """Takes a live rollout back when a metric that serving does not count is worse than the baseline's."""
+
+    @operation("POST", "/deployments/{deployment_id}/guardrails/{name}", needs="deployment.write")
+    def report_guardrail(self, deployment_id: str, name: str, *, canary: float, baseline: float) -> Deployment:
+        """The deployment after one more value of a guardrail for canary and baseline; rolled back if that shows harm.
+
+        One call a look, at regular times: the looks' mean difference is bounded at every look at once.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> queue = {"name": "queue", "lowest": 0, "highest": 100, "tolerated": 5}
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0", guardrails=[queue])
+        >>> for _ in range(99): seen = manager.report_guardrail(rollout.deployment_id, "queue", canary=60, baseline=20)
+        >>> seen.status.value
+        'rolled_back'
+        """
+        return self._take_in(deployment_id, {name: (canary, baseline)})
+
+    @operation("POST", "/deployments/{deployment_id}/guardrails", needs="deployment.write")
+    def check_guardrails(self, deployment_id: str) -> Deployment:
+        """The deployment after every guardrail with a Prometheus server was asked for its two values, one look.
+
+        A query without data adds nothing. Unavailable where a server does not answer: then nothing of it is taken in.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
+        >>> manager.check_guardrails(rollout.deployment_id).status.value
+        'running'
+        """
+        with self.store.reading() as rows:
+            rollout = store.rollout_from(moves.known(rows, deployment_id))
+        asked = [one for one in rollout.terms.guardrails if one.prometheus and rollout.status.active]
+        found = {}
+        for one in asked:
+            canary, baseline = query(one.prometheus, one.canary), query(one.prometheus, one.baseline)
+            if canary is not None and baseline is not None:
+                found[one.name] = (canary, baseline)
+        return self._take_in(deployment_id, found)
+
+    def _take_in(self, deployment_id: str, values: Mapping[str, tuple[float, float]]) -> Deployment:
+        with self.store.work("guardrails") as work:
+            row = moves.known(work.rows, deployment_id)
+            if row["source"] == store.REPORTED:
+                raise Conflict(f"{deployment_id} is judged by metrics reported by hand. Call report_metrics instead.")
+            rollout = store.rollout_from(row)
+            if not rollout.status.active or not values:
+                return moves.view(row)
+            kept = {
+                name: guardrails.numbers(guardrails.taken_in(rollout, name, *pair)) for name, pair in values.items()
+            }
+            progress = replace(rollout.progress, guardrails={**rollout.progress.guardrails, **kept})
+            decision: Decision = guardrails.judged(replace(rollout, progress=progress))
+            if decision.verdict is Verdict.ROLL_BACK:
+                return moves.view(
+                    moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision, progress=progress)
+                )
+            changed = {**row, "state": store.state_text(progress), "updated_at": micros(work.now)}
+            store.save_deployment(work.rows, changed)
+            return moves.view(changed)

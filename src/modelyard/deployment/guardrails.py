@@ -1,0 +1,110 @@
+"""Guardrails: metrics that somebody else measures, a rollout's own or a Prometheus query, that may take a version back. Pure.
+
+Each look brings one value of the canary and one of the baseline. The mean of their differences is bounded at every look at
+once (stats.bounded); a version goes back when the bound says that it is worse than the baseline by more than is tolerated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelyard.core.decisions import Decision, Verdict
+from modelyard.core.errors import Invalid, nearest
+from modelyard.core.measures import Measurement
+from modelyard.deployment.rollouts import Guardrail, Rollout
+from modelyard.stats.bounded import Running
+
+PART = 0.1  # of alpha, shared by all guardrails of a rollout
+
+
+def guardrails_from(given: Sequence[Mapping[str, Any]]) -> tuple[Guardrail, ...]:
+    """The guardrails that plain values describe; Invalid names a key that is unknown or missing.
+
+    >>> guardrails_from([{"name": "queue", "lowest": 0, "highest": 100, "tolerated": 5}])[0].worse
+    'up'
+    """
+    found = []
+    for one in given:
+        for key in one:
+            if key not in Guardrail.__slots__:
+                raise Invalid(f"A guardrail has an unknown key {key!r}. {nearest(str(key), list(Guardrail.__slots__))}")
+        for key in ("name", "lowest", "highest"):
+            if key not in one:
+                raise Invalid(f"A guardrail does not say its {key}. Give name, lowest, highest and tolerated.")
+        found.append(Guardrail(**one))
+    names = [one.name for one in found]
+    if len(set(names)) != len(names):
+        raise Invalid(f"Two guardrails have one name: {', '.join(names)}. Name each once.")
+    return tuple(found)
+
+
+def guardrail_named(rollout: Rollout, name: str) -> Guardrail:
+    """The rollout's guardrail of a name; Invalid for an unknown one."""
+    known = {one.name: one for one in rollout.terms.guardrails}
+    if name not in known:
+        raise Invalid(f"{rollout.deployment_id} has no guardrail {name!r}. {nearest(name, list(known))}")
+    return known[name]
+
+
+def running(rollout: Rollout, name: str) -> Running:
+    """What a guardrail has seen so far."""
+    n, total, spread = rollout.progress.guardrails.get(name, (0, 0.0, 0.0))
+    return Running(int(n), total, spread)
+
+
+def taken_in(rollout: Rollout, name: str, canary: float, baseline: float) -> Running:
+    """The guardrail with one more pair of values; Invalid for values outside its bounds."""
+    one = guardrail_named(rollout, name)
+    for what, value in (("canary", canary), ("baseline", baseline)):
+        if not one.lowest <= value <= one.highest:
+            told = f"{name} of the {what} is {value}"
+            raise Invalid(f"{told}; the guardrail was declared to lie from {one.lowest:g} to {one.highest:g}.")
+    harm = canary - baseline if one.worse == "up" else baseline - canary
+    return running(rollout, name).after(0.5 + harm / (2 * _width(one)))
+
+
+def judged(rollout: Rollout) -> Decision:
+    """Roll back where a guardrail's bound of harm has passed what is tolerated; hold else, with the measurements."""
+    measured, broken = [], []
+    for one in rollout.terms.guardrails:
+        many = running(rollout, one.name)
+        alpha = PART * rollout.terms.alpha / len(rollout.terms.guardrails)
+        low, high = ((bound - 0.5) * 2 * _width(one) for bound in many.bounds(alpha))
+        value = (many.total / many.n - 0.5) * 2 * _width(one) if many.n else None
+        measured.append(
+            Measurement(
+                name=f"guardrail_{one.name}",
+                value=value,
+                low=low,
+                high=high,
+                n=many.n,
+                method="harm against the baseline; empirical-Bernstein confidence sequence",
+                details={"tolerated": one.tolerated, "alpha": alpha, "worse": one.worse},
+            )
+        )
+        if low > one.tolerated:
+            broken.append(
+                f"guardrail {one.name}: worse than the baseline by at least {low:.4g} over {many.n} looks, "
+                f"{one.tolerated:g} is tolerated"
+            )
+    verdict = Verdict.ROLL_BACK if broken else Verdict.HOLD
+    return Decision(verdict=verdict, reasons=tuple(broken) or ("guardrails hold",), measurements=tuple(measured))
+
+
+def missing(rollout: Rollout) -> str:
+    """Why a step cannot be left yet as far as guardrails go."""
+    unseen = [one.name for one in rollout.terms.guardrails if not running(rollout, one.name).n]
+    return f"not enough evidence: guardrail {', '.join(unseen)} has no value yet" if unseen else ""
+
+
+def numbers(many: Running) -> tuple[float, float, float]:
+    """What is kept of a guardrail."""
+    return (many.n, many.total, many.spread)
+
+
+def _width(one: Guardrail) -> float:
+    width = one.highest - one.lowest
+    assert math.isfinite(width)  # checked where the guardrail was made
+    return width
