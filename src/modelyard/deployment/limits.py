@@ -23,7 +23,7 @@ def judged(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> Decision | None:
     """Roll back for a limit that the canary alone breaks, hold for one that both may break, None where none is broken."""
     broken = [one for one in (_errors(rollout, new, old), _latency(rollout, new, old)) if one]
     rollbacks = [one for one in broken if one.verdict is Verdict.ROLL_BACK]
-    return (rollbacks or broken or [None])[0]
+    return next(iter(rollbacks or broken), None)
 
 
 def _errors(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> Decision | None:

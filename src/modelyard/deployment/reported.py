@@ -25,7 +25,6 @@ from modelyard.deployment.rollouts import (
     as_numbers,
     strategy_named,
 )
-from modelyard.deployment.shadows import Shadows
 
 
 class ReportedDeployments(GuardedRollouts):

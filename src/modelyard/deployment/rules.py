@@ -60,6 +60,8 @@ def advance(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
         return replace(beyond, measurements=(*worse.measurements, *beyond.measurements))
     harm = guardrails.judged(rollout)
     measured = (*worse.measurements, *harm.measurements)
+    if rollout.status is DeploymentStatus.PAUSED:
+        return worse
     for hold in (guardrails.missing(rollout), _split_hold(rollout, seen), _units_hold(rollout, _counted(rollout, seen)[0].requests, now)):
         if hold:
             return Decision(verdict=Verdict.HOLD, reasons=(hold,), measurements=measured)
