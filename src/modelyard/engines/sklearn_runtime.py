@@ -23,6 +23,8 @@ from modelyard.engines.contributions import contributions
 Estimator = Any
 Array = np.ndarray[Any, np.dtype[Any]]
 
+FAR = 2.0**63  # an int64 holds nothing beyond
+
 
 class SklearnRuntime:
     """Answers with a fitted scikit-learn estimator or pipeline from a skops file."""
@@ -119,10 +121,16 @@ class SklearnRuntime:
         columns = {}
         for place, spec in enumerate(self._signature.inputs):
             column = rows[:, place] if spec.kind == "string" else rows[:, place].astype(np.float64)
-            if spec.kind in ("int", "bool") and not np.isnan(column).any():
-                column = column.astype(np.int64 if spec.kind == "int" else np.bool_)
-            columns[spec.name] = column
+            columns[spec.name] = _as_kind(column, spec.kind) if spec.kind in ("int", "bool") else column
         return plugins.load("tables", "pandas").frame(columns)
+
+
+def _as_kind(column: Array, kind: str) -> Array:
+    """Whole numbers as int64, or truths as bool, where all are; a column with gaps stays one of float64, as pandas has it."""
+    if kind == "bool":
+        return column.astype(np.bool_) if np.isin(column, (0.0, 1.0)).all() else column
+    whole = (np.abs(column) < FAR) & (column == np.rint(column))
+    return column.astype(np.int64) if whole.all() else column
 
 
 def _closed(signature: Signature, model: Estimator) -> Signature:

@@ -13,7 +13,7 @@ import numpy as np
 from modelyard.core import plugins
 from modelyard.core.errors import Invalid
 from modelyard.core.models import FeatureSpec, Parity, Signature
-from modelyard.core.ports import Output
+from modelyard.core.ports import Output, Runtime
 from modelyard.engines.flat import Flat, Front, Lines, Lookup, save
 from modelyard.engines.flat import opened as opened_flat
 from modelyard.engines.trees import LEAF, Ensemble
@@ -25,6 +25,7 @@ LARGEST = 512 << 20  # bytes
 ROWS = 2048  # ordinary rows, and as many with every value on the edge of some split
 
 HALF = 0.5
+MOST = 3e38  # scikit-learn's trees refuse what a float32 cannot hold
 
 
 def compiled(path: Path, framework: str, signature: Signature | None, target: Path, *more: Any) -> Parity:
@@ -50,9 +51,7 @@ def compiled(path: Path, framework: str, signature: Signature | None, target: Pa
     try:
         save(Path(part), found, known)
         rows = probes(found, known.inputs)
-        alike = parity(
-            _told(runtime.predict(rows)), _told(opened_flat(Path(part), signature).predict(rows)), sample=ROWS
-        )
+        alike = parity(_native(runtime, rows), _told(opened_flat(Path(part), known).predict(rows)), sample=ROWS)
         if not alike.passed:
             raise Invalid(alike.reason)
         os.replace(part, target)
@@ -97,8 +96,9 @@ def _edges(flat: Flat, place: int) -> Array:
 
 
 def _around(edges: Array, rng: np.random.Generator) -> Array:
-    spread = float(np.std(edges)) or max(float(np.abs(edges).max()), 1.0)
-    ordinary = rng.choice(edges, ROWS) + rng.normal(size=ROWS) * spread
+    with np.errstate(over="ignore"):
+        spread = min(float(np.std(edges)), MOST) or max(float(np.abs(edges).max()), 1.0)
+    ordinary = np.clip(rng.choice(edges, ROWS) + rng.normal(size=ROWS) * spread, -MOST, MOST)
     step = rng.choice(np.array([-np.inf, 0.0, np.inf]), ROWS)
     near = rng.choice(edges, ROWS)
     double = np.where(step == 0, near, np.nextafter(near, step))
@@ -128,6 +128,13 @@ def _as_kind(column: Array, spec: FeatureSpec, rng: np.random.Generator) -> Arra
     if spec.nullable:
         column[rng.random(len(column)) < 0.1] = np.nan
     return column
+
+
+def _native(runtime: Runtime, rows: Array) -> Array:
+    try:
+        return _told(runtime.predict(rows))
+    except (ValueError, TypeError) as error:
+        raise Invalid(f"it does not answer the rows that it was tried with: {error}") from error
 
 
 def _told(output: Output) -> Array:

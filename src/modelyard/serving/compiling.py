@@ -20,11 +20,11 @@ def compiled(places: Places, installed: Installed) -> Installed:
     arguments, framework = located(installed)
     if framework not in plugins.TABLE["trees"]:
         return installed
-    digest = digest_of(arguments[0], framework)
+    digest = digest_of(arguments, framework)
     form = _kept(places, digest, arguments, framework)
     other = native(installed) if not form.path and framework != "sklearn" else None
     if other is not None:  # what a graph spells out step by step, scikit-learn's own form says in a word
-        found = _kept(places, digest_of(other[0], "sklearn"), other, "sklearn")
+        found = _kept(places, digest_of(other, "sklearn"), other, "sklearn")
         form = replace(found, digest=digest) if found.path else form
     return replace(installed, compiled=form)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.core import plugins
+from modelyard.core.canonical import dumps
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import PACKAGE_MANIFEST, PackageManifest
 from modelyard.core.packages import manifest_of
@@ -49,20 +50,20 @@ def _of_package(path: Path, manifest: PackageManifest, framework: str) -> tuple[
     return (path / manifest.files[framework], manifest.signature, *more)
 
 
-def compiled_runtime(installed: Installed, arguments: tuple[object, ...], framework: str) -> Runtime | None:
+def compiled_runtime(installed: Installed, arguments: tuple[Any, ...], framework: str) -> Runtime | None:
     """The compiled form, opened; None where there is none, or where the model's file is another by now."""
     form = installed.compiled
-    if form is None or not form.path or form.digest != digest_of(Path(str(arguments[0])), framework):
+    if form is None or not form.path or form.digest != digest_of(arguments, framework):
         return None
     try:
-        runtime: Runtime = plugins.load("runtime", "trees")(Path(form.path), *arguments[1:2])
+        runtime: Runtime = plugins.load("runtime", "trees")(Path(form.path))
     except (ImportError, YardError):  # another machine than the one that compiled: the model answers itself
         return None
     return runtime
 
 
-def digest_of(path: Path, framework: str) -> str:
+def digest_of(arguments: tuple[Any, ...], framework: str) -> str:
     """What names a compiled file: the content of the model's file, and how it is read."""
-    content = hashlib.sha256(f"{FORMAT} {framework}\n".encode())
-    content.update(path.read_bytes())
+    content = hashlib.sha256(f"{FORMAT} {framework} {dumps(list(arguments[1:]))}\n".encode())
+    content.update(Path(arguments[0]).read_bytes())
     return content.hexdigest()
