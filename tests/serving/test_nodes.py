@@ -21,6 +21,7 @@ from modelyard.core.errors import Damaged, NotFound, Unavailable
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import ModelServer, counters, nodes, nodes_process
 from modelyard.serving.lasting import repeat
+from modelyard.serving.metrics import prometheus
 from modelyard.serving.nodes_process import Process
 from modelyard.serving.nodes_serving import ongoing, spread
 from modelyard.serving.nodes_yard import Headquarters
@@ -265,6 +266,35 @@ def test_counts_can_be_told_while_others_count_on(tmp_path: Path) -> None:
     finally:
         ended.set()
         thread.join()
+
+
+def test_the_yard_shows_what_processes_elsewhere_hold_and_measure(
+    server: ModelServer, head: Headquarters, tools: Any
+) -> None:
+    """Under the worker's own label; what the kernel of this machine says of that process id is not told."""
+    tools.install(server, "e", v1=tools.reference(slow=300))
+    server.apply(tools.split("e", 1))
+
+    async def scenario() -> None:
+        process = Process(Wire(head))
+        await process.begin()
+        asked = asyncio.create_task(ask(process, "e", ["r1"], {"a": 1.0, "b": 0.0}))
+        await until(lambda: 'modelyard_requests_in_flight{worker="0"} 1' in prometheus(server.places))
+        assert await asked == [200]
+        await until(
+            lambda: 'modelyard_queue_duration_seconds_count{endpoint="e",arm="baseline"} 1' in prometheus(server.places)
+        )
+        told = prometheus(server.places)
+        assert 'modelyard_model_load_duration_seconds_count{model="m",version="v1"} 1' in told
+        assert 'modelyard_requests_total{endpoint="e",arm="baseline",code="200"} 1' in told
+        assert 'process_open_fds{worker="0"}' not in told
+        (report,) = server.processes()
+        assert report.node == "here"
+        await process.end()
+
+    run(scenario())
+    told = prometheus(server.places)
+    assert 'modelyard_requests_total{endpoint="e",arm="baseline",code="200"} 1' in told
 
 
 def test_a_round_that_fails_is_told_once_and_the_next_one_tries_again(caplog: pytest.LogCaptureFixture) -> None:

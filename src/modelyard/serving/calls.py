@@ -206,6 +206,14 @@ def read(path: Path) -> Vitals | None:
     )
 
 
+def gauges(path: Path, pid: int) -> dict[str, int]:
+    """What a process holds now, with how many threads are `stuck` and how many requests were `abandoned`; else nothing."""
+    vitals = read(path)
+    if vitals is None or vitals.pid != pid:
+        return {}
+    return {**vitals.gauges, "stuck": vitals.stuck, "abandoned": vitals.abandoned}
+
+
 def _record(data: bytes, words: memoryview, base: int) -> Call:
     start = (base + TEXT) * 8
     text = data[start : start + max(0, min(words[base + LENGTH], ROOM))]

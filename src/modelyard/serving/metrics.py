@@ -20,7 +20,7 @@ from modelyard.core.errors import Damaged
 from modelyard.serving import calls, segments
 from modelyard.serving.counters import Counters
 from modelyard.serving.exposition import COUNTER, GAUGE, HISTOGRAM, Family, text
-from modelyard.serving.places import Places
+from modelyard.serving.places import Places, SlotReport
 from modelyard.serving.replies import TEXT
 from modelyard.serving.vigil import replaced
 
@@ -33,7 +33,7 @@ SIZE = ROWS * WIDTH * 8
 
 Key = tuple[str, str, int]  # endpoint, arm, status code; of work: endpoint and arm or model and version, what
 WORK = "work"
-QUEUED, JOINED, LOADED = 1, 2, 3
+QUEUED, JOINED, LOADED = WORKS = 1, 2, 3  # no status codes, so that rows of both kinds can be told apart
 SIZES = tuple(float(2**power) for power in range(len(EDGES)))
 _TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
@@ -133,11 +133,13 @@ def merged(places: Places, *, slots: Sequence[int] | None = None, work: bool = F
 def prometheus(places: Places, kind: bytes = TEXT) -> str:
     """What Prometheus scrapes, in one of the content types of `exposition`."""
     reports = places.slot_reports()
-    living = {slot: report.pid for slot, report in sorted(reports.items())}
+    reports = dict(sorted(reports.items()))
+    living = {slot: report.pid for slot, report in reports.items()}
     families = [*_requests(places), *_work(places), *_arms(places), *_payloads(places)]
     ready = sum(report.ready for report in reports.values())
     families.append(Family("modelyard_workers", GAUGE, "Serving processes that are ready.").add(ready))
-    return text([*families, *_workers(places, living), *_processes(living)], kind)
+    here = {slot: pid for slot, pid in living.items() if not reports[slot].node}
+    return text([*families, *_workers(places, reports), *_processes(here)], kind)
 
 
 def _requests(places: Places) -> list[Family]:
@@ -215,7 +217,7 @@ def _payloads(places: Places) -> list[Family]:
     return [rows]
 
 
-def _workers(places: Places, living: Mapping[int, int]) -> list[Family]:
+def _workers(places: Places, reports: Mapping[int, SlotReport]) -> list[Family]:
     """What each process holds now, and how many were replaced."""
     told = {
         "in_flight": Family("modelyard_requests_in_flight", GAUGE, "Requests whose answer is being waited for."),
@@ -225,14 +227,11 @@ def _workers(places: Places, living: Mapping[int, int]) -> list[Family]:
     }
     stuck = Family("modelyard_threads_stuck", GAUGE, "Prediction threads at a call that nobody waits for any more.")
     abandoned = Family("modelyard_requests_abandoned", COUNTER, "Requests whose client hung up before the answer.")
-    for slot, pid in living.items():
-        vitals = calls.read(places.slots / f"{slot}.vitals")
-        if vitals is None or vitals.pid != pid:
-            continue
-        for name, family in told.items():
-            family.add(vitals.gauges[name], worker=slot)
-        stuck.add(vitals.stuck, worker=slot)
-        abandoned.add(vitals.abandoned, worker=slot)
+    for slot, report in reports.items():
+        vitals = report.vitals or calls.gauges(places.slots / f"{slot}.vitals", report.pid)
+        for name, family in {**told, "stuck": stuck, "abandoned": abandoned}.items():
+            if name in vitals:
+                family.add(vitals[name], worker=slot)
     restarts = Family("modelyard_worker_restarts", COUNTER, "Serving processes that were replaced, by reason.")
     for reason, count in replaced(places).items():
         restarts.add(count, reason=reason)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.core.errors import Unavailable, YardError
-from modelyard.serving import compaction, counters, guard, metrics, nodes
+from modelyard.serving import calls, compaction, counters, guard, metrics, nodes
 from modelyard.serving.counters import Counters
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Receive
@@ -33,6 +33,7 @@ from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.nodes import Counts, Link, Model, Piece, Reply, Report, Snapshot
 from modelyard.serving.places import MAX_SLOTS, Places, SlotReport, held, write, write_once
 from modelyard.serving.plane import Plane, Scope, Send
+from modelyard.serving.vigil import vitals_of
 
 LOOK_S = 0.05
 TURN_S = 0.2
@@ -112,7 +113,8 @@ class Residue:
                     yield marks
 
     def _metrics(self) -> list[nodes.MetricRow]:
-        return [(*key, row.tolist()) for key, row in metrics.merged(self.places, slots=[OWN]).items()]
+        rows = [metrics.merged(self.places, slots=[OWN], work=work) for work in (False, True)]
+        return [(*key, row.tolist()) for found in rows for key, row in found.items()]
 
     def _pieces(self) -> list[Piece]:
         """The next bytes of each segment, a mebibyte in all."""
@@ -160,6 +162,9 @@ class Process:
         self.desk = Desk(self.places)
         assert self.desk.slot.number == OWN  # the folder is nobody else's
         self.plane = Plane(self.desk, RequestMetrics(self.places, OWN))
+        self.calls = self.desk.routes.shelf.calls = self.plane.inference.calls
+        self._vitals = vitals_of(self.places, OWN)
+        self.calls.attach(self._vitals)
         self._others = RequestMetrics(self.places, REST)
         self._others_known: dict[metrics.Key, Any] = {}
         self._snapshot = ""
@@ -259,6 +264,8 @@ class Process:
             ready=self.plane.ready and not self.plane.draining,
             generations=routes.generations,
             troubles=dict(routes.troubles),
+            node=self._link.node[:12],
+            vitals=self._gauges(),
         )
         report = await asyncio.to_thread(self.residue.report, said)
         data = await self._link.turn(self.uid, nodes.encode(report))
@@ -269,6 +276,15 @@ class Process:
         if reply.snapshot != self._snapshot:
             await self._follow(nodes.decode(await self._link.fetch(reply.snapshot), Snapshot))
             self._snapshot = reply.snapshot
+
+    def _gauges(self) -> dict[str, int]:
+        """What this process holds now: the times in its records mean nothing on another machine."""
+        self.calls.turned(
+            in_flight=self.desk.in_flight,
+            waiting=self.plane.inference.waiting,
+            logging=self.desk.payloads.waiting,
+        )
+        return calls.gauges(self._vitals, os.getpid())
 
     def _heard(self, reply: Reply) -> None:
         """Note what the yard has, and what all other processes have counted: guards judge all of it together."""

@@ -221,8 +221,11 @@ class Headquarters:
             key, now = (endpoint, arm, code), np.array(values, np.int64)
             more = now - known.metrics[key] if key in known.metrics else now
             if more.any() and known.own is not None:
-                known.own.add(key, more)
-                self._metrics[key] = self._metrics[key] + more if key in self._metrics else more
+                if code in metrics.WORKS:
+                    known.own.work.add(key, more)
+                else:
+                    known.own.add(key, more)
+                    self._metrics[key] = self._metrics[key] + more if key in self._metrics else more
                 known.metrics[key] = now
                 changed = True
         if changed:

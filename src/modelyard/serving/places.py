@@ -51,6 +51,8 @@ class SlotReport:
     generations: dict[str, int] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
     loaded: tuple[tuple[str, str], ...] = ()  # (model, version) that answer because somebody asked for it
+    node: str = ""  # where it runs, unless that is this machine
+    vitals: dict[str, int] = field(default_factory=dict)  # of one elsewhere: its gauges, as `calls` has them here
 
 
 class Places:
@@ -171,15 +173,15 @@ def read(path: Path, kind: Any) -> Any:
         raise Damaged(f"{path} is not what modelyard wrote: {error}. Publish the endpoint again.") from error
 
 
-def write(path: Path, value: Any) -> None:
-    """Replace the file at once."""
-    part = _part(path, value)
+def write(path: Path, value: Any, *, lasting: bool = True) -> None:
+    """Replace the file at once; `lasting` if it is to outlive a power cut."""
+    part = _part(path, value, lasting=lasting)
     os.replace(part, path)
 
 
 def write_once(path: Path, value: Any) -> bool:
     """Write the file whole if it is not there; True for the one process that did."""
-    part = _part(path, value)
+    part = _part(path, value, lasting=True)
     try:
         os.link(part, path)
     except FileExistsError:
@@ -189,13 +191,14 @@ def write_once(path: Path, value: Any) -> bool:
     return True
 
 
-def _part(path: Path, value: Any) -> str:
+def _part(path: Path, value: Any, *, lasting: bool) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     with os.fdopen(handle, "wb") as stream:
         stream.write(msgspec.json.encode(value))
         stream.flush()
-        os.fsync(stream.fileno())
+        if lasting:
+            os.fsync(stream.fileno())
     return part
 
 
@@ -235,7 +238,7 @@ class Slot:
 
     def report(self, report: SlotReport) -> None:
         """Tell what this process carries out."""
-        write(self.places.slots / f"{self.number}.json", report)
+        write(self.places.slots / f"{self.number}.json", report, lasting=False)
 
     def release(self) -> None:
         """Give the slot back."""
