@@ -111,6 +111,8 @@ def test_many_requests_wait_in_a_coroutine_at_once_and_one_too_late_is_cancelled
         assert late.status_code == 504
         with ThreadPoolExecutor(63) as pool:
             found = list(pool.map(lambda _: answered(http, row(amount=64))[0], range(63)))
+        text = http.get("/metrics").text
+    assert 'modelyard_queue_duration_seconds_count{endpoint="e",arm="baseline"} 63' in text
     assert found == [0.75] * 63  # four threads could never have held them
     assert bare.yard.serving.counts("e").arms["baseline"].errors == 1
 

@@ -432,3 +432,49 @@ def test_every_type_of_answer_goes_out_in_both_forms(dtype: str, raw: bool) -> N
         assert raw or found == expected
         return
     assert numbers(response, 0) == predictions.tolist()
+
+
+def test_bodies_and_open_streams_are_bounded_over_all_calls(
+    tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelyard.serving import grpc_service
+    from modelyard.serving.desk import Desk
+    from modelyard.serving.metrics import RequestMetrics
+    from modelyard.serving.plane import Plane
+
+    monkeypatch.setattr(grpc_service, "MAX_BODIES", 2000)
+    monkeypatch.setattr(grpc_service, "MAX_STREAMS", 1)
+    server = ModelServer(tmp_path)
+    tools.install(server, "e", v1=tools.reference())
+    server.apply(tools.split("e", 1))
+    desk = Desk(server.places)
+    desk.routes.refresh()
+    plane = Plane(desk, RequestMetrics(desk.places, desk.slot.number))
+
+    async def main(address: str) -> None:
+        service = grpc_service.GrpcService(plane, address)
+        await service.start()
+        async with grpc.aio.insecure_channel(address) as channel:
+            ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            with pytest.raises(grpc.RpcError) as caught:
+                await ask(matrix(id="x" * 2000).SerializeToString(), timeout=20)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            for place in range(50):  # what was answered is given back
+                body = await ask(matrix(id=f"{place}" + "x" * 1000).SerializeToString(), timeout=20)
+                assert Response.FromString(body).id.startswith(str(place))
+            stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+            first, second = stream(timeout=20), stream(timeout=20)
+            await first.write(matrix(id="first").SerializeToString())
+            await first.read()
+            assert await second.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            await first.done_writing()
+            assert await first.code() == grpc.StatusCode.OK
+            third = stream(timeout=20)
+            await third.write(matrix(id="third").SerializeToString())
+            assert Streamed.FromString(await third.read()).infer_response.id == "third"
+        await service.drain(1)
+
+    with grpc_reserved("127.0.0.1", 0) as held:
+        asyncio.run(main(f"127.0.0.1:{held.getsockname()[1]}"))
+    plane.close()
+    desk.stop()

@@ -170,6 +170,19 @@ def test_bad_input_is_a_4xx_that_names_the_fault(
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_json_has_not_is_told_by_its_feature(client: httpx.Client, number: str) -> None:
+    """As Python's own json writes what NumPy and pandas hold."""
+    sent = {
+        "/predict/e": '{"features": [{"a": 1, "b": 2}, {"a": 1, "b": %s}]}',
+        "/v2/models/e/infer": '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [[1, %s]]}]}',
+    }
+    for (path, body), says in zip(sent.items(), ("Row 1: the feature 'b' is", "The input 'x' has"), strict=True):
+        answer = client.post(path, content=body % number)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(says)
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"\xff\xfe", b"[" * 200_000, b'{"features": {"a": 1e999, "b": 0}}', b"null"]
 )

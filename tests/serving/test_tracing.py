@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from modelyard.serving.tracing import Tracer
 
 ROW = {"features": {"a": 0.25, "b": 0}}
+GRPC = importlib.util.find_spec("grpc") is not None
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -58,7 +60,9 @@ class Collector:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> Iterator[tuple[ModelServer, str, Collector, Any]]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, tools: Any
+) -> Iterator[tuple[ModelServer, str, Collector, Any, str | None]]:
     """A worker that traces what its parent has sampled and nothing else, and its collector."""
     server, collector = ModelServer(tmp_path_factory.mktemp("traces")), Collector()
     tools.install(server, "e", v1=tools.reference())
@@ -72,23 +76,28 @@ def served(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> Iterator[tup
         patch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         patch.setenv("OTEL_SERVICE_NAME", "scoring")
-        serving = server.start(workers=1)
-    yield server, serving.url, collector, tools
+        serving = server.start(workers=1, grpc_port=0 if GRPC else None)
+    yield server, serving.url, collector, tools, serving.grpc
     serving.stop()
     collector.close()
 
 
-def traced(served: Any, path: str, body: Any, trace: str, **headers: str) -> tuple[httpx.Response, list[Any]]:
-    """The answer to a request of a sampled trace, and the trace's spans."""
-    _, url, collector, tools = served
-    head = {"traceparent": f"00-{trace}-{PARENT}-01", **headers}
-    answer = httpx.post(url + path, json=body, headers=head, timeout=20)
+def spans_of(served: Any, trace: str) -> list[Any]:
+    """The spans of a trace, once a request's own is there: it is made last."""
+    collector, tools = served[2:4]
 
     def spans() -> list[Any]:
         found = [span for _, span in collector.spans if span.trace_id.hex() == trace]
         return found if any(span.kind == 2 for span in found) else []
 
-    return answer, tools.until(spans)
+    return tools.until(spans)  # type: ignore[no-any-return]
+
+
+def traced(served: Any, path: str, body: Any, trace: str, **headers: str) -> tuple[httpx.Response, list[Any]]:
+    """The answer to a request of a sampled trace, and the trace's spans."""
+    head = {"traceparent": f"00-{trace}-{PARENT}-01", **headers}
+    answer = httpx.post(served[1] + path, json=body, headers=head, timeout=20)
+    return answer, spans_of(served, trace)
 
 
 def attributes(span: Any) -> dict[str, Any]:
@@ -144,18 +153,65 @@ def test_waiting_tensors_and_faults_are_traced(served: Any) -> None:
     assert spans[0].status.code == 0  # a client's fault is none of the server
 
 
+def test_the_span_of_a_stream_lasts_until_its_end_and_tells_where_it_broke_off(served: Any) -> None:
+    rows = {"features": [{"a": 1.7, "b": 0}] * 5}
+    answer, spans = traced(served, "/predict/slow/stream", rows, "6" * 32, **{"x-piece-rows": "2"})
+    assert len(answer.text.splitlines()) == 4
+    (server,) = [span for span in spans if span.kind == 2]
+    (stream,) = [span for span in spans if span.name == "stream"]
+    assert (server.status.code, attributes(server)["modelyard.rows"]) == (0, 5)
+    assert stream.end_time_unix_nano == server.end_time_unix_nano
+    assert stream.end_time_unix_nano - stream.start_time_unix_nano >= 3 * 20_000_000
+    assert answer.headers["traceresponse"].split("-")[2] == server.span_id.hex()
+    rows["features"][3] = {"a": 0.25, "b": 0}  # this model fails at it
+    answer, spans = traced(served, "/predict/slow/stream", rows, "7" * 32, **{"x-piece-rows": "2"})
+    assert '"status":500' in answer.text
+    assert [span.status.code for span in spans if span.kind == 2] == [2]
+
+
+@pytest.mark.skipif(not GRPC, reason="pip install 'modelyard[grpc]'")
+def test_calls_over_grpc_are_traced_and_timed(served: Any) -> None:
+    import grpc
+
+    from modelyard.serving.grpc_messages import SERVICE, message
+
+    request = message("ModelInferRequest")(model_name="slow", id="g1")
+    for name in "ab":
+        request.inputs.add(name=name, datatype="FP64", shape=[1]).contents.fp64_contents.append(1.7)
+    metadata = [("traceparent", f"00-{'8' * 32}-{PARENT}-01"), ("server-timing", "1")]
+    with grpc.insecure_channel(served[4]) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        _, call = infer.with_call(request.SerializeToString(), timeout=20, metadata=metadata)
+        told = dict(call.trailing_metadata())
+        spans = spans_of(served, "8" * 32)
+        (server,) = [span for span in spans if span.kind == 2]
+        assert (server.name, server.parent_span_id.hex()) == (f"{SERVICE}/ModelInfer", PARENT)
+        kept = attributes(server)
+        assert (kept["rpc.system"], kept["rpc.method"], kept["modelyard.request_id"]) == ("grpc", "ModelInfer", "g1")
+        assert {span.name for span in spans} >= {"parse", "queue", "predict", "encode"}
+        assert told["traceresponse"].split("-")[2] == server.span_id.hex()
+        assert float(dict(re.findall(r"(\w+);dur=([\d.]+)", told["server-timing"]))["predict"]) >= 20
+        _, call = infer.with_call(request.SerializeToString(), timeout=20)
+        assert not {"server-timing", "traceresponse"} & set(dict(call.trailing_metadata()))
+        wrong = message("ModelInferRequest")(model_name="nobody").SerializeToString()
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(wrong, timeout=20, metadata=[("traceparent", f"00-{'9' * 32}-{PARENT}-01")])
+        assert "traceresponse" in dict(caught.value.trailing_metadata())
+    assert attributes(spans_of(served, "9" * 32)[0])["rpc.grpc.status_code"] == 5
+
+
 @pytest.mark.parametrize("sent", [None, f"00-{'4' * 32}-{PARENT}-00", "00-nonsense", f"00-{'0' * 32}-{PARENT}-01"])
 def test_what_is_not_sampled_leaves_no_span(served: Any, sent: str | None) -> None:
-    _, url, collector, _ = served
+    url, collector = served[1:3]
     answer = httpx.post(f"{url}/predict/e", json=ROW, headers={"traceparent": sent} if sent else {})
     assert answer.status_code == 200
     assert "traceresponse" not in answer.headers
     traced(served, "/predict/e", ROW, "5" * 32)  # and what is sent after it has arrived
-    assert {span.trace_id.hex()[0] for _, span in collector.spans} <= set("01235")
+    assert {span.trace_id.hex()[0] for _, span in collector.spans} <= set("012356789")
 
 
 def test_server_timing_is_told_to_who_asks_and_to_nobody_else(served: Any) -> None:
-    _, url, _, _ = served
+    url = served[1]
     assert "server-timing" not in httpx.post(f"{url}/predict/e", json=ROW).headers
     answer = httpx.post(f"{url}/predict/slow", json={"features": {"a": 1.7, "b": 1}}, headers={"server-timing": "1"})
     told = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"]))

@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,10 @@ class PythonRuntime:
         except Exception as error:
             raise self._explained(error) from error
 
-    def begin(self, batch: np.ndarray) -> Future[Output]:
-        """The answer of a coroutine, which runs in the model's own event loop."""
+    def begin(self, batch: np.ndarray, begun: Callable[[], object] = bool) -> Future[Output]:
+        """The answer of a coroutine, which runs in the model's own event loop; `begun` is called when its turn comes."""
         assert self._loop is not None
-        return self._loop.run(self._awaited(batch))
+        return self._loop.run(self._awaited(batch, begun))
 
     def contributions(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The model's own contributions, where it has them; Invalid otherwise."""
@@ -97,7 +97,8 @@ class PythonRuntime:
     def _given(self, batch: np.ndarray) -> Any:
         return columns_of(self._model.signature, batch) if self._named else batch
 
-    async def _awaited(self, batch: np.ndarray) -> Output:
+    async def _awaited(self, batch: np.ndarray, begun: Callable[[], object]) -> Output:
+        begun()
         try:
             return _checked(await self._ask(self._given(batch)), self._model.signature, len(batch))
         except BaseException as error:  # SystemExit, say, would end the loop that all requests to this model wait in

@@ -141,6 +141,10 @@ class Underway:
     ended: int = 0
     joined: int = 0
 
+    def begins(self) -> None:
+        """Note that it begins now."""
+        self.begun = perf_counter_ns()
+
     def call(self, function: Callable[[Any], T], argument: Any) -> T:
         """Make it now, in this thread."""
         return self.calls.threaded(self.marked, self.unit, self.until, function, argument)

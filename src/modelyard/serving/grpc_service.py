@@ -20,24 +20,27 @@ from google.protobuf.json_format import ParseDict
 from modelyard.core.errors import Invalid, NotFound, Unavailable
 from modelyard.serving.grpc_messages import HEALTH, SERVICE, message
 from modelyard.serving.grpc_tensors import Called, decoded, streamed, values
-from modelyard.serving.http import MAX_BODY
+from modelyard.serving.http import MAX_BODIES, MAX_BODY
 from modelyard.serving.plane import Plane
-from modelyard.serving.replies import Reply
+from modelyard.serving.replies import Headers, Refused, Reply
 from modelyard.serving.repository import SERVER
+from modelyard.serving.stages import Stages, over_grpc
 
 Context = Any  # grpc.aio.ServicerContext, whose type parameters say nothing
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
 Told = Callable[[Any], dict[str, Any] | Awaitable[dict[str, Any]]]
 
 MAX_CALLS = 512  # at once in this process; more are told RESOURCE_EXHAUSTED
+MAX_STREAMS = MAX_CALLS // 2  # which may stay open for long: half of the calls are left to the others
 log = logging.getLogger("modelyard.serving")
 
 _OPTIONS = [
     ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", MAX_BODY),
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_concurrent_streams", MAX_CALLS),
+    ("grpc.max_concurrent_streams", MAX_CALLS // 4),  # of one connection, which waits with more: others have calls too
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_time_ms", 60_000),  # a client that is gone without a word gives its calls back
 ]
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -47,7 +50,9 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_HEADERS = frozenset(("x-unit-id", "x-modelyard-arm", "x-request-id", "x-timeout-ms"))
+_HEADERS = frozenset(
+    ("x-unit-id", "x-modelyard-arm", "x-request-id", "x-timeout-ms", "server-timing", "traceparent", "tracestate")
+)
 # Triton's numbers of data types in a model's configuration
 _TYPES = ["INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
 _TYPES += ["FP16", "FP32", "FP64", "STRING", "BF16"]
@@ -61,6 +66,7 @@ class GrpcService:
         self._plane = plane
         self._address = address
         self._server: Any = None
+        self._bodies = self._streams = 0  # bytes of requests in work, and open streams
         self._draining = asyncio.Event()
 
     async def start(self) -> None:
@@ -156,29 +162,45 @@ class GrpcService:
         return handler
 
     async def _infer(self, body: bytes, context: Context) -> bytes:
-        start = perf_counter_ns()
-        return await _said(
-            await self._plane.awaited(self._asked(body, _headers(context), start), b"ModelInfer", start), context
-        )
+        reply, told = await self._answered("ModelInfer", body, _headers(context))
+        if told:
+            context.set_trailing_metadata(tuple((name.decode(), value.decode("latin-1")) for name, value in told))
+        return await _said(reply, context)
 
-    async def _asked(self, body: bytes, headers: dict[bytes, bytes], start: int) -> Reply:
-        called = Called.read(body)
-        route, pin = self._plane.desk.routes.find_model(called.request.model_name, called.request.model_version or None)
-        reply = self._plane.inference.given(called, route, pin, headers, start)
-        return reply if isinstance(reply, Reply) else await reply
+    async def _answered(self, name: str, body: bytes, headers: dict[bytes, bytes]) -> tuple[Reply, Headers]:
+        """The reply to a request, and what is told besides of when its stages ended."""
+        start, plane = perf_counter_ns(), self._plane
+        stages = plane.staged(headers, start, traced=True)
+        reply = await plane.awaited(self._asked(body, headers, start, stages), name.encode(), start)
+        if stages is None:
+            return reply, ()
+        return reply, plane.shown(stages, reply, *over_grpc(SERVICE, name, _code(reply).value[0]))
+
+    async def _asked(self, body: bytes, headers: dict[bytes, bytes], start: int, stages: Stages | None) -> Reply:
+        if self._bodies + len(body) > MAX_BODIES:
+            raise Refused(503, "Too many large requests are being answered. Try again in a second.")
+        self._bodies += len(body)
+        try:
+            called, routes = Called.read(body), self._plane.desk.routes
+            route, pin = routes.find_model(called.request.model_name, called.request.model_version or None)
+            reply = self._plane.inference.given(called, route, pin, headers, start, stages=stages)
+            return reply if isinstance(reply, Reply) else await reply
+        finally:
+            self._bodies -= len(body)
 
     async def _stream(self, bodies: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """One answer to each request, in their order; one that fails is told in its answer, and the stream goes on."""
-        headers = _headers(context)
-        headers.pop(b"x-timeout-ms", None)  # the deadline is the stream's
-        coming = aiter(bodies)
-        while (body := await self._next(coming)) is not None:
-            start = perf_counter_ns()
-            reply = await self._plane.awaited(self._asked(body, headers, start), b"ModelStreamInfer", start)
-            if reply.status == 200:
-                yield streamed(reply.body)
-            else:
-                yield _Streamed(error_message=_words(reply), infer_response=_Response(id=_id(body))).SerializeToString()
+        if self._streams >= MAX_STREAMS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_STREAMS} streams are open. Try again later.")
+        self._streams += 1
+        try:
+            headers, coming = _headers(context), aiter(bodies)
+            headers.pop(b"x-timeout-ms", None)  # the deadline is the stream's
+            while (body := await self._next(coming)) is not None:
+                reply, _ = await self._answered("ModelStreamInfer", body, headers)
+                yield streamed(reply.body) if reply.status == 200 else _failed(reply, body)
+        finally:
+            self._streams -= 1
         if self._draining.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "This process is ending. Open the stream again.")
 
@@ -198,8 +220,18 @@ class GrpcService:
 async def _said(reply: Reply, context: Context) -> bytes:
     """The body of a good reply; of another, its words as the status of the call."""
     if reply.status != 200:
-        await context.abort(_CODES.get(reply.status, grpc.StatusCode.INTERNAL), _words(reply))
+        await context.abort(_code(reply), _words(reply))
     return reply.body
+
+
+def _code(reply: Reply) -> Any:
+    return grpc.StatusCode.OK if reply.status == 200 else _CODES.get(reply.status, grpc.StatusCode.INTERNAL)
+
+
+def _failed(reply: Reply, body: bytes) -> bytes:
+    """What a stream says of a request that could not be answered."""
+    told: bytes = _Streamed(error_message=_words(reply), infer_response=_Response(id=_id(body))).SerializeToString()
+    return told
 
 
 def _id(body: bytes) -> str:

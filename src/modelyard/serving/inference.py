@@ -21,7 +21,7 @@ import numpy as np
 
 from modelyard.core.errors import Invalid, YardError
 from modelyard.core.ports import Output
-from modelyard.serving import tensors
+from modelyard.serving import malformed, tensors
 from modelyard.serving.calls import THREADS, Calls, Underway
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
@@ -128,7 +128,7 @@ class Inference:
             return self.told(error, name)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             text = f'{error}. Send {{"features": {{name: value, ...}}}} or a list of rows.'
-            return self.told(Invalid(text), name)
+            return self.told(Invalid(malformed.fault(question.body) or text), name)
         return self.answered(asked, batch)
 
     def infer(self, name: str, version: str | None, question: Question) -> Reply | Awaitable[Reply]:
@@ -213,7 +213,7 @@ class Inference:
         """Predict at once, or later where that takes long."""
         model = asked.model
         if asked.stages is not None:
-            self._parsed(asked, asked.stages, len(batch))
+            self.parsed(asked, asked.stages, len(batch))
         if model.joiner is not None or model.slow(len(batch)):
             if self.desk.in_flight >= MAX_IN_FLIGHT:
                 text = f"{self.desk.in_flight} requests are in flight. Try again in a second."
@@ -233,7 +233,7 @@ class Inference:
         return self._finished(asked, batch, output)
 
     @staticmethod
-    def _parsed(asked: Asked, stages: Stages, rows: int) -> None:
+    def parsed(asked: Asked, stages: Stages, rows: int) -> None:
         """Note that a request is read, and what it is."""
         arm = asked.route.traffic.arms[asked.arm]
         stages.parsed, stages.rows = perf_counter_ns(), rows
@@ -276,9 +276,9 @@ class Inference:
     def _waited(self, asked: Asked, batch: np.ndarray, until: int) -> Awaitable[Output]:
         """The model's answer by one of three ways: with other requests, as a coroutine, in a thread."""
         model = asked.model
-        if model.begin is not None and model.joiner is None:
-            return model.awaited(batch)
         asked.underway = Underway(self.calls, asked.route.marks[asked.arm], asked.hashed, until)
+        if model.begin is not None and model.joiner is None:
+            return model.awaited(batch, asked.underway.begins)
         if model.joiner is not None:
             return model.joiner.ask(batch, self._pool, asked.underway)
         return self.threaded(asked.underway.timed, model.answer, batch)

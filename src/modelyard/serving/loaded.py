@@ -23,7 +23,7 @@ from modelyard.core.errors import Damaged, Invalid, Unfit, YardError
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output, Runtime
 from modelyard.serving.batching import PAYS, Joiner
-from modelyard.serving.composed import Part, check_pin, closed
+from modelyard.serving.composed import Part, check_code, check_pin, closed
 from modelyard.serving.forms import compiled_runtime, located
 from modelyard.serving.rules import WARM_MICROS
 from modelyard.serving.values import Installed
@@ -60,7 +60,9 @@ class LoadedModel:
     per_row: float
     joiner: Joiner | None = None  # where one call for many requests pays
     marked: bool = True  # its calls are noted, since it may end or hang the process: all but compiled trees
-    begin: Callable[[np.ndarray], Future[Output]] | None = None  # of a coroutine, in which many requests may wait
+    begin: Callable[[np.ndarray, Callable[[], object]], Future[Output]] | None = (
+        None  # of a coroutine, in which many requests may wait
+    )
 
     def told(self) -> dict[str, Any]:
         """How this process answers with it, for the model's metadata."""
@@ -141,11 +143,11 @@ class LoadedModel:
                 raise
             raise self._failed(error) from error
 
-    async def awaited(self, batch: np.ndarray) -> Output:
-        """The answer of a coroutine, which is cancelled where nobody waits for it any longer."""
+    async def awaited(self, batch: np.ndarray, begun: Callable[[], object]) -> Output:
+        """The answer of a coroutine, which is cancelled where nobody waits for it any longer; `begun` is its turn."""
         assert self.begin is not None
         try:
-            return await asyncio.wrap_future(self.begin(batch))
+            return await asyncio.wrap_future(self.begin(batch, begun))
         except Refusal:
             raise
         except Exception as error:

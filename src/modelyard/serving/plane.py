@@ -7,7 +7,7 @@ HTTP calls `answer`; as an ASGI application the same plane runs on any server.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from modelyard.serving.http import MAX_BODY, Question, Receive, body_of
 from modelyard.serving.inference import Inference
 from modelyard.serving.replies import Headers, Refused, Reply
 from modelyard.serving.repository import SERVER, Repository, parsed
-from modelyard.serving.stages import ASKED, Stages
+from modelyard.serving.stages import ASKED, Stages, over_http
 from modelyard.serving.streaming import Streaming
 
 KNOWN_PATHS = 4096
@@ -41,8 +41,12 @@ class Tracer(Protocol):
         """The context of a request that is to be traced; None for one that is not."""
         ...
 
-    def send(self, stages: Stages, method: str, path: str, endpoint: str, status: int) -> Headers:
-        """Tell of an answered request; what its answer says of that."""
+    def begin(self, stages: Stages, name: str, attributes: Mapping[str, Any]) -> Headers:
+        """Begin the span of a request that has an answer; what that says of it."""
+        ...
+
+    def end(self, stages: Stages, endpoint: str, status: int) -> None:
+        """End it."""
         ...
 
     def close(self) -> None:
@@ -69,7 +73,7 @@ class Plane:
         """The reply, at once or later."""
         start = perf_counter_ns()
         if ASKED in question.headers or self.tracer is not None:
-            question.stages = self._staged(question, start)
+            question.stages = self.staged(question.headers, start, traced=question.method == b"POST")
         try:
             known = self._paths.get(question.target) or self._asking(question.target)
             if known is None:
@@ -107,23 +111,28 @@ class Plane:
             self._show(question, question.stages, reply)
         return reply
 
-    def _staged(self, question: Question, start: int) -> Stages | None:
+    def staged(self, headers: Mapping[bytes, bytes], start: int, *, traced: bool) -> Stages | None:
         """Where the stages of a request are noted, if its client or its trace wants them."""
-        timed = ASKED in question.headers
-        traced = None
-        if self.tracer is not None and question.method == b"POST":
-            traced = self.tracer.context(question.headers)
-        return Stages(start, timed, traced) if timed or traced is not None else None
+        timed = ASKED in headers
+        context = self.tracer.context(headers) if traced and self.tracer is not None else None
+        return Stages(start, timed, context) if timed or context is not None else None
+
+    def shown(self, stages: Stages, reply: Reply, name: str, attributes: Mapping[str, Any]) -> Headers:
+        """Tell the stages of an answered request; what its answer says of them."""
+        stages.encoded = perf_counter_ns()
+        told = stages.header() if stages.timed else ()
+        if stages.traced is None or self.tracer is None:
+            return told
+        told += self.tracer.begin(stages, name, attributes)
+        if reply.stream is None:
+            self.tracer.end(stages, reply.endpoint, reply.status)
+        else:
+            reply.stream = _followed(self.tracer, stages, reply, reply.stream)
+        return told
 
     def _show(self, question: Question, stages: Stages, reply: Reply) -> None:
-        """Tell the stages of an answered request."""
-        stages.encoded = perf_counter_ns()
-        if stages.timed:
-            reply.headers = (*reply.headers, *stages.header())
-        if stages.traced is not None and self.tracer is not None:
-            method, path = question.method.decode("latin-1"), question.target.partition(b"?")[0].decode("latin-1")
-            told = self.tracer.send(stages, method, path, reply.endpoint, reply.status)
-            reply.headers = (*reply.headers, *told)
+        method, path = question.method.decode("latin-1"), question.target.partition(b"?")[0].decode("latin-1")
+        reply.headers = (*reply.headers, *self.shown(stages, reply, *over_http(method, path, reply.status)))
 
     def _count(self, reply: Reply, start: int) -> None:
         if reply.endpoint:
@@ -247,6 +256,19 @@ class Plane:
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _followed(
+    tracer: Tracer, stages: Stages, reply: Reply, stream: AsyncGenerator[bytes]
+) -> AsyncGenerator[bytes]:
+    """A stream whose span ends with it: also where its client hangs up, or it fails."""
+    try:
+        async with aclosing(stream) as pieces:
+            async for piece in pieces:
+                yield piece
+    finally:
+        stages.closed = perf_counter_ns()
+        tracer.end(stages, reply.endpoint, reply.status)
 
 
 def _parts(target: bytes) -> list[str]:

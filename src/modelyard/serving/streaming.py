@@ -24,6 +24,7 @@ from modelyard.serving.http import Question
 from modelyard.serving.inference import DEADLINE_S, MAX_IN_FLIGHT, Asked, Features, Inference, deadline
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.replies import Refused, Reply
+from modelyard.serving.stages import Stages
 
 PIECE_MICROS = 20_000.0  # a piece is as many rows as are computed in about that time
 LEAST, MOST = 16, 4096
@@ -62,12 +63,14 @@ class Streaming:
         except Invalid as error:
             return inference.told(error, name)
         events = EVENTS in question.headers.get(b"accept", b"")
-        pieces = self._pieces(asked, rows, size, end, _event if events else _row)
+        if question.stages is not None:
+            inference.parsed(asked, question.stages, len(rows))
+        pieces = self._pieces(asked, rows, size, end, _event if events else _row, stages=question.stages)
         kind, headers = (EVENTS, ((b"cache-control", b"no-store"),)) if events else (LINES, ())
         return inference.from_arm(asked, Reply(200, b"", kind, headers, stream=pieces))
 
     async def _pieces(
-        self, asked: Asked, rows: list[Any], size: int, end: float | None, write: Write
+        self, asked: Asked, rows: list[Any], size: int, end: float | None, write: Write, *, stages: Stages | None
     ) -> AsyncGenerator[bytes]:
         desk, done, row = self._inference.desk, b"", 0
         desk.in_flight += 1
@@ -76,6 +79,7 @@ class Streaming:
                 piece = rows[row : row + size]
                 reply = await self._answered(asked, piece, row, end)
                 if reply.status != 200:
+                    _note(stages, reply.status)
                     yield write("error", b'{"first_row":%d,"status":%d,%s' % (row, reply.status, reply.body[1:]))
                     return
                 yield write("predictions", b'{"first_row":%d,%s' % (row, reply.body[1:]))
@@ -85,6 +89,7 @@ class Streaming:
             yield write("end", done)
         except Exception:
             log.exception("A stream of %s broke off.", asked.route.traffic.endpoint)  # a fault of ours, told and logged
+            _note(stages, 500)
             yield write("error", b'{"first_row":%d,"status":500,"error":"modelyard failed to answer."}' % row)
         finally:
             desk.in_flight -= 1
@@ -124,6 +129,12 @@ def _given(question: Question) -> Features:
         raise Invalid(
             f'{error}. Send {{"features": [row, ...]}}, or a row a line with the content type application/x-ndjson.'
         ) from error
+
+
+def _note(stages: Stages | None, status: int) -> None:
+    """For whom follows a stream: that it breaks off."""
+    if stages is not None:
+        stages.broken = status
 
 
 def _row(_: str, told: bytes) -> bytes:

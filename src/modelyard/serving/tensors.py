@@ -18,7 +18,7 @@ import numpy as np
 
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.ports import Output
-from modelyard.serving import feeds
+from modelyard.serving import feeds, malformed
 from modelyard.serving.replies import BINARY, JSON, Reply
 
 if TYPE_CHECKING:
@@ -155,9 +155,8 @@ def parse(body: bytes, told: bytes | None) -> Sent:
     try:
         request = _decoded(head)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise Invalid(
-            f"The body is no inference request: {error}. Send inputs with name, shape and datatype."
-        ) from error
+        text = f"The body is no inference request: {error}. Send inputs with name, shape and datatype."
+        raise Invalid(malformed.fault(head) or text) from error
     return Sent(request, rest, request.id, request.parameters)
 
 

@@ -22,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import SpanKind, Status, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from modelyard.serving.replies import Headers
@@ -66,36 +66,36 @@ class Tracer:
             told["tracestate"] = headers[b"tracestate"].decode("latin-1")
         return _propagator.extract(told, Context())
 
-    def send(self, stages: Stages, method: str, path: str, endpoint: str, status: int) -> Headers:
-        """Make the spans of an answered request; what the answer says of them (W3C Trace Context, traceresponse)."""
-        offset = time.time_ns() - perf_counter_ns()
-        route = _route(path)
+    def begin(self, stages: Stages, name: str, attributes: Mapping[str, Any]) -> Headers:
+        """Begin the span of a request that has an answer; what that says of it (W3C Trace Context, traceresponse)."""
+        stages.epoch = time.time_ns() - perf_counter_ns()
+        span = self._tracer.start_span(
+            name,
+            context=stages.traced,
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=stages.start + stages.epoch,
+        )
+        stages.traced = set_span_in_context(span, stages.traced)
+        told = span.get_span_context()
+        return ((b"traceresponse", b"00-%032x-%016x-%02x" % (told.trace_id, told.span_id, told.trace_flags)),)
+
+    def end(self, stages: Stages, endpoint: str, status: int) -> None:
+        """End it, with its stages inside."""
+        epoch, span = stages.epoch, get_current_span(stages.traced)
         attributes: dict[str, Any] = {
-            "http.request.method": method,
-            "url.path": path,
-            "http.route": route,
-            "http.response.status_code": status,
             "modelyard.endpoint": endpoint,
             "modelyard.arm": stages.arm,
             "modelyard.version": stages.version,
             "modelyard.request_id": stages.request_id,
             "modelyard.rows": stages.rows,
         }
-        span = self._tracer.start_span(
-            f"{method} {route}",
-            context=stages.traced,
-            kind=SpanKind.SERVER,
-            attributes={name: value for name, value in attributes.items() if value != ""},
-            start_time=stages.start + offset,
-        )
-        inside = set_span_in_context(span, stages.traced)
+        span.set_attributes({name: value for name, value in attributes.items() if value != ""})
         for name, begin, end in stages.spans():
-            self._tracer.start_span(name, context=inside, start_time=begin + offset).end(end + offset)
-        if status >= 500:
+            self._tracer.start_span(name, context=stages.traced, start_time=begin + epoch).end(end + epoch)
+        if max(status, stages.broken) >= 500:
             span.set_status(Status(StatusCode.ERROR))
-        span.end(stages.encoded + offset)
-        told = span.get_span_context()
-        return ((b"traceresponse", b"00-%032x-%016x-%02x" % (told.trace_id, told.span_id, told.trace_flags)),)
+        span.end((stages.closed or stages.encoded) + epoch)
 
     def close(self) -> None:
         """Send what has been made."""
@@ -111,15 +111,3 @@ def _rate(sampler: str, argument: str | None) -> float:
         pass
     log.warning("OTEL_TRACES_SAMPLER %s with the argument %s is unknown: every request is traced.", sampler, argument)
     return 1.0
-
-
-def _route(path: str) -> str:
-    """A path with names for what differs, so that there are few of them."""
-    parts = path.strip("/").split("/")
-    if parts[0] == "predict" and len(parts) > 1:
-        parts[1] = "{endpoint}"
-    if parts[:2] == ["v2", "models"] and len(parts) > 2:
-        parts[2] = "{model}"
-        if parts[3:4] == ["versions"] and len(parts) > 4:
-            parts[4] = "{version}"
-    return f"/{'/'.join(parts)}" if parts[0] in ("predict", "v2") else "/{path}"
