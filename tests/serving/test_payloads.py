@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from modelyard.core.errors import Damaged, Invalid
-from modelyard.serving import ModelServer, PredictionRequest, compaction, logged, merging, reading, segments
+from modelyard.serving import ModelServer, PredictionRequest, compaction, logged, merging, metrics, reading, segments
 from modelyard.serving.sampling import drawn
 from modelyard.serving.segments import HEAD, Appender, Layout, frame
 
@@ -46,6 +46,11 @@ def fill(server: ModelServer, tools: Any, rows: int = 30, *, name: str = "m", mo
         return endpoint
 
     return server.places.payloads(asyncio.run(scenario()))
+
+
+def shown(server: ModelServer) -> str:
+    """What Prometheus scrapes."""
+    return metrics.prometheus(server.places)
 
 
 def read_all(folder: Path) -> pd.DataFrame:
@@ -370,6 +375,7 @@ def test_a_full_disk_is_counted_and_the_log_goes_on_with_room(
     assert state.written == len(rows) == 200 - state.failed
     assert refused == (state.failed if durable else 0)
     assert "could not be written" in told.stderr
+    assert f'modelyard_payload_rows_total{{endpoint="m-v1",state="failed"}} {state.failed}' in shown(server)
 
 
 KILLED = """
@@ -412,6 +418,7 @@ def test_a_killed_process_loses_a_moment_and_says_how_much_and_nothing_when_dura
     if durable:
         assert set(answered) <= set(rows)
     assert server.payload_state("m-v1") == state  # told once
+    assert f'modelyard_payload_rows_total{{endpoint="m-v1",state="lost"}} {state.lost}' in shown(server)
     server.compact_payloads("m-v1")
     assert sorted(row["request_id"].encode() for row in server.payload_rows("m-v1")) == sorted(rows)
 

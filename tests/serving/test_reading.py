@@ -20,7 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelyard.core.errors import Invalid
-from modelyard.serving import ModelServer, PredictionRequest, compaction, merging, reading, retention, segments
+from modelyard.serving import (
+    ModelServer,
+    PredictionRequest,
+    compaction,
+    indexing,
+    merging,
+    reading,
+    retention,
+    segments,
+)
 from modelyard.serving.segments import Appender, Block, Layout, frame
 
 TRUSTED = {"trusted_code": True}
@@ -302,3 +311,31 @@ def test_a_cut_of_rows_is_the_same_cut_in_a_raw_and_a_parquet_segment(tmp_path: 
     raw = pages(server, 4)
     compaction.compact(folder)
     assert pages(server, 4) == raw
+
+
+def test_an_id_is_found_by_the_index_wherever_it_stands_and_without_one(tmp_path: Path) -> None:
+    """Against every id there is, before and after merging, and for a segment whose index is gone."""
+    server = ModelServer(tmp_path)
+    folder = server.places.payloads("e")
+    ids = [f"{part}-{n}" for part in range(merging.ENOUGH + 2) for n in range(20)]
+    for part in range(merging.ENOUGH + 2):
+        write(folder, [(1.7e9 + part, one) for one in ids if one.startswith(f"{part}-")])
+        server.compact_payloads("e")
+        if part == 3:
+            next((folder / "ids").iterdir()).unlink()
+    assert len(list(folder.glob("*.parquet"))) == 3
+    assert {path.name for path in (folder / "ids").iterdir()} < {path.stem for path in folder.glob("*.parquet")}
+    assert set(reading.answers(folder, {*ids, "none"})) == {(one, 0) for one in ids}
+    for one in ids[::7]:
+        assert [row["request_id"] for row in server.payload_rows("e", request_id=one)] == [one]
+
+
+def test_an_index_rules_out_most_segments(tmp_path: Path) -> None:
+    server = ModelServer(tmp_path)
+    folder = server.places.payloads("e")
+    for part in range(4):
+        write(folder, [(1.7e9, f"{part}-{n}") for n in range(50)])
+    compaction.compact(folder)
+    found = indexing.among(sorted(folder.glob("*.parquet")), ["2-7"])
+    assert [path for path in found if "2-7" in pd.read_parquet(path)["request_id"].tolist()] == found
+    assert indexing.among(sorted(folder.glob("*.parquet")), ["nobody"]) == []

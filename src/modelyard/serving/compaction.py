@@ -23,7 +23,7 @@ import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.errors import YardError
-from modelyard.serving import erasing, logged, merging, retention, segments
+from modelyard.serving import erasing, indexing, logged, merging, retention, segments
 from modelyard.serving.places import Places, held
 from modelyard.serving.values import EndpointConfig
 
@@ -69,8 +69,12 @@ def compact(folder: Path, *, wait: bool = True, days: float = 0.0, mib: float = 
                 continue
             raw.unlink()
             done += 1
-        erasing.finish(folder, now=round(time.time() * 1e6))
+        try:
+            erasing.finish(folder, now=round(time.time() * 1e6))
+        except OSError as error:
+            log.error("What is to be forgotten still stands in %s: %s", folder.name, error)  # noqa: TRY400 - that says all
         retention.drop_old(folder, now=time.time(), days=days, mib=mib)
+        indexing.sweep(folder)
         try:
             merging.merge(folder)
         except OSError as error:
@@ -100,6 +104,7 @@ def _written(raw: Path, whole: Path, folder: Path) -> bool:
             beside={merging.KEY: json.dumps(table.beside)},
         )
         merging.seal(part, float(table.columns["at"].max()) / 1e6)
+        indexing.note(whole, indexing.checksums(table.columns["request_id"]))
     except OSError as error:
         log.error("%s cannot become Parquet now: %s", raw, error)  # noqa: TRY400 - the reason is all there is to say
         part.unlink(missing_ok=True)

@@ -189,6 +189,11 @@ class LoggedPredictions(Area):
                     )
         if folder.is_dir():
             self.compact_payloads(endpoint)
+            if not all(entry.done for entry in erasing.read(folder).entries):
+                raise Unavailable(
+                    f"What is to be forgotten still stands in {folder}, which cannot be written. It is noted, and goes as "
+                    "soon as there is room: modelyard serving compact-payloads " + endpoint
+                )
         return ErasedPayloads(endpoint=endpoint, rows=len(rows), outcomes=outcomes)
 
     @operation("GET", "/serving/endpoints/{endpoint}/payload-state", needs="serving.read")

@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.core import plugins
 from modelyard.core.errors import Damaged
-from modelyard.serving import segments
+from modelyard.serving import indexing, segments
 from modelyard.serving.places import write
 
 NOTE = "merge.json"
@@ -100,6 +100,7 @@ def _merge(folder: Path, some: Sequence[tuple[Path, Mapping[str, Any]]]) -> None
     part = into.with_suffix(".part")
     plugins.load("parquet", "merge_segments")(paths, part, {KEY: json.dumps(told)})
     seal(part, max(path.stat().st_mtime for path in paths))
+    indexing.merge(paths, into)
     write(folder / NOTE, Note(into=into.name, sources=[path.name for path in paths]))
     finish(folder)
 

@@ -21,7 +21,7 @@ from modelyard.core.errors import Invalid, NotFound, nearest
 from modelyard.core.instants import as_utc, micros
 from modelyard.core.pages import Page, read_token
 from modelyard.core.pages import page_token as made_token
-from modelyard.serving import erasing, logged, merging, segments
+from modelyard.serving import erasing, indexing, logged, merging, segments
 from modelyard.serving.segments import Columns
 
 T = TypeVar("T")
@@ -129,6 +129,11 @@ def _page(folder: Path, which: Wanted, after: Place | None, limit: int) -> list[
     for path in raw:
         found += _raw_rows(path, folder.name, which, after, limit, gone)
     found = _least(found, limit)
+    whole = (
+        indexing.among(whole, asked)
+        if (asked := [value for name, value in which.equal if name == "request_id"])
+        else whole
+    )
     spans = sorted((_oldest(path), path) for path in whole if path.stat().st_mtime * 1e6 >= start - 1)
     for oldest, path in spans:
         if oldest >= which.until or (len(found) == limit and found[-1][0][0] < oldest):
@@ -280,7 +285,7 @@ def answers(folder: Path, ids: set[str]) -> dict[tuple[str, int], dict[str, Any]
 def _answers(folder: Path, ids: set[str]) -> dict[tuple[str, int], dict[str, Any]]:
     found = []
     gone, (raw, whole) = erasing.read(folder), _listed(folder)
-    for path in whole:
+    for path in indexing.among(whole, ids):
         found += [row for _, row in _told(path, plugins.load("parquet", "segment")(path).among(sorted(ids)))]
     for path in raw:
         segment = logged.opened(path)

@@ -93,15 +93,21 @@ class Segment:
         return int(found[0][0])
 
     def write_without(self, path: Path, *, key: str, column: str, salt: str, digest: str, until: int) -> int:
-        """How many rows were written to another file: all but those of `count_hashed`, with the text beside them."""
+        """How many rows were written to another file: all but those of `count_hashed`, with the text beside them.
+
+        OSError where the file cannot be written.
+        """
         told = f"{_name(key)}: {_text(self.beside(key) or 'null')}"
         with _reading(self._path), _engine(os.getpid()).cursor() as session:
-            copied = session.execute(
-                f"COPY (SELECT * FROM read_parquet($file) WHERE NOT coalesce({_hashed(column)}, false)) "
-                f"TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})",
-                {"file": str(self._path), "salt": salt, "digest": digest, "until": until},
-            )
-            return int(copied.fetchall()[0][0])
+            try:
+                copied = session.execute(
+                    f"COPY (SELECT * FROM read_parquet($file) WHERE NOT coalesce({_hashed(column)}, false)) "
+                    f"TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})",
+                    {"file": str(self._path), "salt": salt, "digest": digest, "until": until},
+                ).fetchall()
+            except duckdb.IOException as error:
+                raise OSError(_line(error)) from error
+            return int(copied[0][0])
 
     def request_ids(self) -> list[str]:
         """The request id of each row."""
