@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.core.errors import Damaged
-from modelyard.serving import calls, segments
+from modelyard.serving import calls, compaction, segments
 from modelyard.serving.counters import Counters
 from modelyard.serving.exposition import COUNTER, GAUGE, HISTOGRAM, Family, text
 from modelyard.serving.places import Places, SlotReport
@@ -208,12 +208,15 @@ def _arms(places: Places) -> list[Family]:
 
 
 def _payloads(places: Places) -> list[Family]:
-    """The payload log's rows, by what became of them, of the writers that live."""
+    """The payload log's rows, by what became of them; `lost` went with processes that were killed."""
     rows = Family("modelyard_payload_rows", COUNTER, "Answered rows for the payload log, by what became of them.")
     for folder in sorted((places.root / "payloads").glob("*")):
         found = [one for path in folder.glob("*.tally") if (one := segments.counted(path)) is not None]
+        ended = compaction.losses(folder)
         for name in ("offered", "written", "dropped", "failed"):
-            rows.add(sum(getattr(one, name) for one in found), endpoint=folder.name, state=name)
+            rows.add(sum(getattr(one, name) for one in (*found, *ended)), endpoint=folder.name, state=name)
+        for name in ("lost", "damaged"):
+            rows.add(sum(getattr(one, name) for one in ended), endpoint=folder.name, state=name)
     return [rows]
 
 
