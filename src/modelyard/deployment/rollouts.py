@@ -150,7 +150,9 @@ class Guardrail:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise Invalid(f"{key} of the guardrail {self.name} is {value!r}; it must be a number.")
         if not self.lowest < self.highest:
-            raise Invalid(f"The guardrail {self.name} lies from {self.lowest} to {self.highest}. Give lowest below highest.")
+            raise Invalid(
+                f"The guardrail {self.name} lies from {self.lowest} to {self.highest}. Give lowest below highest."
+            )
         if not 0 <= self.tolerated < self.highest - self.lowest:
             raise Invalid(f"tolerated of the guardrail {self.name} is {self.tolerated}; it must lie within its bounds.")
         if self.worse not in ("up", "down"):
@@ -179,6 +181,7 @@ class Terms:
     error_limit: float | None = None  # the new version's error rate may not pass it, whatever the baseline's is
     latency_limit: float | None = None  # nor its p95 so many times the baseline's when the step began
     guardrails: tuple[Guardrail, ...] = ()
+    tolerance: float | None = None  # of a shadow's answers: of its numbers, or the distance of its probabilities
 
     def __post_init__(self) -> None:
         _check_minima(self.minimum_units, self.minimum_seconds)
@@ -186,6 +189,8 @@ class Terms:
             raise Invalid(f"warmup is {self.warmup}; it must not be negative.")
         for window in self.freeze:
             parsed_window(window)
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
+            raise Invalid(f"tolerance is {self.tolerance}; it must be a number of 0 or more, for example 0.01.")
         if not 0 < self.margin < 1 or not 0 < self.latency_margin < 100:
             raise Invalid(
                 f"margin {self.margin} must lie between 0 and 1 and latency_margin {self.latency_margin} above 0."

@@ -37,7 +37,7 @@ from modelyard.stats.sequential import lower_rate, rate_difference, upper_rate
 from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
 
-SHADOW = "shadow"
+SHADOW, PREVIEW, PREVIOUS = "shadow", "preview", "previous"
 QUANTILES = rollback.QUANTILES
 PROMOTION_ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
 SPLIT_ALPHA = 0.001  # of the sample-ratio check
@@ -62,7 +62,11 @@ def advance(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
     measured = (*worse.measurements, *harm.measurements)
     if rollout.status is DeploymentStatus.PAUSED:
         return worse
-    for hold in (guardrails.missing(rollout), _split_hold(rollout, seen), _units_hold(rollout, _counted(rollout, seen)[0].requests, now)):
+    for hold in (
+        guardrails.missing(rollout),
+        _split_hold(rollout, seen),
+        _units_hold(rollout, _counted(rollout, seen)[0].requests, now),
+    ):
         if hold:
             return Decision(verdict=Verdict.HOLD, reasons=(hold,), measurements=measured)
     return _judged_harm(rollout, seen, measured)
@@ -124,7 +128,7 @@ def traffic_of(rollout: Rollout) -> Traffic | None:
     """The traffic that the endpoint should carry out now, None where no version is left to answer."""
     new, old = rollout.candidate, rollout.baseline
     if rollout.status is DeploymentStatus.COMPLETED and rollout.steps[-1].share == 1:
-        return _all_on(rollout, new)
+        return _all_on(rollout, new, spare=_spare(PREVIOUS, old) if old and _at_one_stroke(rollout) else ())
     if old is None:
         return None
     if not rollout.status.active or rollout.status is DeploymentStatus.COMPLETED:
@@ -132,7 +136,12 @@ def traffic_of(rollout: Rollout) -> Traffic | None:
     step = rollout.now_at
     if step.share == 0:
         shadow = Arm(name=SHADOW, model=new.name, version=new.version, weight=0.0)
-        return _all_on(rollout, old, shadow=shadow if step.shadow_share else None, shadow_share=step.shadow_share)
+        return replace(
+            _all_on(rollout, old, spare=_spare(PREVIEW, new) if _at_one_stroke(rollout) else ()),
+            shadow=shadow if step.shadow_share else None,
+            shadow_share=step.shadow_share,
+            shadow_tolerance=rollout.terms.tolerance,
+        )
     return Traffic(
         endpoint=rollout.endpoint,
         generation=rollout.generation,
@@ -368,12 +377,21 @@ def _guard(rollout: Rollout) -> Guard:
     )
 
 
-def _all_on(rollout: Rollout, version: ModelRef, *, shadow: Arm | None = None, shadow_share: float = 0.0) -> Traffic:
+def _all_on(rollout: Rollout, version: ModelRef, *, spare: tuple[Arm, ...] = ()) -> Traffic:
     return Traffic(
         endpoint=rollout.endpoint,
         generation=rollout.generation,
-        arms=(Arm(name=BASELINE, model=version.name, version=version.version, weight=1.0),),
-        shadow=shadow,
-        shadow_share=shadow_share if shadow else 0.0,
+        arms=(Arm(name=BASELINE, model=version.name, version=version.version, weight=1.0), *spare),
         salt=rollout.deployment_id,
     )
+
+
+def _spare(name: str, version: ModelRef) -> tuple[Arm, ...]:
+    """An arm that answers testers' pinned requests only, and is in memory."""
+    return (Arm(name=name, model=version.name, version=version.version, weight=0.0),)
+
+
+def _at_one_stroke(rollout: Rollout) -> bool:
+    """Whether everything moves at once, as in blue-green: then both sides stay loaded, before the switch and after."""
+    shares = [step.share for step in rollout.steps]
+    return len(shares) > 1 and shares[-1] == 1 and shares[-2] == 0

@@ -56,6 +56,7 @@ class DeploymentManager(DeclaredRollouts):
         minimum_units: int = 500,
         minimum_seconds: float = 0.0,
         minimum_agreement: float = 0.0,
+        tolerance: float | None = None,
         margin: float = 0.005,
         latency_margin: float = 0.10,
         alpha: float = 0.001,
@@ -74,6 +75,9 @@ class DeploymentManager(DeclaredRollouts):
         (from 0) of steps that a person has to let pass; `step_units` and `step_seconds` are minima of each step where
         `minimum_units` and `minimum_seconds` are not to hold for all. In the weekly windows `freeze`, written
         "Fri 16:00 - Mon 08:00 Europe/Berlin", nothing is promoted and nothing begins.
+
+        A shadow's answers agree where the class is the same, with `tolerance` the probabilities also that near, and
+        where numbers are that near to each other, as a part of them (0.001 without it).
 
         A step is left when, always-valid at 95 %, the new version's error rate is at most `margin` above the live
         baseline's and its p95 at most `latency_margin` above; with no errors at all that takes 960 canary units for a
@@ -107,6 +111,7 @@ class DeploymentManager(DeclaredRollouts):
             minimum_units=minimum_units,
             minimum_seconds=minimum_seconds,
             minimum_agreement=minimum_agreement,
+            tolerance=tolerance,
             margin=margin,
             latency_margin=latency_margin,
             alpha=alpha,
@@ -138,14 +143,15 @@ class DeploymentManager(DeclaredRollouts):
         return moves.view(moves.to_step(work, row, 0, progress=progress, decision=decision, what="started"))
 
     def advance(
-        self, deployment_id: str, seen: TrafficCounts, *, controller: str = "", user: str = "system"
+        self, deployment_id: str, seen: TrafficCounts, *, controller: str = "", trouble: str = "", user: str = "system"
     ) -> Decision:
         """What the merged counts of the rollout's generation decide, carried out in the same transaction.
 
         PROMOTE has moved it to its next step (or completed it), ROLL_BACK has sent everything back; HOLD says in its
         first reason what is missing. Counts of another generation decide nothing, so two controllers never both act.
         A `controller` that names itself takes the rollout's lease for ten seconds; while another one holds it, its own
-        look decides nothing.
+        look decides nothing. `trouble` is why a serving process does not carry the routing out, if one does not: a hold
+        says so as long as the new version has answered nothing.
 
         >>> from modelyard.core.traffic import ArmCounts, TrafficCounts
         >>> from modelyard.deployment import DeploymentManager
@@ -160,7 +166,9 @@ class DeploymentManager(DeclaredRollouts):
         """
         try:
             with self.store.work(user) as work:
-                return self._look(work, deployment_id, seen, controller, rules.advance)
+                return self._look(
+                    work, deployment_id, seen, controller, lambda *given: _told(rules.advance(*given), seen, trouble)
+                )
         except Forbidden as refused:  # its stage no longer allows it, say: the promotion is undone, and that is told
             held = Decision(verdict=Verdict.HOLD, reasons=(f"not allowed: {refused}",))
             with self.store.work(user) as work:
@@ -377,6 +385,13 @@ class DeploymentManager(DeclaredRollouts):
                 changed = {**row, "status": status.value}
                 row = moves.record(work, changed, what=what, decision=decision, event=EventType.DEPLOYMENT_HELD)
             return moves.view(row)
+
+
+def _told(decision: Decision, seen: TrafficCounts, trouble: str) -> Decision:
+    """The decision; where nothing is to be judged since the new version does not even answer, that is the reason."""
+    if not trouble or decision.verdict is not Verdict.HOLD or rules.canary(seen).requests:
+        return decision
+    return replace(decision, reasons=(f"not carried out: {trouble}", *decision.reasons))
 
 
 def _baseline(rows: Connection, one: Wanted) -> ModelRef | None:
