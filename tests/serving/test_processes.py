@@ -21,7 +21,7 @@ import pytest
 
 from modelyard.core.errors import Unavailable
 from modelyard.core.traffic import Arm, Guard
-from modelyard.serving import ModelServer, calls
+from modelyard.serving import ModelServer, calls, vigil
 from modelyard.serving.places import write_once
 from modelyard.serving.rules import trip_of
 
@@ -321,16 +321,56 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path, tools: Any)
     assert len(pids) == 2
 
 
-def test_too_much_at_once_is_a_503_that_says_when_to_come_again(server: ModelServer, tools: Any) -> None:
-    tools.install(server, "e", v1=tools.reference(slow=2000))
+def test_one_that_hangs_as_its_supervisor_is_killed_does_not_keep_the_port(
+    tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ModelServer(tmp_path)
+    tools.install(server, "e", v1=f"{Path(__file__).parent / 'deadly_models.py'}:Deadly@hold")
+    server.apply(tools.split("e", 1))
+
+    def call(url: str) -> None:
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{url}/predict/e", json={"features": {"a": 200, "b": 0}}, timeout=60)
+
+    with standalone(tmp_path, workers=1) as (supervisor, url):
+        (victim,) = [one.pid for one in server.processes()]
+        asking = threading.Thread(target=call, args=(url,))
+        asking.start()
+        tools.until(lambda: (found := calls.read(server.places.slots / "0.vitals")) and found.calls)
+        supervisor.kill()
+        supervisor.wait(30)
+        monkeypatch.setattr(vigil, "HANG_S", 0.0)
+        tools.until(lambda: _parent(victim) != supervisor.pid)
+        assert not gone(victim)
+        with server.start(workers=1, port=int(url.rpartition(":")[2])) as serving:
+            assert gone(victim)
+            assert httpx.post(f"{serving.url}/predict/e", json=ROW, timeout=20).status_code == 200
+        asking.join(60)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_too_much_at_once_is_a_503_that_says_when_to_come_again(
+    server: ModelServer, tools: Any, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    tools.install(server, "e", v1=tools.reference(slow=20, held=str(held)))
     server.apply(tools.split("e", 1))
 
     async def all_at_once(url: str) -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=400)
-        async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
-            return await asyncio.gather(*(client.post("/predict/e", json=ROW) for _ in range(320)))
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+            calls = [asyncio.create_task(client.post("/predict/e", json=ROW)) for _ in range(320)]
+            await asyncio.wait(
+                calls, return_when=asyncio.FIRST_COMPLETED
+            )  # one that is refused: the model holds the others
+            held.unlink()
+            return await asyncio.gather(*calls)
 
-    with server.start(workers=1) as serving:
+    with server.start(workers=1, hang_s=300) as serving:
+        held.touch()  # only now: a version is tried before it is served
         answers = asyncio.run(all_at_once(serving.url))
         refused = [answer for answer in answers if answer.status_code == 503]
         assert {answer.status_code for answer in answers} == {200, 503}

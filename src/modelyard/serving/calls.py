@@ -2,7 +2,7 @@
 
 A process that a model has crashed or hangs cannot count that: whoever looks after it reads here what it was at.
 
-Layout of slots/SLOT.vitals in 64-bit words: 64 of the process (a mark, its id, its last turn and its gauges), then 64
+Layout of slots/SLOT.vitals in 64-bit words: 64 of the process (a mark, its id, its last turn, its gauges, its parent), then 64
 for each thread: since when it is calling (below 0: its last call is over, which began then), until when somebody waits
 for that (below 0: calls of the same model wait behind it), the thread's two identities, the unit's hash (-1: none), and a
 text that says what it calls, with its length. Times are those of CLOCK_MONOTONIC, which all processes of a machine share.
@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MAGIC = 0x6D796172_64564954
-PID, TURNED, IN_FLIGHT, CONNECTIONS, WAITING, LOGGING, ABANDONED = 1, 2, 3, 4, 5, 6, 7
+PID, TURNED, IN_FLIGHT, CONNECTIONS, WAITING, LOGGING, ABANDONED, PARENT = 1, 2, 3, 4, 5, 6, 7, 8
 GAUGES = {"in_flight": IN_FLIGHT, "connections": CONNECTIONS, "waiting": WAITING, "logging": LOGGING}
 HEADER = RECORD = 64
 SINCE, UNTIL, IDENT, NATIVE, UNIT, LENGTH, TEXT = 0, 1, 2, 3, 4, 5, 6
@@ -59,7 +59,7 @@ class Calls:
             stream.truncate(SIZE)
             self._map = mmap.mmap(stream.fileno(), SIZE)
         self._words = memoryview(self._map).cast("q")
-        self._words[0], self._words[PID] = MAGIC, os.getpid()
+        self._words[0], self._words[PID], self._words[PARENT] = MAGIC, os.getpid(), os.getppid()
         self.known(LOOP)
 
     def known(self, place: int) -> None:
@@ -178,6 +178,7 @@ class Vitals:
     """A process's records as another process reads them."""
 
     pid: int
+    parent: int
     turned: int
     gauges: dict[str, int]
     abandoned: int
@@ -201,6 +202,7 @@ def read(path: Path) -> Vitals | None:
     over = [call for call in calls if call.since < 0 and call.what[0] == CALL]
     return Vitals(
         pid=words[PID],
+        parent=words[PARENT],
         turned=words[TURNED],
         gauges={name: words[place] for name, place in GAUGES.items()},
         abandoned=words[ABANDONED],

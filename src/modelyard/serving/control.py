@@ -34,7 +34,7 @@ from modelyard.serving.scaler import PublishedTargets
 from modelyard.serving.supervisor import Serving, appending, grpc_reserved, listen
 from modelyard.serving.trials import forget
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
-from modelyard.serving.vigil import HANG_S, Death
+from modelyard.serving.vigil import HANG_S, Death, bury_orphans
 
 ALIASES = {"scikit-learn": "sklearn", "pytorch": "torch", "keras": "tensorflow"}
 KEPT_GENERATIONS = 4
@@ -283,6 +283,7 @@ class EndpointControl(Area):
         Unavailable for a port in use or a log that cannot be written.
         """
         self.publish()
+        bury_orphans(self.places)
         with ExitStack() as undone:
             listener = undone.enter_context(listen(host, port))
             calls = None if grpc_port is None else undone.enter_context(grpc_reserved(host, grpc_port))

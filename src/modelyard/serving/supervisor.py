@@ -30,7 +30,7 @@ from modelyard.serving.places import Places
 from modelyard.serving.scaler import SCALE_S, PublishedTargets, Scaler
 from modelyard.serving.scaling import Targets
 from modelyard.serving.tidying import Tidier
-from modelyard.serving.vigil import HANG_S, HUNG, Death, Vigil, count
+from modelyard.serving.vigil import HANG_S, HUNG, Death, Vigil, bury_orphans, count
 
 log = logging.getLogger("modelyard.serving")
 LOOK_S = 0.1
@@ -376,8 +376,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model-control", action="store_true")
     given = parser.parse_args(arguments)
     told = _told_to_stop()
-    listener = listen(given.host, given.port)
     places = Places(given.folder)
+    bury_orphans(places)
+    listener = listen(given.host, given.port)
     with Serving(
         given.folder,
         listener,

@@ -27,12 +27,13 @@ from modelyard.core.errors import Damaged
 from modelyard.serving import calls
 from modelyard.serving.calls import LOAD, THREADS, Call, Vitals
 from modelyard.serving.counters import FAILED, REQUESTS, SHADOW, Counters
-from modelyard.serving.places import Places, read, write
+from modelyard.serving.places import Places, held, read, write
 from modelyard.serving.trials import LOAD_S
 
 HANG_S = 10.0  # an event loop that has not turned for so long does not turn again
 BEGIN_S = 120.0  # from a process's start to the first turn of its event loop
 STUCK_S = 30.0  # a model's, or all, prediction threads at calls that nobody waits for any more
+GONE_S = 10.0  # from a kill to its end
 OOM_S = 1.0  # how often it is looked how many processes the kernel has killed for their memory
 SAMPLE_S = 0.2
 BUSY = 0.5  # the share of a processor that the thread which holds the interpreter uses at least
@@ -146,6 +147,43 @@ def culprit(made: Sequence[Call], fault: str, busy: Set[int]) -> Call | None:
         if len(certain) == 1:
             return certain[0]
     return random.choice(made) if made else None  # noqa: S311 - no secret
+
+
+def bury_orphans(places: Places) -> None:
+    """End the workers that hang and whose supervisor was killed: they would answer nobody, and keep the port for ever.
+
+    One that does not hang has noticed by itself that its supervisor is gone, and drains.
+    """
+    for path in places.slots.glob("*.vitals"):
+        vitals = calls.read(path)
+        if vitals is None or time.monotonic() - vitals.turned / 1e9 < HANG_S or not held(path.with_suffix(".lock")):
+            continue
+        if not _orphaned(vitals, places.root.parent):
+            continue
+        log.warning("Worker %d hangs, and its supervisor is gone. It is killed.", vitals.pid)
+        with suppress(ProcessLookupError):
+            os.kill(vitals.pid, signal.SIGKILL)
+        end = time.monotonic() + GONE_S
+        while time.monotonic() < end and (_stat(vitals.pid)[:1] not in ([], ["Z"]) or held(path.with_suffix(".lock"))):
+            time.sleep(0.01)  # its files are closed with its last thread
+
+
+def _orphaned(vitals: Vitals, folder: Path) -> bool:
+    """Whether the process of these records is a worker of this folder with another parent than it began with."""
+    try:
+        command = Path(f"/proc/{vitals.pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    ours = b"modelyard.serving.worker" in command and os.fsencode(folder) in command
+    return ours and _stat(vitals.pid)[1:2] not in ([], [str(vitals.parent)])
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process: its state, its parent, ...; nothing of one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def count(places: Places, reason: str) -> None:
