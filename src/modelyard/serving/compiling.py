@@ -18,7 +18,7 @@ def compiled(places: Places, installed: Installed) -> Installed:
     if installed.framework == "python":
         return installed
     arguments, framework = located(installed)
-    if framework not in plugins.TABLE["trees"]:
+    if framework not in plugins.TABLE["trees"] or not arguments[0].is_file():
         return installed
     digest = digest_of(arguments, framework)
     form = _kept(places, digest, arguments, framework)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,29 @@ def check_pin(user: Installed, one: Used) -> None:
         raise Damaged(
             f"{user.model} {user.version} was installed with {found.model} {found.version} of the digest "
             f"{one.digest[:12]}, and {path} holds something else now. Restore it, or install the service again."
+        )
+
+
+def code_digest(reference: str) -> str:
+    """The SHA-256 of the file that a reference `module:factory` or `/path/file.py:factory` is in; empty where it has none."""
+    where = reference.partition("@")[0].rpartition(":")[0]
+    if where.endswith(".py"):
+        path = Path(where)
+    else:
+        try:
+            spec = importlib.util.find_spec(where) if where else None
+        except (ImportError, ValueError):
+            spec = None
+        path = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else Path()
+    return _file_digest(path) if path.is_file() else ""
+
+
+def check_code(installed: Installed) -> None:
+    """Damaged if Python code is another than when it was installed."""
+    if installed.code and code_digest(installed.path) != installed.code:
+        raise Damaged(
+            f"{installed.model} {installed.version} was installed with {installed.path} of the digest "
+            f"{installed.code[:12]}, and its file holds something else now. Restore it, or install the version again."
         )
 
 

@@ -24,7 +24,7 @@ from modelyard.core.traffic import GuardTrip, Traffic, TrafficCounts
 from modelyard.core.work import Store, Work
 from modelyard.serving import counters, detectors, metrics, store
 from modelyard.serving.compiling import compiled
-from modelyard.serving.composed import used
+from modelyard.serving.composed import code_digest, used
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.nodes_serving import NodeServing
 from modelyard.serving.nodes_yard import Headquarters
@@ -80,6 +80,8 @@ class EndpointControl(Area):
                     f"{model} {version} is Python code. Allow it for {endpoint} first: "
                     f'configure("{endpoint}", {{"trusted_code": True}}), and only for code of your own.'
                 )
+            if installed.framework == "python":
+                installed = replace(installed, code=code_digest(installed.path))
             if uses:
                 known = {(one.model, one.version): one for one in store.all_models(work.rows)}
                 installed = replace(installed, uses=used(uses, known))

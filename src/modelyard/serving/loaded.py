@@ -187,6 +187,7 @@ def load(installed: Installed) -> LoadedModel:
 
 
 def _load(installed: Installed) -> LoadedModel:
+    check_code(installed)
     parts = _parts(installed)
     runtime = _opened(installed, parts)
     signature = runtime.signature

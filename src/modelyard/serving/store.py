@@ -70,10 +70,10 @@ def put_config(work: Work, endpoint: str, config: EndpointConfig) -> None:
 def put_model(work: Work, installed: Installed) -> None:
     """Make a version known, or known anew under another path."""
     work.rows.run(
-        "INSERT INTO serving_models (model, version, path, framework, compiled, signature, uses, installed_at) "
-        "VALUES (:model, :version, :path, :framework, :compiled, :signature, :uses, :now) "
+        "INSERT INTO serving_models (model, version, path, framework, compiled, signature, uses, code, installed_at) "
+        "VALUES (:model, :version, :path, :framework, :compiled, :signature, :uses, :code, :now) "
         "ON CONFLICT (model, version) DO UPDATE SET path = :path, framework = :framework, compiled = :compiled, "
-        "signature = :signature, uses = :uses, installed_at = :now",
+        "signature = :signature, uses = :uses, code = :code, installed_at = :now",
         model=installed.model,
         version=installed.version,
         path=installed.path,
@@ -81,6 +81,7 @@ def put_model(work: Work, installed: Installed) -> None:
         compiled=dumps(installed.compiled),
         signature=dumps(installed.signature),
         uses=dumps(installed.uses),
+        code=installed.code,
         now=micros(work.now),
     )
 
@@ -88,7 +89,8 @@ def put_model(work: Work, installed: Installed) -> None:
 def all_models(rows: Connection) -> list[Installed]:
     """Every installed version."""
     found = rows.all(
-        "SELECT model, version, path, framework, compiled, signature, uses FROM serving_models ORDER BY model, version"
+        "SELECT model, version, path, framework, compiled, signature, uses, code FROM serving_models "
+        "ORDER BY model, version"
     )
     return [_installed(row) for row in found]
 
@@ -102,6 +104,7 @@ def _installed(row: Row) -> Installed:
         compiled=_value(row["compiled"], Compiled | None),
         signature=_value(row["signature"], Signature | None),
         uses=_value(row["uses"], tuple[Used, ...]),
+        code=row["code"],
     )
 
 

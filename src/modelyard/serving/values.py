@@ -126,7 +126,7 @@ class Installed:
     """A model version that workers can load: what its file is, how to load it, and its faster form if one was tried.
 
     `signature` is what the registry says of a file that says nothing itself; `uses` are the versions that a Python service
-    is given.
+    is given, and `code` is the digest of the file that it is in.
     """
 
     model: str
@@ -136,6 +136,7 @@ class Installed:
     compiled: Compiled | None = None
     signature: Signature | None = None
     uses: tuple[Used, ...] = ()
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
--- made by revisions 0e2516754b022b5959f15c6647b31d9c72757be6f2cbb2f3348da8b060d04ff5
+-- made by revisions 62f4c73f3416343d9d1c71635fb389519f0e4f22edf734b8597d91a3dca2cfa1
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -973,6 +973,7 @@ CREATE TABLE serving_models (
 	compiled TEXT NOT NULL, 
 	signature TEXT NOT NULL, 
 	uses TEXT NOT NULL, 
+	code TEXT NOT NULL, 
 	installed_at BIGINT NOT NULL, 
 	PRIMARY KEY (model, version)
 );

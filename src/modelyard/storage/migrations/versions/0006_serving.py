@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("compiled", sa.Text, nullable=False),
         sa.Column("signature", sa.Text, nullable=False),
         sa.Column("uses", sa.Text, nullable=False),
+        sa.Column("code", sa.Text, nullable=False),
         sa.Column("installed_at", sa.BigInteger, nullable=False),
     )
     op.create_table(
