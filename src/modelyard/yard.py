@@ -208,7 +208,10 @@ class Yard:
         """
         endpoint = self.deployments.get_deployment(deployment_id).endpoint
         counts = self.serving.counts(endpoint)
-        decision: Decision = self.deployments.advance(deployment_id, counts, controller=controller)
+        troubles = [one.troubles[endpoint] for one in self.serving.processes() if endpoint in one.troubles]
+        decision: Decision = self.deployments.advance(
+            deployment_id, counts, controller=controller, trouble=troubles[0] if troubles else ""
+        )
         self.dispatch()
         return decision
 
@@ -273,12 +276,15 @@ class Yard:
     def analyze_experiment(self, experiment_id: str, *, confidence_level: float = 0.95) -> dict[str, Any]:
         """The A/B analysis of an experiment whose traffic serving splits (`ModelServer.create_ab_test`), from what it counted.
 
-        A request that was answered counts as a success; record what became of it with `ab_tests.record_request`.
+        A request that was answered counts as a success, until outcomes are told (`ModelServer.record_outcomes`): then those
+        requests count whose outcome is known, and as it turned out.
         """
         test = next((test for test in self.ab_tests.list_tests() if test.name == experiment_id), None)
         if test is None:
             known = [test.name for test in self.ab_tests.list_tests()]
             raise NotFound(f"There is no experiment {experiment_id!r}. {nearest(experiment_id, known)}")
+        if self.serving.has_outcomes(experiment_id):
+            return self.ab_tests.analyze_test(test.test_id, confidence_level)
         counts = self.serving.counts(experiment_id)
         endpoints = [arm.name for arm in self.serving.traffic(experiment_id).arms]  # the control first
         for endpoint, variant in zip(endpoints, (test.control, *test.treatments), strict=True):
