@@ -204,8 +204,7 @@ def test_a_torn_last_line_is_not_counted(tmp_path):
     st.booleans(),
     st.none() | st.floats(0, 1e9),
     st.text(st.characters(categories=("L", "N", "P", "S")), max_size=20),
-    st.none()
-    | st.dictionaries(st.text(min_size=1, max_size=5), st.floats(allow_nan=False, allow_infinity=False), min_size=1),
+    st.none() | st.dictionaries(st.text(min_size=1, max_size=5), st.floats(-1e50, 1e50), min_size=1),
 )
 def test_a_line_says_back_what_was_recorded(success, latency, unit, metrics):
     text = line("t", "control", success, latency=latency, unit=unit, metrics=metrics)
@@ -222,6 +221,9 @@ def test_a_line_says_back_what_was_recorded(success, latency, unit, metrics):
         ({"unit_id": "a\nb"}, Invalid),
         ({"custom_metrics": {"x": float("inf")}}, Invalid),
         ({"custom_metrics": {"x": "high"}}, Invalid),
+        ({"custom_metrics": {"x": 1e60}}, Invalid),
+        ({"custom_metrics": {"results": 1.0}}, Invalid),
+        ({"result_id": "a\tb"}, Invalid),
         ({"variant": "contrl"}, NotFound),
     ],
 )

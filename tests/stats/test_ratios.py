@@ -95,3 +95,10 @@ def test_a_lift_over_a_mean_that_may_be_zero_has_no_interval():
     assert ratios.lift(control, control, 1.96) is None
     assert ratios.mean(crossed([(1.0,)], 1).spread()) is None
     assert ratios.ratio(crossed([(1.0, 0.0), (2.0, 0.0)], 2).spread()) is None
+
+
+@given(st.lists(st.floats(-1e50, 1e50) | st.floats(0, 10) | st.floats(-1e-300, 1e-300), min_size=1, max_size=50))
+def test_many_values_at_once_are_one_after_another(values):
+    at_once = Cross(2)
+    at_once.add_values(values)
+    assert at_once.plain() == crossed([(value, 1.0) for value in values], 2).plain()

@@ -21,6 +21,7 @@ from modelyard.core.errors import Invalid, Unavailable
 from modelyard.core.ids import new_id
 
 SUFFIX = ".journal"
+LARGEST = 1e50  # its powers are still floats when variances of ratios are computed
 
 
 class Journal:
@@ -136,7 +137,7 @@ def line(
     >>> line("t", "control", True, latency=0.05)
     b't\\tcontrol\\t0\\t1\\t0.05\\t\\t\\t\\n'
     """
-    if latency is not None and not 0 <= latency < math.inf:
+    if latency is not None and not 0 <= latency <= LARGEST:
         raise Invalid(f"latency is {latency}; a latency in seconds is a number of 0 or more.")
     for name in (unit, result_id):
         if name and (not name.isprintable() or len(name) > 512):
@@ -167,6 +168,8 @@ def _checked(metrics: Mapping[str, float]) -> str:
     for name, value in metrics.items():
         if not name or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise Invalid(f"The metric {name!r} is {value!r}; a metric has a name and a finite number.")
+        if abs(value) > LARGEST:
+            raise Invalid(f"The metric {name!r} is {value!r}; record numbers of at most {LARGEST:g}, in a larger unit.")
         if name in BUILT_IN:
             raise Invalid(f"{name!r} is what every result brings by itself. Record your number under another name.")
     return json.dumps({name: float(value) for name, value in metrics.items()})

@@ -108,15 +108,24 @@ def covariates(metrics: Iterable[Metric]) -> frozenset[str]:
     return frozenset(name for metric in metrics for name in (metric.covariate, metric.covariate_denominator) if name)
 
 
-def quantiled(metrics: Iterable[Metric]) -> frozenset[str]:
-    """The recorded names that need a histogram, but the latency's, which has one always."""
-    return frozenset(metric.numerator for metric in metrics if metric.kind is Kind.QUANTILE) - {LATENCY}
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What counting asks of a plan, worked out once."""
+
+    summed: tuple[Metric, ...] = ()
+    covariates: frozenset[str] = frozenset()
+    spotted: frozenset[str] = frozenset({LATENCY})  # names that have a histogram
+    taken: frozenset[str] = frozenset()  # names that need no average of their own
 
 
-def spoken_for(metrics: Iterable[Metric]) -> frozenset[str]:
-    """The recorded names that planned metrics use, so that they need no average of their own."""
-    used = [name for metric in metrics for name in (metric.name, metric.numerator, metric.denominator)]
-    return covariates(metrics) | frozenset(used) - {""}
+def layout(metrics: Sequence[Metric]) -> Layout:
+    """The layout of a plan. The latency has an average and a histogram always."""
+    known = covariates(metrics)
+    used = {name for metric in metrics for name in (metric.name, metric.numerator, metric.denominator)}
+    summed = tuple(metric for metric in metrics if metric.summed)
+    spotted = {metric.numerator for metric in metrics if metric.kind is Kind.QUANTILE} | {LATENCY}
+    own = {LATENCY} - {metric.name for metric in summed}
+    return Layout(summed, known, frozenset(spotted), frozenset((used | known) - own - {""}))
 
 
 def _metric(told: Mapping[str, Any]) -> Metric:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modelyard.ab_testing import journal, store
 from modelyard.ab_testing.journal import Journal, Opened, Result
-from modelyard.ab_testing.metrics import Metric, covariates
+from modelyard.ab_testing.metrics import Layout, layout
 from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.core.errors import Unavailable
 from modelyard.core.ports import Connection
@@ -19,6 +19,7 @@ from modelyard.core.work import Store
 
 log = logging.getLogger("modelyard.ab_testing")
 
+ALONE = b"\t\t\t"  # how the line of a result ends that has no unit, no id and no numbers of its own
 FOLD_EVERY = 8192  # results: bounds what an analysis in another process has to read to some milliseconds
 
 
@@ -81,7 +82,7 @@ class Recorder:
             start = store.folded(work.rows, name)
             waiting = one.waiting(start)
             if waiting.lines:
-                add(work.rows, map(journal.parsed, waiting.lines))
+                fold_lines(work.rows, waiting.lines)
                 store.save_folded(work.rows, name, waiting.end)
         if one.abandoned:
             one.path.unlink(missing_ok=True)
@@ -89,35 +90,73 @@ class Recorder:
                 store.forget_journal(work.rows, name)
 
 
+def fold_lines(rows: Connection, lines: Iterable[bytes]) -> None:
+    """Add a journal's lines to the tallies. Results that have a latency at most are counted together."""
+    alone: dict[bytes, list[bytes]] = defaultdict(list)
+    others: list[Result] = []
+    for text in lines:
+        if text.endswith(ALONE):
+            head, _, latency = text[: -len(ALONE)].rpartition(b"\t")
+            alone[head].append(latency)
+        else:
+            others.append(journal.parsed(text))
+    counting = Counting(rows)
+    for head, latencies in alone.items():
+        test_id, variant, number, success = head.decode().split("\t")
+        if counting.layout(test_id).summed:
+            others += [journal.parsed(b"\t".join((head, latency)) + ALONE) for latency in latencies]
+            continue
+        told = [float(latency) for latency in latencies if latency]
+        counting.tallies[test_id, variant, int(number)].count_alone(int(success), told, len(latencies))
+    counting.add(others)
+    counting.write()
+
+
 def add(rows: Connection, results: Iterable[Result]) -> None:
-    """Add results to the tallies of their arms. A result whose id was counted before is left out."""
-    fresh: dict[tuple[str, str, int], Tally] = defaultdict(Tally)
-    units: dict[tuple[str, str, str], tuple[int, Unit, Unit]] = {}
-    plans: dict[str, tuple[Metric, ...]] = {}
-    for result in results:
-        if result.result_id and not store.result_is_new(rows, result.test_id, result.result_id):
-            continue
-        plan = plans.get(result.test_id)
-        if plan is None:
-            plan = plans[result.test_id] = _plan(rows, result.test_id)
-        tally, numbers = fresh[result.test_id, result.variant, result.number], result.numbers
-        tally.spot(numbers, plan)
-        if not result.unit:
-            tally.count_result(result.success, numbers, plan)
-            continue
-        key = (result.test_id, result.variant, result.unit)
-        if key not in units:
-            before = store.find_unit(rows, *key)
-            units[key] = (result.number, before, before.copy())
-        units[key][2].add(result.success, numbers, covariates(plan))
-    for (test_id, variant, _), (number, before, after) in units.items():
-        fresh[test_id, variant, number].count_unit(before, after, plans[test_id])
-    store.save_units(rows, ((*key, after) for key, (_, _, after) in units.items()))
-    for (test_id, variant, number), tally in fresh.items():
-        tally.merge(store.arm_tally(rows, test_id, variant, number))
-        store.save_tally(rows, test_id, variant, number, tally)
+    """Add results to the tallies of their arms."""
+    counting = Counting(rows)
+    counting.add(results)
+    counting.write()
 
 
-def _plan(rows: Connection, test_id: str) -> tuple[Metric, ...]:
-    test = store.find_test(rows, test_id)
-    return test.metrics if test else ()
+class Counting:
+    """What one transaction counts, before it is written."""
+
+    def __init__(self, rows: Connection) -> None:
+        self._rows = rows
+        self.tallies: dict[tuple[str, str, int], Tally] = defaultdict(Tally)
+        self._units: dict[tuple[str, str, str], tuple[int, Unit, Unit]] = {}
+        self._layouts: dict[str, Layout] = {}
+
+    def layout(self, test_id: str) -> Layout:
+        """What counting asks of a test's plan."""
+        if test_id not in self._layouts:
+            test = store.find_test(self._rows, test_id)
+            self._layouts[test_id] = layout(test.metrics if test else ())
+        return self._layouts[test_id]
+
+    def add(self, results: Iterable[Result]) -> None:
+        """Count results. One whose id was counted before is left out."""
+        for result in results:
+            if result.result_id and not store.result_is_new(self._rows, result.test_id, result.result_id):
+                continue
+            plan, numbers = self.layout(result.test_id), result.numbers
+            tally = self.tallies[result.test_id, result.variant, result.number]
+            tally.spot(numbers, plan)
+            if not result.unit:
+                tally.count_result(result.success, numbers, plan)
+                continue
+            key = (result.test_id, result.variant, result.unit)
+            if key not in self._units:
+                before = store.find_unit(self._rows, *key)
+                self._units[key] = (result.number, before, before.copy())
+            self._units[key][2].add(result.success, numbers, plan.covariates)
+
+    def write(self) -> None:
+        """Bring what was counted into the tables."""
+        for (test_id, variant, _), (number, before, after) in self._units.items():
+            self.tallies[test_id, variant, number].count_unit(before, after, self.layout(test_id))
+        store.save_units(self._rows, ((*key, after) for key, (_, _, after) in self._units.items()))
+        for (test_id, variant, number), tally in self.tallies.items():
+            tally.merge(store.arm_tally(self._rows, test_id, variant, number))
+            store.save_tally(self._rows, test_id, variant, number, tally)

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelyard.ab_testing import allocating, assignment, journal, rules, store
 from modelyard.ab_testing.experiments import ABTest, Round, TestStatus, TrafficSplitStrategy
-from modelyard.ab_testing.metrics import quantiled
+from modelyard.ab_testing.metrics import Kind
 from modelyard.ab_testing.planning import Plans, emit, known
 from modelyard.ab_testing.tally import Tally
 from modelyard.core.canonical import dumps
@@ -263,9 +263,8 @@ class ABTestManager(Plans):
     ) -> bytes:
         """A result as a line of the journal, checked against the test."""
         number = self._check_arm(test, variant, unit_id)
-        for name in quantiled(test.metrics) & custom_metrics.keys() if custom_metrics else ():
-            if custom_metrics is not None and not custom_metrics[name] >= 0:
-                raise Invalid(f"{name} is {custom_metrics[name]}; quantiles are of numbers of 0 or more.")
+        if custom_metrics:
+            _check_quantiled(test, custom_metrics)
         return journal.line(
             test.test_id,
             variant,
@@ -279,7 +278,7 @@ class ABTestManager(Plans):
 
     def _check_arm(self, test: ABTest, variant: str, unit: str | None) -> int:
         """The round that a result counts for; an error for a variant that its unit does not have."""
-        if variant not in test.shares:
+        if all(variant != known.name for known in test.variants):
             raise NotFound(f"{test.test_id} has no variant {variant!r}. {nearest(str(variant), list(test.shares))}")
         if unit is None:
             if test.adaptive:
@@ -345,6 +344,12 @@ class ABTestManager(Plans):
             self._even = (start, counter + 1)
             return assignment.even_place(counter, start)
         return self._random.random()
+
+
+def _check_quantiled(test: ABTest, numbers: Mapping[str, float]) -> None:
+    for metric in test.metrics:
+        if metric.kind is Kind.QUANTILE and not numbers.get(metric.numerator, 0) >= 0:
+            raise Invalid(f"{metric.numerator} is {numbers[metric.numerator]}; quantiles are of numbers of 0 or more.")
 
 
 def _tally(rows: Connection, test_id: str, variant: str) -> Tally:

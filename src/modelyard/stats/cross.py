@@ -33,6 +33,32 @@ def plus(first: Exact, second: Exact) -> Exact:
     return (first[0] << (power - first[1])) + (second[0] << (power - second[1])), power
 
 
+def exact_sums(values: Sequence[float]) -> tuple[int, int, int]:
+    """(power, total in units of 2**-power, sum of squares in units of 2**(-2 power)) of finite floats, exactly.
+
+    Whole mantissas are summed in three limbs of 18 bits, whose products leave room for millions of values in 64 bits.
+
+    >>> power, total, square = exact_sums([0.5, 0.75])
+    >>> total / 2**power, square / 4**power
+    (1.25, 0.8125)
+    """
+    import numpy as np  # only where many values are counted at once
+
+    mantissas, exponents = np.frexp(np.asarray(values, dtype=np.float64))
+    whole = (mantissas * float(1 << 53)).astype(np.int64)
+    power = max(0, 53 - int(exponents.min())) if len(whole) else 0
+    total = square = 0
+    for exponent in np.unique(exponents):
+        part = whole[exponents == exponent]
+        limbs = part >> 36, (part >> 18) & 0x3FFFF, part & 0x3FFFF
+        a, b, c = limbs
+        shift = power - 53 + int(exponent)
+        total += ((int(a.sum()) << 36) + (int(b.sum()) << 18) + int(c.sum())) << shift
+        high, cross, middle = int(a @ a) << 72, int(a @ b) << 55, (2 * int(a @ c) + int(b @ b)) << 36
+        square += (high + cross + middle + (int(b @ c) << 19) + int(c @ c)) << 2 * shift
+    return power, total, square
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
     """n units' means and sums of products of deviations from them, each rounded once."""
@@ -69,6 +95,15 @@ class Cross:
             for second in whole[i:]:
                 self.products[at] += first * second * times
                 at += 1
+
+    def add_values(self, values: Sequence[float]) -> None:
+        """Count units that have a value and a 1 each: as `add([exact(value), (1, 0)])` for all of them, but quicker."""
+        made = Cross(2)
+        made.n = len(values)
+        made.power, total, square = exact_sums(values)
+        one = made.n << made.power
+        made.totals, made.products = [total, one], [square, total << made.power, one << made.power]
+        self.merge(made)
 
     def merge(self, other: Cross) -> None:
         """Count every unit that the other has counted."""

@@ -16,6 +16,7 @@ from modelyard.stats.distributions import normal_isf, normal_sf, t_isf, t_sf
 
 MANY = 1e5  # degrees of freedom from which on Student's t is the normal law to five digits
 FEW = 30.0
+TINY = 1e-50  # a denominator below it is none: its powers would leave the range of floats
 
 Interval = tuple[float, float]
 
@@ -55,20 +56,20 @@ def mean(spread: Spread) -> Estimate | None:
 def ratio(spread: Spread) -> Estimate | None:
     """The first number over the second, both summed over units; the third over the fourth as its covariate.
 
-    None for fewer than two units or a denominator of zero. A covariate's denominator of zero leaves it out.
+    None for fewer than two units or a denominator of zero (below 1e-50); a covariate's denominator of zero leaves it out.
     """
-    if spread.n < 2 or not spread.means[1]:
+    if spread.n < 2 or abs(spread.means[1]) < TINY:
         return None
     main = _weights(spread, 0, 1)
     value = spread.means[0] / spread.means[1]
-    plain = Estimate(n=spread.n, value=value, variance=_product(spread, main, main))
-    if len(spread.means) == 2 or not spread.means[3]:
+    plain = Estimate(n=spread.n, value=value, variance=max(0.0, _product(spread, main, main)))
+    if len(spread.means) == 2 or abs(spread.means[3]) < TINY:
         return plain
     covariate = _weights(spread, 2, 3)
     return replace(
         plain,
         covariate=spread.means[2] / spread.means[3],
-        covariate_variance=_product(spread, covariate, covariate),
+        covariate_variance=max(0.0, _product(spread, covariate, covariate)),
         covariance=_product(spread, main, covariate),
     )
 
