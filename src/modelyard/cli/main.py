@@ -45,7 +45,10 @@ OWN = {  # command -> "module:function"
     "completion": "modelyard.cli.completion:completion",
 }
 
-MORE = {"deployment": "modelyard.cli.rollouts:add"}  # area -> what adds commands that no operation is
+MORE = {  # area -> what adds commands that no operation is
+    "deployment": "modelyard.cli.rollouts:add",
+    "serving": "modelyard.cli.dashboards:add",
+}
 
 OWN_HELP = {
     "demo": "Take a real model through its whole life, in about a minute.",
