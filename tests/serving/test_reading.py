@@ -189,6 +189,8 @@ def test_a_frame_and_a_file_hold_what_the_rows_say(tmp_path: Path) -> None:
 def test_an_empty_log_is_an_empty_page_frame_and_file(tmp_path: Path) -> None:
     server = ModelServer(tmp_path)
     assert server.payloads("nothing").items == ()
+    assert server.export_payloads("nothing", tmp_path / "none.parquet") == 0
+    assert "prediction" in pd.read_parquet(tmp_path / "none.parquet").columns
     assert server.payload_frame("nothing").columns.tolist()[:3] == ["request_id", "row", "at"]
     write(server.places.payloads("e"), [(1.7e9, "r0")])
     server.compact_payloads("e")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.errors import Invalid, Unavailable
 from modelyard.core.events import EventType
@@ -151,7 +152,10 @@ class LoggedPredictions(Area):
 
         def write() -> int:
             found = reading.chosen(place, which)
-            return 0 if found is None else int(found.write(file))
+            if found is not None:
+                return int(found.write(file))
+            plugins.load("tables", "pandas").write(reading.frame(place, which), file)  # an empty one
+            return 0
 
         try:
             return reading.steady(place, write)
