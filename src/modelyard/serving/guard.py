@@ -19,6 +19,7 @@ from pathlib import Path
 from modelyard.core.errors import Invalid
 from modelyard.core.traffic import GuardTrip
 from modelyard.serving.detectors import Tests, judged_now, tests_of
+from modelyard.serving.lasting import keep
 from modelyard.serving.places import Places, read, write_once
 from modelyard.serving.routing import Route
 from modelyard.serving.rules import trip_of, trips
@@ -128,10 +129,12 @@ class Reporter(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Look every second until stopped."""
-        while not self._ended.wait(RETRY_S / 4):
-            if unrecorded(self._places):
-                report_all(self._places, self._place, self._call)
+        """Look four times a second until stopped."""
+        keep(RETRY_S / 4, self._look, "Decisions cannot be reported", ended=self._ended)
+
+    def _look(self) -> None:
+        if unrecorded(self._places):
+            report_all(self._places, self._place, self._call)
 
     def _call(self, place: str, trip: GuardTrip) -> object:
         return hook(self._reference)(place, trip)
