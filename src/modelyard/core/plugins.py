@@ -67,7 +67,10 @@ TABLE: dict[str, dict[str, str]] = {
         "python": "modelyard.serving.callables:PythonRuntime",
         "trees": "modelyard.engines.flat:opened",
     },
-    "compiler": {"trees": "modelyard.engines.trees_compile:compiled"},
+    "compiler": {
+        "trees": "modelyard.engines.trees_process:compiled",
+        "here": "modelyard.engines.trees_compile:compiled",
+    },
     "trees": {
         "onnx": "modelyard.engines.trees_onnx:ensemble",
         "sklearn": "modelyard.engines.sklearn_flat:flat",

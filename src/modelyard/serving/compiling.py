@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.core import plugins
-from modelyard.core.errors import YardError
+from modelyard.core.errors import Unavailable, YardError
 from modelyard.serving.forms import digest_of, located, native
 from modelyard.serving.places import Places, read, write
 from modelyard.serving.values import Compiled, Installed
@@ -35,19 +35,23 @@ def _kept(places: Places, digest: str, arguments: tuple[Any, ...], framework: st
     if known.exists():
         found: Compiled = read(known, Compiled)
         return found
-    form = _form(places.compiled(digest), arguments, framework, digest)
-    write(known, form)
+    form, lasting = _form(places.compiled(digest), arguments, framework, digest)
+    if lasting:
+        write(known, form)
     return form
 
 
-def _form(target: Path, arguments: tuple[Any, ...], framework: str, digest: str) -> Compiled:
+def _form(target: Path, arguments: tuple[Any, ...], framework: str, digest: str) -> tuple[Compiled, bool]:
+    """The form of a file, and whether it would be the same another time."""
     path, signature, *more = (*arguments, None) if len(arguments) == 1 else arguments
     try:
         parity = plugins.load("compiler", "trees")(path, framework, signature, target, *more)
     except ModuleNotFoundError as error:
-        return Compiled(digest=digest, reason=f"{error.name} is not installed")
+        return Compiled(digest=digest, reason=f"{error.name} is not installed"), False
     except ImportError:
-        return Compiled(digest=digest, reason="the kernel was not built on this machine: it had no C compiler")
+        return Compiled(digest=digest, reason="the kernel was not built on this machine: it had no C compiler"), False
+    except Unavailable as error:
+        return Compiled(digest=digest, reason=str(error)), False
     except YardError as error:
-        return Compiled(digest=digest, reason=str(error))
-    return Compiled(digest=digest, path=str(target), parity=parity)
+        return Compiled(digest=digest, reason=str(error)), True
+    return Compiled(digest=digest, path=str(target), parity=parity), True
