@@ -252,8 +252,10 @@ def test_a_units_deaths_count_once_a_step_and_those_of_forgotten_generations_not
     assert died(("call", "e", 1, 1), None).detail == "SIGSEGV"
     counts = server.counts("e").arms["canary"]
     assert (counts.requests, counts.errors) == (4, 2)
+    assert died(("call", "e", 1, 1, "pinned"), None).arm == "canary"  # named, and counted for nothing
+    assert server.counts("e").arms["canary"] == counts
     assert died(("call", "e", 99, 1), None).arm == died(("call", "gone", 1, 0), None).arm == ""
-    assert vigil.replaced(server.places)["crashed"] == 6
+    assert vigil.replaced(server.places)["crashed"] == 7
 
 
 def test_a_process_that_ends_after_a_call_is_charged_to_the_last_one_unless_it_was_told_to_end(

@@ -100,6 +100,11 @@ class Asked:
         """The version that answers."""
         return self.route.models[self.arm]
 
+    @property
+    def mark(self) -> bytes:
+        """How its call is noted."""
+        return (self.route.pinned if self.pinned else self.route.marks)[self.arm]
+
 
 class Inference:
     """Answers requests for predictions through a desk."""
@@ -221,7 +226,7 @@ class Inference:
             return self._later(asked, batch)
         try:
             if model.marked:
-                output = self.calls.here(asked.route.marks[asked.arm], asked.hashed, model.answer, batch)
+                output = self.calls.here(asked.mark, asked.hashed, model.answer, batch)
             else:
                 output = model.answer(batch)
         except ModelFailed as error:
@@ -276,7 +281,7 @@ class Inference:
     def _waited(self, asked: Asked, batch: np.ndarray, until: int) -> Awaitable[Output]:
         """The model's answer by one of three ways: with other requests, as a coroutine, in a thread."""
         model = asked.model
-        asked.underway = Underway(self.calls, asked.route.marks[asked.arm], asked.hashed, until)
+        asked.underway = Underway(self.calls, asked.mark, asked.hashed, until)
         if model.begin is not None and model.joiner is None:
             return model.awaited(batch, asked.underway.begins)
         if model.joiner is not None:

@@ -45,6 +45,7 @@ class Route:
     headers: tuple[tuple[tuple[bytes, bytes], ...], ...]  # what each arm's answers carry
     limits: tuple[tuple[tuple[int, float], ...], ...]  # of each arm: (place in QUANTILES, microseconds) of the guard
     marks: tuple[bytes, ...]  # of each arm and last of the shadow: how its calls are noted
+    pinned: tuple[bytes, ...]  # of each arm: how calls are noted that testers pinned to it, which count for nothing
 
     def choose(self, unit: str | None) -> tuple[int, int | None]:
         """The arm that answers, and the unit's hash if there is a unit."""
@@ -250,6 +251,7 @@ class Routes:
             canary=names.index(CANARY) if CANARY in names else -1,
             limits=tuple(_limits(guard, name) for name in names) if guard else (),
             marks=tuple(mark(CALL, name, traffic.generation, each) for each in (*range(len(names)), SHADOW)),
+            pinned=tuple(mark(CALL, name, traffic.generation, each, "pinned") for each in range(len(names))),
         )
 
     def _models(self, arms: Iterable[Arm | None]) -> list[LoadedModel | None]:

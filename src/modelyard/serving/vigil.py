@@ -254,8 +254,11 @@ def _reason(code: int, *, hung: bool) -> tuple[str, str]:
 
 
 def _counted(places: Places, slot: int, call: Call) -> bool:
-    """Count the call as a failure of its arm: as any other failure, once a unit and step. False for unknown counts."""
-    _, endpoint, generation, arm = call.what
+    """Count the call as a failure of its arm: as any other failure, once a unit and step. False for unknown counts.
+
+    A tester's pinned call counts for nothing, as its answer would have.
+    """
+    _, endpoint, generation, arm, *pinned = call.what
     path = places.counters(endpoint, int(generation))
     if not path.exists():
         return False  # the endpoint is gone, or this generation was long ago
@@ -264,6 +267,8 @@ def _counted(places: Places, slot: int, call: Call) -> bool:
     except Damaged as error:
         log.warning("A death could not be counted: %s", error)
         return False
+    if pinned:
+        return True
     row = counters.row(slot)
     if int(arm) == SHADOW:
         row[SHADOW, FAILED] += 1
@@ -275,7 +280,7 @@ def _counted(places: Places, slot: int, call: Call) -> bool:
 
 def _of(death: Death, places: Places, call: Call) -> Death:
     """The death with the call that is to blame."""
-    _, endpoint, generation, arm = call.what
+    _, endpoint, generation, arm = call.what[:4]
     with suppress(FileNotFoundError, Damaged, IndexError):
         traffic = places.read_traffic(endpoint).traffic
         known = traffic.generation == int(generation) and int(arm) != SHADOW
