@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import http.server
 import itertools
 import os
 import re
@@ -412,3 +413,26 @@ def test_dropped_clients_end_their_probes() -> None:
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.05)
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"[]", b'{"predictions": [1]}', b""])
+def test_a_server_that_answers_something_else_is_named(body: bytes) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with Predictions({"here": url}) as client, pytest.raises(Unavailable, match=f"{url} answered 200 without"):
+            client.predict("e", {"a": 1.0})
+        server.shutdown()

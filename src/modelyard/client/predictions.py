@@ -111,17 +111,20 @@ class Predictions:
 def _answer(answer: httpx.Response, place: Place, number: str, attempts: int) -> PredictionAnswer:
     if answer.status_code != 200:
         raise _error(answer, place)
-    told = answer.json()
-    return PredictionAnswer(
-        request_id=number,
-        predictions=told["predictions"],
-        probabilities=told["probabilities"],
-        model_version=told["model_version"],
-        arm=told["arm"],
-        region=place.region,
-        url=place.url,
-        attempts=attempts,
-    )
+    try:
+        told = answer.json()
+        return PredictionAnswer(
+            request_id=number,
+            predictions=told["predictions"],
+            probabilities=told["probabilities"],
+            model_version=told["model_version"],
+            arm=told["arm"],
+            region=place.region,
+            url=place.url,
+            attempts=attempts,
+        )
+    except (ValueError, KeyError, TypeError) as error:  # of another program, or a gateway that answers with a page
+        raise Unavailable(f"{place.url} answered 200 without predictions. Is it a modelyard server?") from error
 
 
 def _error(answer: httpx.Response, place: Place) -> Exception:
