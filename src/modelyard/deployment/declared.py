@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.core.decisions import Decision, Verdict
-from modelyard.core.errors import Conflict
+from modelyard.core.errors import Conflict, Forbidden, NotFound
 from modelyard.core.operations import operation
 from modelyard.core.work import Work
 from modelyard.deployment import moves, plans, store
@@ -81,7 +81,7 @@ class DeclaredRollouts(ReportedDeployments):
                 raise _Undone
         except _Undone:
             assert found is not None  # _compared has answered
-        except Conflict as refused:
+        except (Conflict, Forbidden, NotFound) as refused:  # by another rollout, its stage, or as it is not registered
             found = replace(_base(one), verdict=REFUSED, reason=str(refused))
         before = _answering(newest) if newest else str(one.baseline or "")
         return replace(found, changes=plans.new(one, before)) if found.verdict == START else found

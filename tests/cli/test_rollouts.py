@@ -1,0 +1,117 @@
+"""`modelyard deployment apply` and `watch`: what is told before, and what is shown while it runs and when it has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelyard.cli.main import main
+from modelyard.core.traffic import ArmCounts, TrafficCounts
+from modelyard.deployment import Deployment, DeploymentManager
+
+FILE = "endpoint: fraud\nversion: v2.0.0\nbaseline: v1.0.0\nsteps: [5%, {share: 50%, gate: true}, 100%]\nmargin: 2%\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MODELYARD_YARD", str(tmp_path / "yard"))
+    return tmp_path
+
+
+@pytest.fixture
+def manager(place: Path) -> DeploymentManager:
+    return DeploymentManager(place / "yard")  # alone, so that nobody asks for registered versions
+
+
+@pytest.fixture
+def file(place: Path) -> str:
+    path = place / "rollout.yaml"
+    path.write_text(FILE)
+    return str(path)
+
+
+def looked(manager: DeploymentManager, rollout: Deployment, *, canary_errors: int = 0, n: int = 20_000) -> None:
+    arms = {
+        "baseline": ArmCounts(requests=int(n * 0.95), errors=2),
+        "canary": ArmCounts(requests=int(n * 0.05), errors=canary_errors),
+    }
+    seen = TrafficCounts(endpoint="fraud", generation=rollout.generation, arms=arms)
+    manager.advance(rollout.deployment_id, seen, controller="host:7")
+
+
+def test_what_a_file_would_change_is_told_first_and_a_dry_run_leaves_it_at_that(
+    manager: DeploymentManager, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deployment", "apply", file, "--dry-run"]) == 1  # in a Yard, which knows no such version
+    out, words = capsys.readouterr()
+    assert json.loads(out)["verdict"] == "refused"
+    assert "fraud v2.0.0 cannot be deployed: it is not registered" in words or "v1.0.0 cannot be deployed" in words
+    manager.apply(file)
+    assert main(["deployment", "apply", file]) == 0
+    out, words = capsys.readouterr()
+    assert "fraud v2.0.0: unchanged" in words
+    assert json.loads(out)["status"] == "running"
+    Path(file).write_text(FILE.replace("50%, gate: true", "40%"))
+    assert main(["deployment", "apply", file, "--dry-run"]) == 0
+    out, words = capsys.readouterr()
+    assert "~ steps[1]: 50 %, gate -> 40 %" in words
+    assert manager.list_deployments()[0].steps[1].gate
+    Path(file).write_text(FILE.replace("5%, {", "7%, {"))
+    assert main(["deployment", "apply", file, "--dry-run"]) == 1
+    assert main(["deployment", "apply", file]) == 1
+    assert "steps[0] cannot change meanwhile" in capsys.readouterr().err
+    Path(file).write_text(FILE.replace("margin", "margn"))
+    assert main(["deployment", "apply", file]) == 2
+    assert "line 5, margn: unknown key. Did you mean margin" in capsys.readouterr().err
+
+
+def test_a_rollout_is_watched_in_lines_or_documents_and_its_end_is_the_exit_code(
+    manager: DeploymentManager, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rollout = manager.apply(file)
+    looked(manager, rollout, canary_errors=100)
+    assert main(["deployment", "watch", rollout.deployment_id]) == 1
+    out = capsys.readouterr().out
+    assert "fraud v2.0.0 rolled back, step 1 of 3 at 0%" in out
+    assert "canary 1000 requests, 100 errors (10%)" in out
+    assert "failed on the canary" in out
+    assert main(["deployment", "watch", rollout.deployment_id, "--format", "json"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    told = json.loads(line)
+    assert (told["status"], told["look"]["arms"]["canary"]["errors"], told["look"]["controller"]) == (
+        "rolled_back",
+        100,
+        "host:7",
+    )
+    assert main(["deployment", "watch", rollout.deployment_id[:-1]]) == 1
+    assert f"Did you mean {rollout.deployment_id}" in capsys.readouterr().err
+    assert main(["deployment", "watch", rollout.deployment_id, "--interval", "0"]) == 2
+
+
+def test_on_a_terminal_it_is_a_picture(manager: DeploymentManager, file: str) -> None:
+    rollout = manager.apply(file)
+    looked(manager, rollout, n=1000)
+    looked(manager, rollout, canary_errors=100)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "modelyard", "deployment", "watch", rollout.deployment_id]
+    environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    code = subprocess.run(command, check=False, stdout=theirs, env=environment, timeout=120).returncode
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 65536):
+            shown += part
+    except OSError:  # the other side is closed
+        pass
+    os.close(ours)
+    text = shown.decode()
+    assert code == 1
+    assert all(
+        word in text for word in ("rolled back", "error rate", "baseline", "canary", "evidence against it", "10%")
+    )
