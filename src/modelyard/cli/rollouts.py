@@ -191,7 +191,7 @@ def waits_for(now: Seen) -> str:
     """What it waits for, or how it ended."""
     if now["status"] in ENDED:
         return str(now["reason"])
-    reasons = now["look"].get("reasons") or ()
+    reasons = now["look"].get("reasons") or ["nothing was decided yet"]
     if not now["look"].get("at"):
         return "waits for the first look"
     stale = _age(now)
