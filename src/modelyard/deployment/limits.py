@@ -15,7 +15,7 @@ from modelyard.deployment.rollouts import Rollout
 from modelyard.stats.sequential import lower_rate, upper_rate
 from modelyard.stats.sketch import middle
 
-PART = 0.1  # of alpha, half for each limit
+PART = 0.05  # of alpha, half for each limit
 SLOWEST = 0.05  # the part of answers above a p95
 
 

@@ -42,7 +42,7 @@ QUANTILES = rollback.QUANTILES
 PROMOTION_ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
 SPLIT_ALPHA = 0.001  # of the sample-ratio check
 FREEZE_AT = 200  # baseline answers: p95 from fewer jumps about; p99 needs no more, its roughness costs power only
-GUARD_PART = 0.8  # of alpha: the tests that the serving processes judge too; the rest is for limits and guardrails
+GUARD_PART = 0.9  # of alpha: the tests that the serving processes judge too; the rest is for limits and guardrails
 
 
 def advance(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
