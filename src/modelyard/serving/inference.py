@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,88 +20,20 @@ import numpy as np
 from modelyard.core.errors import Invalid, YardError
 from modelyard.core.ports import Output
 from modelyard.serving import malformed, tensors
+from modelyard.serving.asked import Answer, Asked, Features, Tensors, deadline, timeout
 from modelyard.serving.calls import THREADS, Calls, Underway
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
-from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
+from modelyard.serving.loaded import ModelFailed, Refusal
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.routing import Route
 from modelyard.serving.stages import Stages
 
 MAX_IN_FLIGHT = 256  # answers that are being waited for, in this process
-DEADLINE_S = 30.0  # unless the request says otherwise
 LONGEST = 1000  # words of an error
 
 Encode = Callable[[Any], bytes]
-
-
-class Features(msgspec.Struct):
-    """The body of POST /predict/ENDPOINT."""
-
-    features: dict[str, Any] | list[dict[str, Any]]
-    request_id: str | None = None
-    unit_id: str | None = None
-
-
-class Answer(msgspec.Struct, gc=False):
-    """The body of its answer."""
-
-    predictions: list[Any]
-    probabilities: list[list[float]] | None
-    model_version: str
-    arm: str
-    request_id: str
-
-
-class Tensors(Protocol):
-    """A request of tensors, as one of the protocols brought it."""
-
-    @property
-    def id(self) -> str | None:
-        """What the client calls it."""
-        ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """What it says besides."""
-        ...
-
-    def batch(self, model: LoadedModel) -> np.ndarray:
-        """The batch for a model; Invalid for what does not fit it."""
-        ...
-
-    def reply(self, head: tensors.Head, output: Output) -> Reply:
-        """The answer, as that protocol has it."""
-        ...
-
-
-@dataclass(slots=True)
-class Asked:
-    """One request: which arm answers it, whether it counts, and how its answer is written."""
-
-    route: Route
-    arm: int
-    hashed: int | None
-    unit: str | None
-    pinned: bool
-    request_id: str
-    start: int
-    deadline: bytes | None
-    features: Any = None
-    tensors: Tensors | None = None
-    underway: Underway | None = None  # of a call that is made later
-    stages: Stages | None = None  # where somebody wants to know them
-
-    @property
-    def model(self) -> LoadedModel:
-        """The version that answers."""
-        return self.route.models[self.arm]
-
-    @property
-    def mark(self) -> bytes:
-        """How its call is noted."""
-        return (self.route.pinned if self.pinned else self.route.marks)[self.arm]
 
 
 class Inference:
@@ -162,7 +92,7 @@ class Inference:
             asked = self.ask(route, pin, headers, unit=sent.parameters.get("unit_id"), request_id=sent.id, start=start)
             asked.tensors, asked.stages = sent, stages
             if sent.parameters and asked.deadline is None:
-                asked.deadline = _timeout(sent.parameters.get("timeout"))
+                asked.deadline = timeout(sent.parameters.get("timeout"))
             batch = sent.batch(asked.model)
         except Invalid as error:
             return self.told(error, route.traffic.endpoint)
@@ -356,28 +286,6 @@ class Inference:
 def _short(text: str) -> str:
     """Words of an error, without the middle where a client's own text makes them long."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-
-
-def deadline(given: bytes | None) -> float:
-    """The seconds that X-Timeout-Ms allows; 30 without it."""
-    if given is None:
-        return DEADLINE_S
-    try:
-        limit = float(given) / 1000
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit <= 3600:
-        raise Invalid(f"X-Timeout-Ms is {given[:40]!r}. Send a number of milliseconds above 0, up to an hour.")
-    return limit
-
-
-def _timeout(micros: Any) -> bytes | None:
-    """Triton's parameter `timeout`, in microseconds, as what X-Timeout-Ms says."""
-    if not micros:
-        return None
-    if isinstance(micros, bool) or not isinstance(micros, int):
-        raise Invalid(f"timeout is {str(micros)[:40]!r}. Send a whole number of microseconds.")
-    return b"%d.%03d" % divmod(micros, 1000)
 
 
 def _plain(value: Any) -> Any:

@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 
 from modelyard.core.errors import Invalid, YardError
+from modelyard.serving.asked import DEADLINE_S, Asked, Features, deadline
 from modelyard.serving.http import Question
-from modelyard.serving.inference import DEADLINE_S, MAX_IN_FLIGHT, Asked, Features, Inference, deadline
+from modelyard.serving.inference import MAX_IN_FLIGHT, Inference
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.stages import Stages
