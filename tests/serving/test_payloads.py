@@ -548,6 +548,17 @@ def test_an_erasure_that_was_killed_is_carried_through_by_the_next_compaction(se
     assert erasing.read(folder).entries == ()
 
 
+@pytest.mark.parametrize("form", ["r{}", "{:08d}", "{:016x}", "order-{}-7"])
+@pytest.mark.parametrize("share", [0.03, 0.5])
+def test_a_sample_is_even_for_ids_that_count(form: str, share: float) -> None:
+    """Each residue class of the running number has its share, within five standard deviations of a binomial draw."""
+    hits = np.array([drawn(share, form.format(n)) for n in range(40_000)])
+    for step in (1, 2, 3, 7, 10, 16):
+        for first in range(step):
+            some = hits[first::step]
+            assert abs(some.sum() - share * len(some)) < 5 * (share * (1 - share) * len(some)) ** 0.5
+
+
 def test_a_sample_is_the_same_in_every_process_and_scales_to_the_whole(server: ModelServer, tools: Any) -> None:
     """Against the share of hashes: counts by arm and the sum of a feature, scaled by what the rows say."""
 
