@@ -4,7 +4,9 @@
         WRITER.tally        what that writer was offered, dropped and wrote, in memory that outlives it; locked while it lives
         WRITER-N.open       the segment it appends to
         WRITER-N.rows       one that it has closed
-        WRITER-N.parquet    the same rows for everybody to read (`compaction`), which replaces the .rows
+        WRITER-N.parquet    the same rows for everybody to read (`compaction`), in the order of time, which replaces the .rows
+        ids/WRITER-N        checksums of its request ids (`indexing`)
+        losses.jsonl        what writers that ended did not write; erased.json what is to be forgotten (`erasing`)
 
 A segment is a head and frames: a mark, the length and the checksum of a MessagePack body. A frame that is torn or
 overwritten is skipped, and what follows it is found again by the mark. Each block carries how many rows its writer has
