@@ -230,7 +230,7 @@ def test_a_decision_whose_process_died_is_followed_and_reported_by_the_others(
         with httpx.Client(base_url=serving.url) as client:
             assert {client.post("/predict/e", json=ROW).json()["arm"] for _ in range(40)} == {"baseline", "canary"}
         counts = server.counts("e")
-        trip = trip_of(traffic, log_e=8.0, metric="errors", counts=counts, at=1.0)
+        trip = trip_of(traffic, counts=counts, at=1.0)
         assert write_once(server.places.trip("dep_c", 0), trip)
         assert not write_once(server.places.trip("dep_c", 0), trip)
         tools.until((tmp_path / "reported.txt").exists)
