@@ -24,6 +24,7 @@ from modelyard.core.traffic import Arm, Guard
 from modelyard.serving import ModelServer, calls, vigil
 from modelyard.serving.places import write_once
 from modelyard.serving.rules import trip_of
+from modelyard.serving.trials import deaths, key_of
 
 ROW = {"features": {"a": 0.25, "b": 0}}
 
@@ -379,6 +380,17 @@ def test_too_much_at_once_is_a_503_that_says_when_to_come_again(
         assert {answer.status_code for answer in answers} == {200, 503}
         assert all(answer.headers["retry-after"] == "1" for answer in refused)
         assert httpx.post(f"{serving.url}/predict/e", json=ROW).status_code == 200
+
+
+def test_a_start_that_waits_for_a_version_in_vain_names_it(
+    server: ModelServer, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools.install(server, "e", v1=f"{Path(__file__).parent / 'deadly_models.py'}:Late@{tmp_path / 'never'}")
+    server.apply(tools.split("e", 1))
+    monkeypatch.setattr("modelyard.serving.supervisor.START_S", 6.0)
+    with pytest.raises(Unavailable, match="not ready within 6 s"):
+        server.start(workers=1)
+    assert deaths(server.places, key_of(server.places.read_models()["m", "v1"], None)) == []  # it was told to end
 
 
 def test_a_port_in_use_is_named(server: ModelServer) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from modelyard.core.errors import Unavailable
 from modelyard.core.plugins import missing
+from modelyard.serving.calls import LOAD, read
 from modelyard.serving.lasting import Lasting
 from modelyard.serving.metrics import LatencyWindow
 from modelyard.serving.places import Places
@@ -199,10 +200,15 @@ class Serving:
                     f"Its reason is {'on standard error' if self._output is None else 'in the log'}."
                 )
             time.sleep(0.01)
+        why = ", ".join(sorted(self._loading())) or "nothing that is known; the machine may be busy"
         self.stop()
-        raise Unavailable(
-            f"The workers on {self.url} were not ready within {START_S:g} s. Stop what keeps the machine busy."
-        )
+        raise Unavailable(f"The workers on {self.url} were not ready within {START_S:g} s. What they load: {why}.")
+
+    def _loading(self) -> set[str]:
+        """The versions that workers are loading now."""
+        found = [read(path) for path in self.places.slots.glob("*.vitals")]
+        loads = [call.what for one in found if one is not None and one.pid in self.pids for call in one.calls]
+        return {" ".join(what[1:]) for what in loads if what[0] == LOAD}
 
     def _keep(self) -> None:
         """Look after the workers until the end, whatever one look at them meets."""
