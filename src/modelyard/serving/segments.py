@@ -290,13 +290,14 @@ def counted(path: Path) -> Counted | None:
 
 
 def settled(folder: Path, within: float) -> bool:
-    """Whether rows were on their way to the log, and have arrived (or some seconds have passed)."""
-    waiting = {path: one for path in folder.glob("*.tally") if (one := counted(path)) is not None and one.waiting}
+    """Whether rows may have been on their way to the log a moment ago. They have arrived, or some seconds have passed."""
+    writers = {path: one for path in folder.glob("*.tally") if (one := counted(path)) is not None}
+    waiting = {path: one for path, one in writers.items() if one.waiting}
     end = time.monotonic() + within
     for path, one in waiting.items():
         while (now := counted(path)) is not None and now.offered - now.waiting < one.offered and time.monotonic() < end:
             time.sleep(0.02)
-    return bool(waiting)
+    return bool(writers)
 
 
 def writer_name(slot: int) -> str:
