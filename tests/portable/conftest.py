@@ -76,6 +76,7 @@ def lived(new_yard: Callable[[str], Yard], files: dict[str, Path]) -> Yard:
     registry.set_alias("Fraud", "challenger", "v2.0.0", user="zoe")
     test = yard.ab_tests.create_test("checkout", control_variant="Fraud:v1.0.0", treatment_variant="Fraud:v2.0.0")
     yard.ab_tests.start_test(test.test_id)
+    yard.ab_tests.hold_out("all-year", 0.05)
     yard.ab_tests.record_request(test.test_id, "control", success=True, latency=0.1)
     yard.deployments.start("Fraud", "v1.0.0", strategy=DeploymentStrategy.DIRECT)
     yard.deployments.start("Fraud", "v2.0.0", strategy=DeploymentStrategy.SHADOW, created_by="zoe")

@@ -170,7 +170,7 @@ def test_the_manifest_is_what_sha256sum_computes(lived: Yard, tmp_path: Path) ->
 def test_a_document_has_every_column_of_its_table(migrated: Path) -> None:
     """A column that somebody adds to a table belongs into the documents too, or it would be lost on the way."""
     tables = [deployment.DEPLOYMENTS, deployment.HISTORY, deployment.SHADOWS, registry.POLICY, registry.BREAK]
-    tables += [ab_testing.TESTS, *(table for table, _ in ab_testing.PARTS.values())]
+    tables += [ab_testing.TESTS, ab_testing.HOLDOUT, *(table for table, _ in ab_testing.PARTS.values())]
     with closing(sqlite3.connect(migrated / "modelyard.db")) as raw:
         for table in tables:
             columns = {row[1] for row in raw.execute(f"PRAGMA table_info({table.name})")}

@@ -139,11 +139,13 @@ def line(
     """
     if latency is not None and not 0 <= latency <= LARGEST:
         raise Invalid(f"latency is {latency}; a latency in seconds is a number of 0 or more.")
+    told = "" if latency is None else repr(float(latency))
+    if not (unit or result_id or metrics):
+        return f"{test_id}\t{variant}\t{number}\t{1 if success else 0}\t{told}\t\t\t\n".encode()
     for name in (unit, result_id):
         if name and (not name.isprintable() or len(name) > 512):
             raise Invalid(f"{name[:40]!r} is no id of a unit or a result. Use up to 512 printable characters.")
     numbers = _checked(metrics) if metrics else ""
-    told = "" if latency is None else repr(float(latency))
     text = f"{test_id}\t{variant}\t{number}\t{1 if success else 0}\t{told}\t{unit}\t{result_id}\t{numbers}\n"
     return text.encode("utf-8", "surrogatepass")
 

@@ -1,4 +1,4 @@
-"""A/B tests as documents of the portable layout: the plan, every arm's exact sums, units, and the looks that were spent."""
+"""A/B tests and holdouts as documents of the portable layout: plans, every arm's exact sums, units, rounds, spent looks."""
 
 from __future__ import annotations
 
@@ -114,3 +114,27 @@ def _check(rows: Connection, document: Document) -> None:
 
 
 KIND = Kind(name="ab_tests", every=_every, standing=_standing, write=_write, check=_check)
+
+
+HOLDOUT = Table(
+    name="ab_holdouts",
+    columns=("name", "share", "created_at", "created_by", "ended_at"),
+    times=frozenset({"created_at", "ended_at"}),
+)
+
+
+def _holdouts(rows: Connection) -> Iterator[Document]:
+    for row in rows.all("SELECT * FROM ab_holdouts ORDER BY name"):
+        yield {"holdout": HOLDOUT.document(row)}
+
+
+def _holdout(rows: Connection, document: Document) -> Document | None:
+    row = rows.one("SELECT * FROM ab_holdouts WHERE name = :name", name=document["holdout"]["name"])
+    return None if row is None else {"holdout": HOLDOUT.document(row)}
+
+
+def _write_holdout(work: Work, document: Document) -> None:
+    HOLDOUT.insert(work.rows, [document["holdout"]])
+
+
+HOLDOUTS = Kind(name="holdouts", every=_holdouts, standing=_holdout, write=_write_holdout, check=_check)

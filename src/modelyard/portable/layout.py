@@ -6,7 +6,8 @@
     approvals/NAME_VERSION.json             the requests for a version, with approvals and comments
     approvals/policies/POLICY.json          a promotion policy, as proposed and decided
     approvals/break_glass/MOVE.json         a move that nobody approved, with its review
-    ab_tests/TEST.json                      a test: plan, arms, units, looks
+    ab_tests/TEST.json                      a test: plan, arms, units, rounds, looks
+    ab_tests/holdouts/NAME.json             units that no test takes in
     deployments/deployments/ID.json         a deployment with every decision about it
     deployments/shadows/ID.json             a shadow with its counts
     audit_logs/events/YYYY/MM/DD/events.jsonl   the events of a UTC day, each line the bytes of its leaf
@@ -103,6 +104,11 @@ SECTIONS = (  # in the order in which they are written
         kind=ab_testing.KIND,
         path=lambda document: f"ab_tests/{file_name(document['test']['test_id'])}.json",
         pattern=r"ab_tests/[^/]+\.json",
+    ),
+    Section(
+        kind=ab_testing.HOLDOUTS,
+        path=lambda document: f"ab_tests/holdouts/{file_name(document['holdout']['name'])}.json",
+        pattern=r"ab_tests/holdouts/[^/]+\.json",
     ),
     Section(
         kind=deployment.KIND,
