@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from modelyard.core.errors import Invalid, Unavailable
 from modelyard.core.ports import Output
 from modelyard.serving import ModelServer, tensors
-from modelyard.serving.supervisor import grpc_reserved
+from modelyard.serving.listening import grpc_reserved
 
 grpc = pytest.importorskip("grpc.aio", reason="pip install 'modelyard[grpc]'") and sys.modules["grpc"]
 

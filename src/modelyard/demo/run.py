@@ -18,7 +18,7 @@ from modelyard.demo import building, rollouts, watching
 from modelyard.demo.report import write_report
 from modelyard.demo.scene import MODEL, Scene
 from modelyard.demo.story import Story, Teller
-from modelyard.serving.supervisor import listen
+from modelyard.serving.listening import listen
 from modelyard.yard import Yard
 
 FOLDER = Path("modelyard-demo")

@@ -26,12 +26,13 @@ from modelyard.serving import counters, detectors, metrics, store
 from modelyard.serving.compiling import compiled
 from modelyard.serving.composed import code_digest, used
 from modelyard.serving.guard import mark_recorded
+from modelyard.serving.listening import appending, grpc_reserved, listen
 from modelyard.serving.nodes_serving import NodeServing
 from modelyard.serving.nodes_yard import Headquarters
 from modelyard.serving.places import Places, Published, SlotReport, read, write
 from modelyard.serving.rules import checked_traffic
 from modelyard.serving.scaler import PublishedTargets
-from modelyard.serving.supervisor import Serving, appending, grpc_reserved, listen
+from modelyard.serving.supervisor import Serving
 from modelyard.serving.trials import forget
 from modelyard.serving.values import EndpointConfig, Installed, ModelFramework
 from modelyard.serving.vigil import HANG_S, Death, bury_orphans

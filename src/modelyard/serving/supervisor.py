@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import errno
 import logging
 import os
 import signal
@@ -19,13 +18,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from modelyard.core.errors import Unavailable
-from modelyard.core.plugins import missing
 from modelyard.serving.calls import LOAD, read
 from modelyard.serving.lasting import Lasting
+from modelyard.serving.listening import address, grpc_reserved, listen
 from modelyard.serving.metrics import LatencyWindow
 from modelyard.serving.places import Places
 from modelyard.serving.scaler import SCALE_S, PublishedTargets, Scaler
@@ -38,7 +36,6 @@ LOOK_S = 0.1
 QUICK_DEATH_S = 5.0  # a worker that lives shorter is restarted with a growing pause
 START_S = 60.0
 STOP_S = 40.0
-BACKLOG = 2048
 
 LatencyNow = Callable[[], float | None]
 Scaled = Callable[[int, int], None]
@@ -290,60 +287,6 @@ class Serving:
         if count != len(pids):
             log.info("%d serving processes from now on, not %d: %s.", count, len(pids), self._scaler.why)
             self.scale_to(count)
-
-
-def appending(log: str | Path) -> int:
-    """A descriptor that writes to the end of the log; Unavailable for a file that cannot be had."""
-    path = Path(log).absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be written: {error.strerror}. Choose another file for the log.") from error
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; Unavailable names the address that cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise Unavailable(
-                f"{host}:{port} is in use by another program. Choose another port, or 0 for a free one."
-            ) from error
-        raise Unavailable(f"{host}:{port} cannot be listened on: {error}. Choose another host or port.") from error
-    return listener
-
-
-def grpc_reserved(host: str, port: int) -> socket.socket:
-    """A socket that holds a port for the workers' gRPC servers, which all listen on it by themselves (SO_REUSEPORT).
-
-    Unavailable where another program has it (one that shares its port would share the calls too), or without grpcio.
-    """
-    if find_spec("grpc") is None:
-        raise missing(ModuleNotFoundError(name="grpc"), "protocol 'grpc'")
-    with listen(host, port) as alone:
-        port = alone.getsockname()[1]
-        family = alone.family
-    holder = socket.socket(family, socket.SOCK_STREAM)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        holder.bind((host, port))
-    except OSError as error:
-        holder.close()
-        raise Unavailable(f"{host}:{port} is in use by another program. Choose another port, or 0.") from error
-    return holder
-
-
-def address(bound: socket.socket) -> str:
-    """HOST:PORT of a socket, as URLs have it."""
-    host, port = bound.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
