@@ -95,6 +95,8 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         [1]
         """
         desk = await self._fresh()
+        if request.endpoint_id not in desk.routes.by_name:  # it may have been published a moment ago
+            desk = await self._fresh(now=True)
         return await self._answer(desk, desk.routes.find(request.endpoint_id), request)
 
     async def batch_predict(
