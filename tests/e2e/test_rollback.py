@@ -38,6 +38,21 @@ def install(yard: Yard, **versions: str) -> None:
         yard.serving.install("fraud", "fraud", version.replace("_", "."), reference, "python")
 
 
+def stop(yard: Yard, pid: int) -> None:
+    """Stop a process while it writes nothing: within a transaction it would hold the database's lock all the while.
+
+    The decision and the routing need no database; being recorded there does.
+    """
+    with yard.store.work():
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks(pid)} == {"T"})
+
+
+def tasks(pid: int) -> list[Path]:
+    """The threads of a process."""
+    return list(Path(f"/proc/{pid}/task").iterdir())
+
+
 def everywhere(yard: Yard, generation: int) -> bool:
     """Whether every serving process carries the generation out."""
     at = [one.generations.get("fraud") for one in yard.serving.processes() if one.ready]
@@ -73,7 +88,7 @@ def canary(folder: Path, settings: str, **terms: Any) -> Iterator[tuple[Yard, Ya
 def test_a_bad_canary_is_taken_back_in_every_process(tmp_path: Path, stopped: bool) -> None:
     with canary(tmp_path / "yard", '{"fail": 0.3}', steps=[0.2, 1.0]) as (yard, server, rollout):
         if stopped:
-            os.kill(server.process.pid, signal.SIGSTOP)
+            stop(yard, server.process.pid)
         try:
             with httpx.Client(base_url=server.predictions_url) as client:
                 until(lambda: ask(client) and yard.serving.trips())
