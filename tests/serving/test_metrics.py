@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> tuple[httpx
                 continue
         client.post("/predict/e", json={"features": {"a": 1}})
         tools.until(lambda: 'state="written"} 0' not in client.get("/metrics").text)
-        tools.until(lambda: "modelyard_connections" in client.get("/metrics").text)
+        held = re.compile(r"^modelyard_connections\{[^}]*\} 1$", re.MULTILINE)  # a gauge: told a few times a second
+        tools.until(lambda: held.search(client.get("/metrics").text))
         plain = client.get("/metrics")
         opened = client.get(
             "/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
