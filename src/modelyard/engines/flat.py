@@ -328,8 +328,20 @@ def _logistic(sums: Array) -> Array:
         return np.asarray(1.0 / (1.0 + np.exp(-sums)))
 
 
+def _point(curve: Curve, value: float) -> float:
+    """What a curve makes of one sum."""
+    if curve.logistic:
+        value = _expit(value)
+    if curve.kind == "sigmoid":
+        return _expit(-(float(curve.points[0, 0]) * value + float(curve.points[1, 0])))
+    return float(np.interp(value, curve.points[0], curve.points[1]))
+
+
 def _calibrated(curves: Sequence[Curve], sums: Array) -> Array:
     """The mean of what the curves make of their sums, as the probabilities of two classes."""
+    if len(sums) == 1:
+        share = math.fsum(map(_point, curves, sums[0].tolist())) / len(curves)
+        return np.array(((1.0 - share, share),))
     total = np.zeros(len(sums))
     for place, curve in enumerate(curves):
         value = _logistic(sums[:, place]) if curve.logistic else sums[:, place]
