@@ -28,6 +28,7 @@ from modelyard.serving.loaded import ModelFailed
 from modelyard.serving.routing import Route
 
 SHADOW_QUEUE = 256
+REST_AFTER_S, REST = 0.001, 19  # a shadow that computes longer than that rests for so many times as long: a twentieth
 
 
 @dataclass(slots=True)
@@ -115,8 +116,12 @@ def _shadow_loop(queue: Queue, idle: Callable[[], bool], stands: Callable[[Route
         if not stands(answered.route):  # a slow shadow is not asked, and kept in memory, after its routing has gone
             answered.route.counters.shadowed(DROPPED)
             continue
+        begun = time.thread_time()
         with lasting.round():
             queue.calls.at(SHADOWING, answered.route.marks[-1], compare, answered)
+        used = time.thread_time() - begun
+        if used > REST_AFTER_S and not queue.stopping:  # it shares the interpreter and the processors with the primary
+            time.sleep(min(used * REST, 1.0))
 
 
 def compare(answered: Answered) -> None:
