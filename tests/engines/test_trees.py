@@ -448,3 +448,14 @@ def test_a_compiled_file_that_is_none_is_told(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(Damaged, match="again"):
             TreesRuntime(path)
+
+
+def test_rows_may_lie_in_memory_as_they_like(tmp_path: Path) -> None:
+    signature = Signature(inputs=_inputs(2), task="regression", classes=())
+    save(tmp_path / "m.npz", joined([ONE], base=np.zeros(1), link="identity", single=True), signature)
+    runtime = TreesRuntime(tmp_path / "m.npz")
+    rows = np.array([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0]])
+    for told in (rows, np.asfortranarray(rows), np.repeat(rows, 2, axis=1)[:, ::2], rows.astype(np.float32)):
+        assert runtime.predict(told).predictions.tolist() == [1.0, 2.0, 1.0]
+    with pytest.raises(ValueError, match="another size"):
+        runtime.predict(rows[:, :1])

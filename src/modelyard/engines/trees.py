@@ -222,7 +222,7 @@ class TreesRuntime:
         out, likely = np.empty((count, self._columns)), np.empty(count, np.int64)
         try:
             self._forest.predict(batch, out, likely)
-        except BufferError:  # rows that lie otherwise in memory
+        except (BufferError, ValueError):  # rows of another type, or that lie otherwise in memory
             self._forest.predict(np.ascontiguousarray(batch, dtype=np.float64), out, likely)
         if self._regression:
             return Output(predictions=out[:, 0])
