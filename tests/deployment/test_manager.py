@@ -320,3 +320,32 @@ def test_shadow_comparisons_tell_agreement_and_both_latencies(manager):
         )
     with pytest.raises(NotFound, match="no shadow deployment"):
         manager.compare_shadow_deployment("shadow_x")
+
+
+def test_blue_green_keeps_both_sides_loaded_for_testers_and_for_the_way_back(manager):
+    rollout = started(manager, strategy="blue_green", tolerance=0.02)
+
+    def arms(deployment):
+        return [(arm.name, arm.version, arm.weight) for arm in deployment.traffic.arms]
+
+    assert arms(rollout) == [("baseline", "v1.0.0", 1.0), ("preview", "v2.0.0", 0.0)]
+    assert (rollout.traffic.shadow.version, rollout.traffic.shadow_tolerance) == ("v2.0.0", 0.02)
+    switched = manager.promote(rollout.deployment_id)
+    assert arms(switched) == [("baseline", "v2.0.0", 1.0), ("previous", "v1.0.0", 0.0)]
+    following = manager.start("fraud", "v3.0.0")
+    assert following.baseline == "fraud:v2.0.0"
+    manager.abort(following.deployment_id)
+    assert arms(manager.get_deployment(following.deployment_id)) == [("baseline", "v2.0.0", 1.0)]
+    shadow = manager.start("fraud", "v4.0.0", strategy="shadow")
+    assert arms(shadow) == [("baseline", "v2.0.0", 1.0)]  # it may be a version that nobody approved
+
+
+def test_a_rollout_can_be_tried_again_at_once_however_it_ended(manager):
+    ended = set()
+    for end in (manager.abort, manager.rollback, manager.abort):
+        rollout = started(manager)
+        manager.pause(rollout.deployment_id)
+        ended.add(end(rollout.deployment_id).generation)
+        assert [arm.version for arm in manager.get_deployment(rollout.deployment_id).traffic.arms] == ["v1.0.0"]
+    assert len(ended) == 3
+    assert started(manager).generation > max(ended)
