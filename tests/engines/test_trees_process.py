@@ -40,6 +40,20 @@ def test_one_process_compiles_many_models_and_says_why_not(tmp_path: Path) -> No
     np.testing.assert_allclose(found[:, 1], lightgbm.Booster(model_file=file).predict(ROWS), atol=1e-12)
 
 
+def test_it_gives_its_memory_back_when_there_is_nothing_to_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees_process._COMPILER.close()
+    monkeypatch.setattr(trees_process, "IDLE_S", 0.5)
+    file = _booster(tmp_path / "m.txt")
+    assert trees_process.compiled(file, "lightgbm", None, tmp_path / "a.npz").passed
+    child = trees_process._COMPILER._child
+    assert child is not None
+    assert child.wait(60) == 0
+    assert trees_process.compiled(file, "lightgbm", None, tmp_path / "b.npz").passed
+    trees_process._COMPILER.close()
+
+
 def test_a_file_that_is_never_read_to_its_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "m.onnx")
     monkeypatch.setattr(trees_process, "PATIENCE_S", 0.5)

@@ -71,7 +71,7 @@ def test_a_canary_that_ends_or_hangs_its_process_is_rolled_back(server: ModelSer
     tools.install(server, "e", v1=tools.reference(task="regression"), v2=deadly(way))
     guard = Guard(rollout_id="dep_x", step=0, share=0.1, alpha=0.05)
     server.apply(tools.split("e", 1, 0.1, guard))
-    with server.start(workers=2, hang_s=1.0) as serving, callers(serving.url, FATAL) as told:
+    with server.start(workers=2, hang_s=5.0) as serving, callers(serving.url, FATAL) as told:
         (trip,) = tools.until(server.trips, 90)
         tools.until(lambda: tools.carried_out(server, "e", 1))
         before = Counter(told)

@@ -124,7 +124,8 @@ def test_every_piece_is_counted_and_logged(served: ModelServer, client: httpx.Cl
     assert sum(arm.requests for arm in served.counts("e").arms.values()) == before + 3
     rows = tools.until(
         lambda: (
-            len(found := [r for r in served.payload_rows("e") if r["request_id"].startswith("logged/")]) == 100 and found
+            len(found := [r for r in served.payload_rows("e") if r["request_id"].startswith("logged/")]) == 100
+            and found
         )
     )
     assert {(row["request_id"], row["row"]) for row in rows} == {

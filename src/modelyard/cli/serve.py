@@ -22,7 +22,9 @@ def serve(
     port: Annotated[
         int | None, Parameter(help="Port of the control plane; predictions are answered on the next one.")
     ] = None,
-    workers: Annotated[int | None, Parameter(help="Serving processes at least; as the endpoints' min_replicas say by default.")] = None,
+    workers: Annotated[
+        int | None, Parameter(help="Serving processes at least; as the endpoints' min_replicas say by default.")
+    ] = None,
     predict_host: Annotated[
         str, Parameter(help="Address that predictions are answered on, to anybody who reaches it, without a token.")
     ] = "127.0.0.1",

@@ -1,6 +1,7 @@
 """Compiles models in a process of its own, which a hostile or huge model may end or stall without harm to its caller.
 
-One process is kept for many models, since the libraries take a second to load. It ends with its caller.
+One process is kept for many models, since the libraries take a second to load. It ends with its caller, and gives its memory
+back after a minute without a model.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from modelyard.core.models import Parity, Signature
 from modelyard.core.packages import signature_of
 
 PATIENCE_S = 300.0
+IDLE_S = 60.0
 _MAIN = "from modelyard.engines.trees_process import main; main()"
 
 
@@ -60,19 +62,32 @@ class _Compiler:
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         """Its answer; what ended it where there is none."""
         with self._alone:
-            if self._child is None or self._child.poll() is not None:
-                self._child = _started()
-            assert self._child.stdin is not None
-            try:
-                self._child.stdin.write(dumps(order).encode() + b"\n")
-                self._child.stdin.flush()
-                line = self._line(self._child)
-            except BrokenPipeError:
-                line = b""
+            line = self._asked(order)
+            if not line and self._idled():
+                line = self._asked(order)
             if line.endswith(b"\n"):
                 found: dict[str, Any] = json.loads(line)
                 return found
             return {"failed": self._end()}
+
+    def _asked(self, order: dict[str, Any]) -> bytes:
+        if self._child is None or self._child.poll() is not None:
+            self.close()
+            self._child = _started()
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(dumps(order).encode() + b"\n")
+            self._child.stdin.flush()
+            return self._line(self._child)
+        except BrokenPipeError:
+            return b""
+
+    def _idled(self) -> bool:
+        """Whether the process had ended by itself as it was asked, for want of work."""
+        assert self._child is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._child.wait(1.0) == 0
+        return False
 
     @staticmethod
     def _line(child: subprocess.Popen[bytes]) -> bytes:
@@ -108,7 +123,9 @@ class _Compiler:
 
 def _started() -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", _MAIN], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, str(IDLE_S)], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
+    )
 
 
 def _ended(child: subprocess.Popen[bytes]) -> None:
@@ -126,12 +143,13 @@ atexit.register(_COMPILER.close)
 
 
 def main() -> None:
-    """Answer orders on the first stream, one line each, until it ends."""
+    """Answer orders on the first stream, one line each, until it ends or there are none for a while."""
     said = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     with contextlib.suppress(OSError):  # where memory ends, this process goes first
         Path("/proc/self/oom_score_adj").write_text("1000")
-    for line in sys.stdin.buffer:
+    orders = os.fdopen(0, "rb", buffering=0, closefd=False)  # unbuffered: what waits in a buffer, select does not see
+    while select.select([orders], [], [], float(sys.argv[1]))[0] and (line := orders.readline()):
         said.write(dumps(_answer(json.loads(line))).encode() + b"\n")
         said.flush()
 

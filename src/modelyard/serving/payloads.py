@@ -26,6 +26,7 @@ import numpy as np
 
 from modelyard.core.errors import Unavailable
 from modelyard.core.ports import Output
+from modelyard.serving.lasting import Lasting
 from modelyard.serving.places import Places
 from modelyard.serving.routing import Route
 from modelyard.serving.segments import DROPPED, FAILED, OFFERED, WRITTEN, Appender, Block, Tally, frame, writer_name
@@ -224,11 +225,13 @@ class PayloadLog:
 def _finish(out: Outbox, threads: list[threading.Thread]) -> None:
     out.stop()
     for thread in threads:
-        thread.join(10)
+        if thread is not threading.current_thread():  # the collector may drop the log anywhere
+            thread.join(10)
 
 
 def _write_all(out: Outbox) -> None:
     """The writer's thread."""
+    lasting = Lasting("Payloads cannot be written")
     while not out.stopping:
         out.wake.wait(SEGMENT_S / 10)  # also to close a segment that nothing is added to
         out.hurry.wait(FLUSH_S if out.wake.is_set() else 0)
@@ -236,13 +239,15 @@ def _write_all(out: Outbox) -> None:
         out.hurry.clear()
         out.awake = False  # before the queue is emptied: what is offered from now on wakes the thread again
         for stream in list(out.streams.values()):
-            _flush(out, stream)
-            if stream.appender.open and time.monotonic() - stream.appender.since > SEGMENT_S:
-                stream.appender.end()
+            with lasting.round():
+                _flush(out, stream)
+                if stream.appender.open and time.monotonic() - stream.appender.since > SEGMENT_S:
+                    stream.appender.end()
     for stream in list(out.streams.values()):
-        _flush(out, stream)
-        stream.appender.end()
-        stream.tally.close()  # what it says is settled by whoever looks next
+        with lasting.round():
+            _flush(out, stream)
+            stream.appender.end()
+            stream.tally.close()  # what it says is settled by whoever looks next
 
 
 def _flush(out: Outbox, stream: Stream) -> None:
