@@ -15,13 +15,14 @@ import pytest
 
 from modelyard.core.decisions import Verdict
 from modelyard.core.errors import Conflict, Invalid, Unavailable
+from modelyard.core.instants import FixedClock
 from modelyard.core.traffic import ArmCounts, TrafficCounts
 from modelyard.deployment import DeploymentManager, DeploymentStatus, limits
 from modelyard.deployment.prometheus import query
 from modelyard.deployment.rollouts import Deployment, Guardrail, Terms
 from modelyard.stats.sketch import bucket
 
-QUEUE = {"name": "queue", "lowest": 0, "highest": 100, "tolerated": 5}
+QUEUE = {"name": "queue", "lowest": 0, "highest": 100, "tolerated": 5, "every": 0}
 
 
 @contextmanager
@@ -92,6 +93,25 @@ def test_a_prometheus_query_takes_a_worse_version_back(manager: DeploymentManage
     (measured,) = manager.history(rollout.deployment_id)[-1].measurements
     assert measured.low > measured.details["tolerated"] == 5
     assert 40 < measured.n <= 100
+
+
+def test_prometheus_is_asked_no_sooner_than_its_windows_end(manager: DeploymentManager, clock: FixedClock) -> None:
+    with prometheus({"c": ["20"], "b": ["20"]}) as url:
+        terms = {**QUEUE, "prometheus": url, "canary": "c", "baseline": "b", "every": 30}
+        rollout = begun(manager, guardrails=[terms])
+
+        def looks() -> int:
+            manager.check_guardrails(rollout.deployment_id)
+            after = manager.advance(rollout.deployment_id, seen(rollout, (10, 0), (90, 0)))
+            return next(one.n for one in after.measurements if one.name == "guardrail_queue")
+
+        assert [looks(), looks()] == [1, 1]
+        clock.advance(29)
+        assert looks() == 1
+        clock.advance(1)
+        assert looks() == 2
+        clock.advance(-3600)  # set back: no reason to wait for an hour
+        assert looks() == 3
 
 
 def test_a_query_without_data_adds_nothing_and_holds_the_promotion(manager: DeploymentManager) -> None:

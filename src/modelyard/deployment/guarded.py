@@ -36,9 +36,10 @@ class GuardedRollouts(Shadows):
 
     @operation("POST", "/deployments/{deployment_id}/guardrails", needs="deployment.write")
     def check_guardrails(self, deployment_id: str) -> Deployment:
-        """The deployment after every guardrail with a Prometheus server was asked for its two values, one look.
+        """The deployment after Prometheus was asked for the values of each guardrail that is due, one look.
 
-        A query without data adds nothing. Unavailable where a server does not answer: then nothing of it is taken in.
+        A server's controller calls it every five seconds. A query without data adds nothing. Unavailable where Prometheus
+        does not answer: then nothing is taken in.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)
@@ -47,25 +48,34 @@ class GuardedRollouts(Shadows):
         'running'
         """
         with self.store.reading() as rows:
-            rollout = store.rollout_from(moves.known(rows, deployment_id))
-        asked = [one for one in rollout.terms.guardrails if one.prometheus and rollout.status.active]
-        found = {}
-        for one in asked:
+            row = moves.known(rows, deployment_id)
+        rollout, found = store.rollout_from(row), {}
+        for one in guardrails.due(rollout, self._seconds()) if rollout.status.active else ():
             canary, baseline = query(one.prometheus, one.canary), query(one.prometheus, one.baseline)
             if canary is not None and baseline is not None:
                 found[one.name] = (canary, baseline)
-        return self._take_in(deployment_id, found)
+        return self._take_in(deployment_id, found, asked=True) if found else moves.view(row)
 
-    def _take_in(self, deployment_id: str, values: Mapping[str, tuple[float, float]]) -> Deployment:
+    def _seconds(self) -> float:
+        return self.store.clock.now().timestamp()
+
+    def _take_in(
+        self, deployment_id: str, values: Mapping[str, tuple[float, float]], *, asked: bool = False
+    ) -> Deployment:
         with self.store.work("guardrails") as work:
             row = moves.known(work.rows, deployment_id)
             if row["source"] == store.REPORTED:
                 raise Conflict(f"{deployment_id} is judged by metrics reported by hand. Call report_metrics instead.")
             rollout = store.rollout_from(row)
+            now = work.now.timestamp()
+            if asked:  # another controller may have asked meanwhile
+                still = {one.name for one in guardrails.due(rollout, now)}
+                values = {name: pair for name, pair in values.items() if name in still}
             if not rollout.status.active or not values:
                 return moves.view(row)
             kept = {
-                name: guardrails.numbers(guardrails.taken_in(rollout, name, *pair)) for name, pair in values.items()
+                name: guardrails.numbers(guardrails.taken_in(rollout, name, *pair), now)
+                for name, pair in values.items()
             }
             progress = replace(rollout.progress, guardrails={**rollout.progress.guardrails, **kept})
             decision: Decision = guardrails.judged(replace(rollout, progress=progress))

@@ -17,6 +17,7 @@ from modelyard.deployment.rollouts import Guardrail, Rollout
 from modelyard.stats.bounded import Running
 
 PART = 0.05  # of alpha, shared by all guardrails of a rollout
+UNSEEN = (0.0, 0.0, 0.0, -math.inf)
 
 
 def guardrails_from(given: Sequence[Mapping[str, Any]]) -> tuple[Guardrail, ...]:
@@ -50,8 +51,18 @@ def guardrail_named(rollout: Rollout, name: str) -> Guardrail:
 
 def running(rollout: Rollout, name: str) -> Running:
     """What a guardrail has seen so far."""
-    n, total, spread = rollout.progress.guardrails.get(name, (0, 0.0, 0.0))
+    n, total, spread, _ = rollout.progress.guardrails.get(name, UNSEEN)
     return Running(int(n), total, spread)
+
+
+def due(rollout: Rollout, now: float) -> list[Guardrail]:
+    """The guardrails whose Prometheus server is to be asked now (in seconds), for the last look is long enough ago."""
+    found = []
+    for one in rollout.terms.guardrails:
+        *_, last = rollout.progress.guardrails.get(one.name, UNSEEN)
+        if one.prometheus and not 0 <= now - last < one.every:  # before 0: the clock has been set back
+            found.append(one)
+    return found
 
 
 def taken_in(rollout: Rollout, name: str, canary: float, baseline: float) -> Running:
@@ -99,9 +110,9 @@ def missing(rollout: Rollout) -> str:
     return f"not enough evidence: guardrail {', '.join(unseen)} has no value yet" if unseen else ""
 
 
-def numbers(many: Running) -> tuple[float, float, float]:
-    """What is kept of a guardrail."""
-    return (many.n, many.total, many.spread)
+def numbers(many: Running, now: float) -> tuple[float, float, float, float]:
+    """What is kept of a guardrail after a look."""
+    return (many.n, many.total, many.spread, now)
 
 
 def _width(one: Guardrail) -> float:

@@ -132,7 +132,8 @@ class Guardrail:
     """A metric that serving does not count, with a value for canary and baseline at each look.
 
     Its values lie from `lowest` to `highest`; `worse` is up or down, and a mean harm above `tolerated` takes the version
-    back. `canary` and `baseline` are queries to the `prometheus` server; without one the values are reported.
+    back. `canary` and `baseline` are queries to the `prometheus` server, asked every so many seconds: at least the window
+    of the queries, for looks that share data are not the evidence of two. Without a server the values are reported.
     """
 
     name: str
@@ -143,9 +144,10 @@ class Guardrail:
     prometheus: str = ""
     canary: str = ""
     baseline: str = ""
+    every: float = 60.0
 
     def __post_init__(self) -> None:
-        for key in ("lowest", "highest", "tolerated"):
+        for key in ("lowest", "highest", "tolerated", "every"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise Invalid(f"{key} of the guardrail {self.name} is {value!r}; it must be a number.")
@@ -155,6 +157,8 @@ class Guardrail:
             )
         if not 0 <= self.tolerated < self.highest - self.lowest:
             raise Invalid(f"tolerated of the guardrail {self.name} is {self.tolerated}; it must lie within its bounds.")
+        if self.every < 0:
+            raise Invalid(f"every of the guardrail {self.name} is {self.every}. Give the seconds between two looks.")
         if self.worse not in ("up", "down"):
             raise Invalid(f"worse of the guardrail {self.name} is {self.worse!r}. Write up or down.")
         if self.prometheus and not (self.canary and self.baseline):
@@ -219,7 +223,7 @@ class Progress:
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # frozen baseline quantiles of this step
     carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the rollback tests of earlier steps
     canary_requests: int = 0  # in the steps before this one
-    guardrails: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)  # n, sum, spread: stats.bounded
+    guardrails: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # n, sum, spread (stats.bounded), time
     held: str = ""  # the kind of the last hold that was told
 
 

@@ -28,10 +28,12 @@ from modelyard.yard import Yard
 
 if TYPE_CHECKING:
     from modelyard.access.oidc import Issuer
+    from modelyard.deployment import Deployment
 
 log = logging.getLogger("modelyard.server")
 
 LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
+ASK_EVERY = 5.0  # seconds between two looks for guardrails that are due
 TIDY_EVERY = 60.0  # seconds between two looks for what has run out of time
 COLLECT_EVERY = 6 * 3600.0  # seconds between two looks for bytes that nobody names any more
 DRAIN_S = 30  # requests under way may take this long when the server ends
@@ -67,7 +69,10 @@ class Listening:
 
 
 class Controller:
-    """Looks at the running rollouts twice a second and carries their decisions out, in a thread and with a yard of its own."""
+    """Looks at the running rollouts twice a second and carries their decisions out, in a thread and with a yard of its own.
+
+    Another thread asks Prometheus, which may take its time, for their guardrails.
+    """
 
     def __init__(self, place: str, files: str | None) -> None:
         self._place, self._files = place, files
@@ -88,12 +93,13 @@ class Controller:
         with Yard(self._place, files=self._files) as yard:
             yard.audit.start_sequencer()
             deliverer = yard.webhooks.start()
+            asking = threading.Thread(target=self._ask, args=(yard,), name="modelyard-guardrails", daemon=True)
+            asking.start()
             tidied, collected = -TIDY_EVERY, time.monotonic()
             while not self._stop.wait(LOOK_EVERY):
                 with _told():
                     yard.dispatch()
-                    running = [one for one in yard.deployments.list_deployments() if one.status.active and one.traffic]
-                    for deployment in running:
+                    for deployment in _running(yard):
                         with _told():  # one that cannot be looked at keeps no other waiting
                             yard.step(deployment.deployment_id, controller=name)
                 if time.monotonic() >= tidied + TIDY_EVERY:
@@ -107,8 +113,20 @@ class Controller:
                         yard.audit.expire_events(user="modelyard")
                     collected = time.monotonic()
             deliverer.stop()
+            asking.join(timeout=30)
             with _told():
                 yard.deployments.let_go(name)
+
+    def _ask(self, yard: Yard) -> None:
+        while not self._stop.wait(ASK_EVERY):
+            with _told():
+                for deployment in _running(yard):
+                    with _told():
+                        yard.deployments.check_guardrails(deployment.deployment_id)
+
+
+def _running(yard: Yard) -> list[Deployment]:
+    return [one for one in yard.deployments.list_deployments() if one.status.active and one.traffic]
 
 
 @contextmanager
