@@ -19,6 +19,7 @@ import pytest
 from modelyard import Client, Yard
 from modelyard.core.traffic import GuardTrip
 from modelyard.testing.postgres import PASSWORD, PostgresServer
+from modelyard.testing.prometheus import prometheus
 from modelyard.testing.serving import YardServer
 
 ROW = {"a": 1.0, "b": 0.0, "c": 0.0}
@@ -188,3 +189,23 @@ def trip(yard: Yard, deployment_id: str, generation: int) -> bool:
     told = {"metric": "errors", "e_value": 4000.0, "threshold": 1000.0, "reason": "all failed", "at": 0.0, "step": 0}
     decision = GuardTrip(endpoint="fraud", generation=generation, rollout_id=deployment_id, counts=counts, **told)
     return write_once(yard.serving.places.trip(deployment_id, 0), decision)
+
+
+def test_the_server_asks_prometheus_for_the_guardrails_of_a_rollout(tmp_path: Path, small_model: Path) -> None:
+    queue = {"name": "queue", "lowest": 0, "highest": 100, "tolerated": 5, "canary": "new", "baseline": "old"}
+    with (
+        prometheus({"new": 20, "old": ["18.5"]}) as url,
+        YardServer(tmp_path / "yard", workers=1) as server,
+        Client(server.url) as client,
+    ):
+        for version in ("v1.0.0", "v1.1.0"):
+            register(client, small_model, version)
+            approve(tmp_path / "yard", version)
+        client.deployment.start("fraud", "v1.0.0", strategy="direct")
+        rollout = client.deployment.start("fraud", "v1.1.0", guardrails=[{**queue, "prometheus": url}])
+
+        def looks() -> int:
+            measured = client.deployment.look(rollout.deployment_id).measurements
+            return next((one.n for one in measured if one.name == "guardrail_queue"), 0)
+
+        until(lambda: looks() == 1, 60)
