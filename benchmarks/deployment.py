@@ -1,4 +1,4 @@
-"""Rollback and A/B decisions by seeded simulation: how often a good canary is taken back, how soon a bad one is.
+"""Rollback decisions by seeded simulation: how often a good canary is taken back, how soon a bad one is.
 
     python benchmarks/deployment.py              about a minute
     python benchmarks/deployment.py --runs 10000 the table's precision: standard error 0.03 % at 0.1 %
@@ -12,22 +12,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 
 import numpy as np
 from scipy.optimize import brentq
 
-from modelyard.ab_testing import rules as ab_rules
-from modelyard.ab_testing.experiments import ABTest, TestStatus, TrafficSplitStrategy, Variant
-from modelyard.ab_testing.tally import Tally
-from modelyard.core.instants import EPOCH
 from modelyard.deployment import rules
 from modelyard.stats.detector import begun_by
 from modelyard.stats.distributions import normal_isf, normal_sf
 from modelyard.stats.eprocess import factors
-from modelyard.stats.group_sequential import bounds
 from modelyard.stats.rollback import ANSWERS, ERRORS, PARTS, bets_of
-from modelyard.stats.sequential import SLOPES, sequence_z
+from modelyard.stats.sequential import SLOPES
 
 SHARE, ALPHA, PER_SECOND = 0.05, 0.001, 1000
 NEED = -math.log(rules.GUARD_PART * ALPHA)
@@ -228,54 +222,6 @@ def told(name: str, at: list[int], bad: bool) -> None:
     print(f"ever promoted, {name:32} {len(done) / len(at):8.1%}   of {len(at)} {middle} {goal}")
 
 
-def peeking_rows(runs: int) -> None:
-    """A/A and power with a hundred looks, 100,000 units an arm, base rate 10 %."""
-    random, times = np.random.default_rng(11), np.arange(1, 101) / 100
-    limits = {
-        "group sequential": np.array(bounds(list(times))),
-        "confidence sequence": np.array([sequence_z(t) for t in times]),
-    }
-    limits["one look at the end"] = np.where(times < 1, np.inf, 1.96)
-    for lift in (0.0, 0.04):
-        c = np.cumsum(random.binomial(1000, 0.1, size=(runs, 100)), axis=1)
-        t = np.cumsum(random.binomial(1000, 0.1 * (1 + lift), size=(runs, 100)), axis=1)
-        n = np.arange(1, 101) * 1000
-        pooled = (c + t) / (2 * n)
-        z = np.abs(t - c) / n / np.sqrt(pooled * (1 - pooled) * 2 / n)
-        for name, limit in limits.items():
-            print(f"{name:20} lift {lift:+.0%}: called significant {np.mean((z >= limit).any(axis=1)):10.1%}")
-
-
-def analysis_time() -> None:
-    """An analysis of ten million results against one of ten thousand."""
-    variants = (Variant(name="control", model="m:v1", share=0.5), Variant(name="treatment", model="m:v2", share=0.5))
-    test = ABTest(
-        test_id="t",
-        name="t",
-        description="",
-        strategy=TrafficSplitStrategy.HASH_BASED,
-        status=TestStatus.RUNNING,
-        variants=variants,
-        created_by="b",
-        created_at=EPOCH,
-    )
-    ab_rules.analyze(test, {"control": Tally(), "treatment": Tally()})  # the first call loads modules
-    taken = {}
-    for n in (10_000, 10_000_000):
-        arms = {"control": Tally(), "treatment": Tally()}
-        for tally, part in zip(arms.values(), (0.1, 0.11), strict=True):
-            tally.count(1, int(n * part))
-            tally.count(0, n - int(n * part))
-        rounds = []
-        for _ in range(200):
-            begin = time.perf_counter()
-            ab_rules.analyze(test, arms)
-            rounds.append(time.perf_counter() - begin)
-        taken[n] = float(np.median(rounds))
-    ratio, micros = taken[10_000_000] / taken[10_000], taken[10_000_000] * 1e6
-    print(f"analysis of 10,000,000 results takes {ratio:.2f} times that of 10,000 ({micros:.0f} us)")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=400)
@@ -284,5 +230,3 @@ if __name__ == "__main__":
     late_fault(max(100, given.runs // 5))
     sticky_rows(max(400, given.runs // 2))
     promotion_rows(max(100, given.runs // 10))
-    peeking_rows(10_000)
-    analysis_time()

@@ -21,7 +21,10 @@ def prometheus(answers: Mapping[str, object]) -> Iterator[str]:
             if isinstance(found, int) and found >= 400:
                 return self._send(found, {"status": "error", "errorType": "bad_data", "error": "parse error"})
             if isinstance(found, list):
-                data = {"resultType": "vector", "result": [{"metric": {}, "value": [0, value]} for value in found]}
+                data: dict[str, object] = {
+                    "resultType": "vector",
+                    "result": [{"metric": {}, "value": [0, value]} for value in found],
+                }
             else:
                 data = {"resultType": "scalar", "result": [1763800000.1, str(found)]}
             return self._send(200, {"status": "success", "data": data})
