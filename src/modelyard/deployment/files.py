@@ -19,7 +19,9 @@ from modelyard.deployment.rollouts import Terms
 TEXTS = ("endpoint", "version", "baseline", "strategy")
 PARTS = ("margin", "latency_margin", "alpha", "minimum_agreement")  # may be written as 0.5%
 COUNTS = ("minimum_units", "warmup", "after_generation")
-KEYS = tuple(name for name in (*inspect.signature(plans.wanted).parameters, *Terms.__slots__) if name != "terms")
+KEYS = tuple(
+    name for name in {**inspect.signature(plans.wanted).parameters, **dict.fromkeys(Terms.__slots__)} if name != "terms"
+)
 STEP = {"share": "steps", "units": "step_units", "seconds": "step_seconds", "gate": "gates"}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) *([smhd])\Z")

@@ -83,7 +83,10 @@ def wanted(
 def _gated(steps: tuple[Step, ...], gates: Sequence[int]) -> tuple[Step, ...]:
     for gate in gates:
         if not 0 <= gate < len(steps) - 1:
-            raise Invalid(f"There is no step {gate} to gate; steps that are left count from 0 to {len(steps) - 2}.")
+            known = f"Choose from 0 to {len(steps) - 2}." if len(steps) > 1 else "This rollout has one step only."
+            raise Invalid(
+                f"Step {gate} cannot have a gate: a gate holds a step until it may be left, the last never is. {known}"
+            )
     return tuple(replace(step, gate=place in gates) for place, step in enumerate(steps))
 
 

@@ -139,7 +139,8 @@ class DeploymentManager(DeclaredRollouts):
             "state": store.state_text(progress),
         }
         store.insert_deployment(work.rows, row)
-        decision = Decision(verdict=Verdict.ALLOW, reasons=(f"{plain(one.strategy)} of {one.candidate} from {old}",))
+        what = f"{plain(one.strategy)} of {one.candidate}" + (f" from {old}" if old else "")
+        decision = Decision(verdict=Verdict.ALLOW, reasons=(what,))
         return moves.view(moves.to_step(work, row, 0, progress=progress, decision=decision, what="started"))
 
     def advance(
