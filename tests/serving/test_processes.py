@@ -347,7 +347,7 @@ def test_one_that_hangs_as_its_supervisor_is_killed_does_not_keep_the_port(
         tools.until(lambda: _parent(victim) != supervisor.pid)
         assert not gone(victim)
         with server.start(workers=1, port=int(url.rpartition(":")[2])) as serving:
-            assert gone(victim)
+            tools.until(lambda: gone(victim))
             assert httpx.post(f"{serving.url}/predict/e", json=ROW, timeout=20).status_code == 200
         asking.join(60)
 
