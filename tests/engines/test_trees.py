@@ -234,10 +234,11 @@ NEAR = np.concatenate([SINGLE, np.nextafter(SINGLE, np.float32(np.inf)), np.next
 def grown(draw: st.DrawFn) -> Tree:
     """A random tree, its nodes in a random order."""
     numbers = np.random.default_rng(draw(st.integers(0, 2**32)))
-    left, right = [LEAF], [LEAF]
-    for _ in range(draw(st.integers(0, 90))):
-        at = int(numbers.choice([i for i, child in enumerate(left) if child == LEAF]))
+    left, right, leaves = [LEAF], [LEAF], [0]
+    for pick in numbers.random(draw(st.integers(0, 90))):
+        at = leaves.pop(int(pick * len(leaves)))
         left[at], right[at] = len(left), len(left) + 1
+        leaves += [len(left), len(left) + 1]
         left += [LEAF, LEAF]
         right += [LEAF, LEAF]
     count = len(left)
@@ -285,6 +286,41 @@ def test_the_kernel_walks_as_a_person_would(trees: list[Tree], count: int, kind:
     for i in range(min(count, 40)):
         made.predict(rows[i : i + 1], one, np.empty(1, np.int64))
         assert (one == out[i : i + 1]).all()
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_a_batch_of_any_size_answers_as_its_rows_do_alone(outputs: int) -> None:
+    numbers = np.random.default_rng(outputs)
+    x = numbers.normal(size=(400, 3)).astype(np.float32)
+    grown = ensemble.RandomForestRegressor(7, max_depth=8, random_state=0).fit(
+        x, numbers.normal(size=(400, outputs)).squeeze()
+    )
+    trees = [
+        Tree(
+            feature=np.maximum(one.tree_.feature, 0),
+            threshold=one.tree_.threshold,
+            left=one.tree_.children_left,
+            right=one.tree_.children_right,
+            missing_left=np.zeros(one.tree_.node_count, bool),
+            values=one.tree_.value[:, :, 0],
+        )
+        for one in grown.estimators_
+    ]
+    made = forest(
+        packed(joined(trees, base=np.zeros(outputs), link="identity", single=True)),
+        width=3,
+        link="identity",
+        single=True,
+    )
+    rows = numbers.normal(size=(300, 3))
+    alone, likely = np.empty((300, outputs)), np.empty(300, np.int64)
+    for i in range(300):
+        made.predict(rows[i : i + 1], alone[i : i + 1], likely[i : i + 1])
+    np.testing.assert_allclose(alone, np.reshape(7 * grown.predict(rows), alone.shape), atol=1e-12)
+    for count in (*range(20, 140), 255, 256, 257, 300):
+        out = np.full((count, outputs), np.nan)
+        made.predict(rows[:count], out, likely[:count])
+        assert (out == alone[:count]).all()
 
 
 def test_a_tree_wider_than_a_short_node_can_say_answers_the_same() -> None:

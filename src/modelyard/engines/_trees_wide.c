@@ -77,6 +77,17 @@ WIDE static void walk(const Short *tree, int32_t depth, const float *columns, __
         }
 }
 
+/* Adds one value to each of up to sixteen sums, in the order in which add() would. */
+WIDE static inline void add_each(const Forest *self, __m512i at, Py_ssize_t lanes, double *sums) {
+    const __m512i leaf = _mm512_i32gather_epi32(at, self->leaf, sizeof(int32_t));
+    const __m256i halves[] = {_mm512_castsi512_si256(leaf), _mm512_extracti64x4_epi64(leaf, 1)};
+    for (int h = 0; h < 2 && lanes > 8 * h; h++) {
+        const __mmask8 some = lanes >= 8 * h + 8 ? 0xff : (__mmask8)((1 << (lanes - 8 * h)) - 1);
+        const __m512d value = _mm512_i32gather_pd(halves[h], self->value, sizeof(double));
+        _mm512_mask_storeu_pd(sums + 8 * h, some, _mm512_add_pd(_mm512_maskz_loadu_pd(some, sums + 8 * h), value));
+    }
+}
+
 /* Adds what the trees say of `count` rows, up to BLOCK; `columns` has room for BLOCK numbers of each feature. */
 WIDE void walk_wide(const Forest *self, const double *rows, Py_ssize_t count, float *columns, double *sums) {
     for (Py_ssize_t k = 0; k < self->width; k++)
@@ -88,9 +99,14 @@ WIDE void walk_wide(const Forest *self, const double *rows, Py_ssize_t count, fl
             __m512i at[GROUPS];
             int32_t place[LANES * GROUPS];
             walk(self->brief + self->root[t], self->depth[t], columns + i, at);
-            for (int g = 0; g < GROUPS; g++)
-                _mm512_storeu_si512(place + LANES * g, _mm512_add_epi32(at[g], _mm512_set1_epi32(self->root[t])));
-            for (Py_ssize_t j = 0; j < lanes; j++)
+            for (int g = 0; g < GROUPS; g++) {
+                at[g] = _mm512_add_epi32(at[g], _mm512_set1_epi32(self->root[t]));
+                if (self->outputs == 1)
+                    add_each(self, at[g], lanes - LANES * g, sums + i + LANES * g);
+                else
+                    _mm512_storeu_si512(place + LANES * g, at[g]);
+            }
+            for (Py_ssize_t j = 0; j < lanes && self->outputs > 1; j++)
                 add(self, place[j], sums + (i + j) * self->outputs);
         }
 }
