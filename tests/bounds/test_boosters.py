@@ -191,6 +191,7 @@ XGBOOST_FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "booster": ("binary:logistic", _at("gradient_booster.name", "gbother"), "unknown"),
     "weights of features": ("linear", _at(f"{MODEL}.weights", [1.0]), "one weight"),
     "weights of trees": ("dart", _at("gradient_booster.weight_drop", [1.0]), "one weight for each tree"),
+    "weights of trees without a dart": ("binary:logistic", _at(f"{MODEL}.weight_drop", [1.0]), "one weight for each tree"),
     "length of a leaf": ("vectors", _at(f"{TREE}.tree_param.size_leaf_vector", "3"), "other lengths than its 2"),
     "vector of a leaf": ("vectors", _in_tree("right_children", -1, 10**6), "without a vector"),
     "vectors of a leaf": ("vectors", _at(f"{TREE}.leaf_weights", []), "numbers in leaf_weights"),

@@ -86,7 +86,7 @@ XGBOOST: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "poisson": ({"objective": "count:poisson"}, HOLES, NUMBER),
     "gamma": ({"objective": "reg:gamma"}, X, NUMBER),
     "tweedie": ({"objective": "reg:tweedie"}, X, NUMBER),
-    "dart": ({"objective": "binary:logistic", "booster": "dart", "rate_drop": 0.3}, X, TWO),
+    "dart": ({"objective": "binary:logistic", "booster": "dart", "rate_drop": 0.3, "verbosity": 0}, X, TWO),
     "forest": (
         {"objective": "reg:squarederror", "num_parallel_tree": 4, "subsample": 0.7, "learning_rate": 1.0}, X, NUMBER,
     ),

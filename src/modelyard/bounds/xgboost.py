@@ -140,6 +140,9 @@ def _check_trees(model: Object, params: _Params) -> None:
     outputs = integers([_row(model, "tree_info")])
     if len(outputs) != count or ((outputs < 0) | (outputs >= params.outputs)).any():
         raise OutOfBounds(f"a tree of it answers for an output beyond its {params.outputs}")
+    dropped = _row(model, "weight_drop") if "weight_drop" in model else ()  # XGBoost 3.4: dropout without a dart
+    if len(dropped) not in (0, count):
+        raise OutOfBounds("it has not one weight for each tree")
     if "iteration_indptr" in model:
         rounds = integers([_row(model, "iteration_indptr")])
         if not len(rounds) or rounds[0] != 0 or rounds[-1] != count or (np.diff(rounds) < 0).any():

@@ -66,6 +66,7 @@ def of_booster(booster: Any, *, best: bool = False) -> Ensemble:
     elif gradient["name"] != "gbtree":
         raise Invalid(f"it is a {gradient['name']}")
     model, about = gradient["model"], learner["learner_model_param"]
+    weights = weights or model.get("weight_drop") or None  # in the model since XGBoost 3.4
     outputs = max(int(about["num_class"]), int(about.get("num_target", 1)), 1)
     scores = np.atleast_1d(np.array(json.loads(str(about["base_score"])), dtype=np.float64))
     base = np.array([margin(float(score)) for score in scores])
