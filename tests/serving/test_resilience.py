@@ -80,16 +80,25 @@ def test_a_canary_that_ends_or_hangs_its_process_is_rolled_back(server: ModelSer
     assert after["closed"] == before["closed"]
     assert (trip.metric, trip.rollout_id) == ("errors", "dep_x")
     assert trip.counts.arms["canary"].errors >= 2
-    assert trip.counts.arms["baseline"].errors == 0
     assert serving.restarts >= 2
     died = events(server, "worker_replaced")
     reason = {"exit": "ended", "hold": "hung", "listener": "ended"}.get(way, "crashed")
-    assert {(one["reason"], one["endpoint"], one["arm"]) for one in died} == {(reason, "e", "canary")}
-    assert vigil.replaced(server.places)[reason] == len(died)
+    charged = {(one["reason"], one["endpoint"], one["arm"]) for one in died}
+    if way in (
+        "descriptors",
+        "listener",
+    ):  # noticed a moment later: the last call pays, which may be another one's by then
+        assert (reason, "e", "canary") in charged
+        assert charged <= {(reason, "e", "canary"), (reason, "e", "baseline")}
+    else:
+        assert charged == {(reason, "e", "canary")}
+        assert trip.counts.arms["baseline"].errors == 0
+    deaths = vigil.replaced(server.places)[reason]
+    assert len(died) <= deaths <= len(died) + 2  # one that hangs as all are stopped is counted, and told of by no event
     if way == "listener":  # it is the last to know, and answers what it has
         assert told["closed"] == 0
     else:
-        assert len(died) <= told["closed"] <= 2 * len(died)  # the other caller's may have been in the same process
+        assert len(died) <= told["closed"] <= 2 * deaths  # the other caller's may have been in the same process
 
 
 def test_threads_that_never_come_back_are_counted_and_the_process_is_replaced(
@@ -256,6 +265,34 @@ def test_a_units_deaths_count_once_a_step_and_those_of_forgotten_generations_not
     assert server.counts("e").arms["canary"] == counts
     assert died(("call", "e", 99, 1), None).arm == died(("call", "gone", 1, 0), None).arm == ""
     assert vigil.replaced(server.places)["crashed"] == 7
+
+
+def test_a_death_is_charged_also_where_another_process_has_taken_the_slot_meanwhile(
+    server: ModelServer, tools: Any
+) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.5))
+    path = vigil.vitals_of(server.places, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    watch, note, found = vigil.Vigil(server.places), Calls(), []
+
+    def die(_: object) -> None:
+        vigil.fault_of(server.places, 0).write_text("what it wrote")
+        vigil.put_aside(server.places, 0)
+        other = Calls()
+        other.attach(path)
+        other._words[calls.PID] = 1
+        vigil.fault_of(server.places, 0).write_text("what another writes")
+        found.append(watch.buried(os.getpid(), -signal.SIGSEGV))
+
+    note.attach(path)
+    note.here(mark("call", "e", 1, 1), None, die, None)
+    assert [(one.endpoint, one.arm) for one in found] == [("e", "canary")]
+    assert sorted(file.name for file in path.parent.glob("0*.[vf]*")) == ["0.fault", "0.vitals"]
+    for _ in range(3):
+        vigil.put_aside(server.places, 0)
+        note.attach(path)
+    assert len(list(path.parent.glob("*.vitals"))) == 2
 
 
 def test_a_process_that_ends_after_a_call_is_charged_to_the_last_one_unless_it_was_told_to_end(

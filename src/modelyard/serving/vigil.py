@@ -30,6 +30,7 @@ from modelyard.serving.counters import FAILED, REQUESTS, SHADOW, Counters
 from modelyard.serving.places import Places, held, read, write
 from modelyard.serving.trials import LOAD_S
 
+ASIDE = "-"  # in the name of records that were put aside: SLOT-PID
 HANG_S = 10.0  # an event loop that has not turned for so long does not turn again
 BEGIN_S = 120.0  # from a process's start to the first turn of its event loop
 STUCK_S = 30.0  # a model's, or all, prediction threads at calls that nobody waits for any more
@@ -118,14 +119,17 @@ class Vigil:
         found = _found(self._places, pid)
         call = None
         if found is not None and reason != KILLED:
-            slot, vitals = found
+            path, vitals = found
+            slot = int(path.stem.partition(ASIDE)[0])
             ended = () if vitals.last is None or code == 0 else (vitals.last,)  # 0: somebody told it to end
-            call = culprit(vitals.calls or ended, _fault(self._places, slot), busy or set())
+            call = culprit(vitals.calls or ended, _fault(path), busy or set())
             if call is not None and call.what[0] == LOAD:
                 detail += f" as it loaded {' '.join(call.what[1:])}"  # which is not tried for ever: see trials
                 call = None
             elif call is not None and not _counted(self._places, slot, call):
                 call = None
+        if found is not None and ASIDE in found[0].stem:
+            _drop(found[0])
         count(self._places, reason)
         death = Death(pid=pid, reason=reason, detail=detail)
         return death if call is None else _of(death, self._places, call)
@@ -154,6 +158,8 @@ def bury_orphans(places: Places) -> None:
 
     One that does not hang has noticed by itself that its supervisor is gone, and drains.
     """
+    for path in places.slots.glob(f"*{ASIDE}*.vitals"):  # whoever was to look at these is gone too
+        _drop(path)
     for path in places.slots.glob("*.vitals"):
         vitals = calls.read(path)
         if vitals is None or time.monotonic() - vitals.turned / 1e9 < HANG_S or not held(path.with_suffix(".lock")):
@@ -224,18 +230,38 @@ def _locked(places: Places) -> Iterator[None]:
         os.close(handle)
 
 
-def _found(places: Places, pid: int) -> tuple[int, Vitals] | None:
-    """The slot and the records of a process."""
+def put_aside(places: Places, slot: int) -> None:
+    """Keep what the last process of a slot left: it may have died a moment ago, and nobody has looked at it yet."""
+    path = vitals_of(places, slot)
+    for before in places.slots.glob(f"{slot}{ASIDE}*.vitals"):
+        _drop(before)
+    left = calls.read(path)
+    if left is None:
+        return
+    aside = path.with_stem(f"{slot}{ASIDE}{left.pid}")
+    with suppress(FileNotFoundError):
+        fault_of(places, slot).replace(aside.with_suffix(".fault"))
+    path.replace(aside)
+
+
+def _drop(path: Path) -> None:
+    path.with_suffix(".fault").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _found(places: Places, pid: int) -> tuple[Path, Vitals] | None:
+    """The records of a process, in its slot or put aside."""
     for path in places.slots.glob("*.vitals"):
         vitals = calls.read(path)
         if vitals is not None and vitals.pid == pid:
-            return int(path.stem), vitals
+            return path, vitals
     return None
 
 
-def _fault(places: Places, slot: int) -> str:
+def _fault(path: Path) -> str:
+    """What faulthandler wrote beside these records."""
     try:
-        return fault_of(places, slot).read_text("utf-8", "replace")
+        return path.with_suffix(".fault").read_text("utf-8", "replace")
     except FileNotFoundError:
         return ""
 

@@ -33,7 +33,7 @@ from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.places import Places, SlotReport
 from modelyard.serving.plane import Plane, Tracer
 from modelyard.serving.stages import tracing_wanted
-from modelyard.serving.vigil import fault_of, vitals_of
+from modelyard.serving.vigil import fault_of, put_aside, vitals_of
 
 BEAT_S = 0.25
 LOOK_S = 0.05  # a new routing is noticed, and a guard judged, this often
@@ -63,6 +63,7 @@ class Worker:
         self.calls = self.desk.routes.shelf.calls = self.plane.inference.calls
         self._told: dict[str, str] = {}
         slot = self.desk.slot.number
+        put_aside(places, slot)
         self.calls.attach(vitals_of(places, slot))
         self._fault = fault_of(places, slot).open("w")
         faulthandler.enable(self._fault)  # what the supervisor reads of a process that a model has crashed
