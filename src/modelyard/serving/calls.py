@@ -10,11 +10,14 @@ text that says what it calls, with its length. Times are those of CLOCK_MONOTONI
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
+import random
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -30,11 +33,12 @@ SINCE, UNTIL, IDENT, NATIVE, UNIT, LENGTH, TEXT = 0, 1, 2, 3, 4, 5, 6
 ROOM = (RECORD - TEXT) * 8
 LOOP, THREADS = 0, 4  # the event loop's record, and those of the prediction threads, 1 to 4
 SHADOW, LOADER = THREADS + 1, THREADS + 2
-RECORDS = THREADS + 3
+BROKE = THREADS + 3  # a copy of the record of the call that closed what this process needs
+RECORDS = THREADS + 4
 SIZE = (HEADER + RECORDS * RECORD) * 8
 FOREVER = (1 << 63) - 1
 _UNIT = (1 << 62) - 1  # what of a hash is noted: more than the counters look at
-CALL, LOAD = "call", "load"  # what a record's text begins with
+CALL, LOAD, UNKNOWN = "call", "load", "unknown"  # what a record's text begins with
 
 
 def mark(*parts: object) -> bytes:
@@ -52,6 +56,10 @@ class Calls:
         self._lock = threading.Lock()
         self._taken = 0
         self._own = threading.local()
+        self._files: tuple[tuple[int, tuple[int, int]], ...] = ()
+        self._awaited: dict[int, tuple[bytes, int | None]] = {}
+        self._keys = itertools.count()
+        self.broken = False  # whether a call has closed descriptors that are looked at
 
     def attach(self, path: Path) -> None:
         """Keep the records in a file from now on; what another process left there is gone."""
@@ -117,7 +125,52 @@ class Calls:
         try:
             return function(argument)
         finally:
+            if self._files:
+                self._look()
             words[base + SINCE] = -since
+
+    def watch(self, files: Sequence[int]) -> None:
+        """Look at the end of each call from now on whether these descriptors are still what they are now."""
+        self._files = () if self.broken else tuple((file, stamp) for file in files if (stamp := _stamp(file)))
+
+    @contextmanager
+    def awaiting(self, marked: bytes, unit: int | None) -> Iterator[None]:
+        """A call of a coroutine, which has no thread of its own: it is known for as long as this."""
+        key = next(self._keys)
+        self._awaited[key] = marked, unit
+        try:
+            yield
+        finally:
+            if self._files:
+                self._look()
+            del self._awaited[key]
+
+    def _look(self) -> None:
+        """Where descriptors are not what they were, keep which call it was: one of those that are not over, since every call
+        looks before it is. It is drawn of them, so that no arm pays more often than by its share."""
+        if all(_stamp(file) == stamp for file, stamp in self._files):
+            return
+        self._files, self.broken = (), True
+        made = [HEADER + place * RECORD for place in range(BROKE)]
+        suspects: list[int | tuple[bytes, int | None]] = [base for base in made if self._words[base + SINCE] > 0]
+        suspects += tuple(self._awaited.values())
+        one = random.choice(suspects)  # noqa: S311 - no secret
+        if isinstance(one, int):
+            self._broke(self._map[(one + LENGTH) * 8 : (one + RECORD) * 8], self._words[one + UNIT])
+        else:
+            self._broke(one[0], -1 if one[1] is None else one[1] & _UNIT)
+
+    def broke_unseen(self) -> None:
+        """Note that this process ends since descriptors are closed, and that it is not known which call did that."""
+        if not self.broken:
+            self._files, self.broken = (), True
+            self._broke(mark(UNKNOWN), -1)
+
+    def _broke(self, marked: bytes, unit: int) -> None:
+        base = HEADER + BROKE * RECORD
+        at = (base + LENGTH) * 8
+        self._map[at : at + len(marked)] = marked
+        self._words[base + UNIT], self._words[base + SINCE] = unit, perf_counter_ns()
 
     def stuck(self) -> int:
         """How many prediction threads are at a call that nobody waits for any more: all, if others wait behind it."""
@@ -185,6 +238,7 @@ class Vitals:
     stuck: int
     calls: tuple[Call, ...]  # that are being made
     last: Call | None  # of those that are over, the one that began last
+    broke: Call | None = None  # the one that closed what the process needs; UNKNOWN where that is not known
 
 
 def read(path: Path) -> Vitals | None:
@@ -198,7 +252,7 @@ def read(path: Path) -> Vitals | None:
     words = memoryview(data).cast("q")
     if words[0] != MAGIC:
         return None
-    calls = [_record(data, words, HEADER + place * RECORD) for place in range(RECORDS)]
+    *calls, broke = [_record(data, words, HEADER + place * RECORD) for place in range(RECORDS)]
     over = [call for call in calls if call.since < 0 and call.what[0] == CALL]
     return Vitals(
         pid=words[PID],
@@ -209,6 +263,7 @@ def read(path: Path) -> Vitals | None:
         stuck=_stuck(words),
         calls=tuple(call for call in calls if call.since > 0),
         last=min(over, key=lambda call: call.since, default=None),
+        broke=broke if broke.since > 0 else None,
     )
 
 
@@ -231,6 +286,15 @@ def _record(data: bytes, words: memoryview, base: int) -> Call:
         unit=None if unit < 0 else unit,
         what=tuple(text.decode("utf-8", "replace").split("\t")),
     )
+
+
+def _stamp(file: int) -> tuple[int, int] | None:
+    """What a descriptor is of; None for a closed one."""
+    try:
+        stat = os.fstat(file)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _stuck(words: memoryview) -> int:

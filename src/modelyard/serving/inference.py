@@ -24,7 +24,7 @@ from modelyard.serving.asked import Answer, Asked, Features, Tensors, deadline, 
 from modelyard.serving.calls import THREADS, Calls, Underway
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
-from modelyard.serving.loaded import ModelFailed, Refusal
+from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.replies import Refused, Reply
 from modelyard.serving.routing import Route
@@ -213,10 +213,14 @@ class Inference:
         model = asked.model
         asked.underway = Underway(self.calls, asked.mark, asked.hashed, until)
         if model.begin is not None and model.joiner is None:
-            return model.awaited(batch, asked.underway.begins)
+            return self._coroutine(model, batch, asked.underway)
         if model.joiner is not None:
             return model.joiner.ask(batch, self._pool, asked.underway)
         return self.threaded(asked.underway.timed, model.answer, batch)
+
+    async def _coroutine(self, model: LoadedModel, batch: np.ndarray, underway: Underway) -> Output:
+        with self.calls.awaiting(underway.marked, underway.unit):
+            return await model.awaited(batch, underway.begins)
 
     def _failed(self, asked: Asked, error: YardError) -> Reply:
         """The arm's fault, counted as such."""

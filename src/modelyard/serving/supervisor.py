@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ LOOK_S = 0.1
 QUICK_DEATH_S = 5.0  # a worker that lives shorter is restarted with a growing pause
 START_S = 60.0
 STOP_S = 40.0
+SEE_OFF_S = 0.01  # between two looks whether all have ended
+UNTOLD = 1000  # ends of workers that wait for the yard to come back
+_AS_TOLD = {0, -signal.SIGTERM, -signal.SIGKILL}  # how a worker ends that was told to, and was killed if it did not
 
 LatencyNow = Callable[[], float | None]
 Scaled = Callable[[int, int], None]
@@ -49,6 +53,7 @@ class Child:
     process: subprocess.Popen[bytes]
     since: float
     leaving: float = 0.0  # since when it is to drain
+    hung: bool = False
     buried: bool = False
 
 
@@ -86,7 +91,8 @@ class Serving:
         self._grpc = grpc  # keeps the port while no worker listens on it
         self._scaler = Scaler(self.places, targets, latency_ms)
         self._scaled, self._died = scaled, died
-        self._telling = Lasting("The end of a worker cannot be recorded")
+        self._telling = Lasting("The end of a worker cannot be recorded yet")
+        self._untold: deque[Death] = deque(maxlen=UNTOLD)
         self._vigil = Vigil(self.places, hang_s=hang_s)
         self._lock = threading.Lock()
         self._children: list[Child] = []
@@ -139,6 +145,7 @@ class Serving:
             self._keeper.join(STOP_S)
         self._tidier.stop()
         self._set_size(0)
+        self._see_off()
         self._listener.close()
         if self._grpc is not None:
             self._grpc.close()
@@ -146,9 +153,6 @@ class Serving:
         os.close(self._watched)
         if self._output is not None:
             os.close(self._output)
-        for child in self._leaving:
-            _end(child.process)
-        self._leaving.clear()
         atexit.unregister(self.stop)
 
     def hurry(self) -> None:
@@ -231,25 +235,43 @@ class Serving:
                 with scaling.round():
                     self._scale()
 
+    def _see_off(self) -> None:
+        """Wait for the workers that are to end. One that hangs or dies at that is told of as at any other time."""
+        looking = Lasting("The workers' ends cannot be looked after")
+        while any(child.process.poll() is None for child in self._leaving):
+            time.sleep(SEE_OFF_S)
+            with looking.round():
+                self._look_after()
+            self._restart_dead()
+        with looking.round():
+            self._look_after()
+        self._leaving.clear()
+
     def _look_after(self) -> None:
         """End the workers that hang, replace those whose threads are lost, and count those that died."""
         self._vigil.turn()
         with self._lock:
-            children = list(self._children)
+            children = [*self._children, *self._leaving]
         for child in children:
             code, pid = child.process.poll(), child.process.pid
             if code is not None:
                 if not child.buried:
                     child.buried = True
-                    self._tell(self._vigil.buried(pid, code))
+                    if not child.leaving or child.hung or code not in _AS_TOLD:
+                        self._tell(self._vigil.buried(pid, code))
                 continue
             verdict = self._vigil.verdict(pid, child.since)
             if verdict is not None and verdict.reason == HUNG:
+                child.hung = True
                 self._vigil.kill(pid)
             elif verdict is not None and self._replaced(child):
                 self.restarts += 1
                 self._tell(verdict)
                 count(self.places, verdict.reason)
+        with self._telling.round():
+            while self._untold:
+                self._died(self._untold[0])
+                self._untold.popleft()
 
     def _replaced(self, child: Child) -> bool:
         """Have another worker in the place of one that drains; False where it is to leave anyway."""
@@ -263,8 +285,7 @@ class Serving:
     def _tell(self, death: Death) -> None:
         of = f" at a call of {death.endpoint}'s arm {death.arm}" if death.endpoint else ""
         log.warning("Worker %d %s (%s)%s. Another one takes its place.", death.pid, death.reason, death.detail, of)
-        with self._telling.round():
-            self._died(death)
+        self._untold.append(death)
 
     def _restart_dead(self) -> None:
         now = time.monotonic()
@@ -272,7 +293,7 @@ class Serving:
             for child in self._leaving:
                 if child.process.poll() is None and now > child.leaving + STOP_S:
                     child.process.kill()
-            self._leaving = [child for child in self._leaving if child.process.poll() is None]
+            self._leaving = [child for child in self._leaving if not child.buried]
             for place, child in enumerate(self._children):
                 if not child.buried or now < child.since + self._pause:
                     continue
@@ -287,14 +308,6 @@ class Serving:
         if count != len(pids):
             log.info("%d serving processes from now on, not %d: %s.", count, len(pids), self._scaler.why)
             self.scale_to(count)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _told_to_stop() -> int:

@@ -4,7 +4,8 @@ A process that a model crashes cannot count that against the model. Its records 
 that ended it is counted as a failure of its arm, so that the guards of the processes that live see it.
 
 Whose fault it was is certain where the crashed thread is known (Python's faulthandler writes it down), where only one
-thread held the processor, or where only one call was being made. Otherwise one of the calls is drawn, and where none was
+thread held the processor, where only one call was being made, or where a call of a process with an arm on trial has
+closed descriptors, which each looks at as it ends. Otherwise one of the calls is drawn, and where none was
 being made it is the last one: under 'no worse than the baseline' it is the canary's with the canary's share of the calls,
 so the guard's error rate holds.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from modelyard.core.errors import Damaged
 from modelyard.serving import calls
-from modelyard.serving.calls import LOAD, THREADS, Call, Vitals
+from modelyard.serving.calls import LOAD, THREADS, UNKNOWN, Call, Vitals
 from modelyard.serving.counters import FAILED, REQUESTS, SHADOW, Counters
 from modelyard.serving.places import Places, held, read, write
 from modelyard.serving.trials import LOAD_S
@@ -122,8 +123,11 @@ class Vigil:
             path, vitals = found
             slot = int(path.stem.partition(ASIDE)[0])
             ended = () if vitals.last is None or code == 0 else (vitals.last,)  # 0: somebody told it to end
-            call = culprit(vitals.calls or ended, _fault(path), busy or set())
-            if call is not None and call.what[0] == LOAD:
+            call = vitals.broke or culprit(vitals.calls or ended, _fault(path), busy or set())
+            if call is not None and call.what[0] == UNKNOWN:
+                detail += ": descriptors were closed by code that is not known, so that no arm is charged"
+                call = None
+            elif call is not None and call.what[0] == LOAD:
                 detail += f" as it loaded {' '.join(call.what[1:])}"  # which is not tried for ever: see trials
                 call = None
             elif call is not None and not _counted(self._places, slot, call):

@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 import warnings
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import uvloop
@@ -59,6 +60,7 @@ class Worker:
         self._ticked = 0.0
         self._fault_of_ours = self._hurried = False
         self._signals: set[int] = set()
+        self._own: tuple[int, ...] = ()  # descriptors without which it answers nobody
         self.plane.tracer = _tracer()
         self.calls = self.desk.routes.shelf.calls = self.plane.inference.calls
         self._told: dict[str, str] = {}
@@ -78,6 +80,7 @@ class Worker:
             loop.add_signal_handler(name, self._told_to_end, name)
         if parent >= 0:
             loop.add_reader(parent, self.stopping.set)  # nothing is ever written: readable means closed
+        self._own = (self.listener.fileno(), *_polled())
         self._beat_once()
         beating = asyncio.create_task(repeat(BEAT_S, self._beat, "The state of this process cannot be told"))
         if not await self._loaded():
@@ -87,6 +90,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # the libraries' hundred thousand objects stay: no collection has to walk them between requests
         self.plane.ready = True
+        self._follow_trials()
         self._report()
         self._tick()
         loop.add_reader(self.listener, self._accept)
@@ -104,13 +108,16 @@ class Worker:
             task.cancel()
         if self.calls.busy or self.desk.routes.shelf.loading or self._hurried:
             self._leave()
-        self.plane.close()
-        self.desk.stop()
+        await asyncio.to_thread(self._close)  # the loop turns meanwhile, else this process is taken for one that hangs
         if self.plane.tracer is not None:
             await asyncio.to_thread(self.plane.tracer.close)
         beating.cancel()
         if self._fault_of_ours:
             os._exit(1)
+
+    def _close(self) -> None:
+        self.plane.close()
+        self.desk.stop()
 
     def _told_to_end(self, name: int) -> None:
         """Drain; at once at the second signal of a kind (Ctrl-C at a terminal brings SIGINT, and then the parent's SIGTERM)."""
@@ -198,7 +205,14 @@ class Worker:
         routes = self.desk.routes
         if routes.due:
             await asyncio.to_thread(routes.follow)
+            self._follow_trials()
             self._report()
+
+    def _follow_trials(self) -> None:
+        """While an arm is on trial, each call looks whether it has closed what this process needs: see `calls`."""
+        routes = self.desk.routes.by_name.values()
+        tried = any(route.canary >= 0 and route.traffic.guard is not None for route in routes)
+        self.calls.watch(self._own if tried else ())
 
     async def _load(self) -> None:
         """Load what that lacks, however long it takes."""
@@ -213,7 +227,9 @@ class Worker:
             self._ticked = now
             self._tick()
             if not _listens(self.listener):
-                self._give_up("the socket that it listens on was closed under it")
+                self.calls.broke_unseen()
+        if self.calls.broken:
+            self._give_up("descriptors that it needs were closed under it")
         guard.look(self.desk.places, self.desk.routes.by_name.values())
 
     def _tick(self) -> None:
@@ -252,6 +268,16 @@ class Worker:
             await asyncio.sleep(0.01)
         while calls is not None and not calls.done() and not self._hurried:
             await asyncio.wait((calls,), timeout=0.05)
+
+
+def _polled() -> list[int]:
+    """The descriptors that the event loop waits with."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            if os.readlink(f"/proc/self/fd/{name}") in ("anon_inode:[eventpoll]", "anon_inode:[eventfd]"):
+                found.append(int(name))
+    return found
 
 
 def _listens(listener: socket.socket) -> bool:
