@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any
 
-from cyclopts import App, Group, Parameter
+import msgspec
+from cyclopts import App, Group, Parameter, Token
 
 from modelyard.cli.output import show
 from modelyard.core.errors import Invalid
@@ -105,8 +107,43 @@ def _parameter(parameter: inspect.Parameter, hint: Any, entry: Operation, order:
     annotation = plain_type(hint)
     if parameter.name in entry.acting:
         annotation = Annotated[str | None, Parameter(help="Who is acting; the setting `user` unless given.")]
+    elif _is_document(annotation):
+        annotation = Annotated[annotation, DOCUMENT]
     default = inspect.Parameter.empty if required else (None if parameter.name in entry.acting else parameter.default)
     return inspect.Parameter(parameter.name, kind, default=default, annotation=annotation)
+
+
+def _is_document(hint: Any) -> bool:
+    """Whether only JSON can say it: a list of mappings, or a mapping whose values may be anything or mappings."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        return arguments[1] is Any or typing.get_origin(arguments[1]) in (dict, list)
+    if origin is list:
+        return typing.get_origin(arguments[0]) is dict
+    return origin is not None and any(_is_document(one) for one in arguments if one is not type(None))
+
+
+def _from_json(hint: Any, tokens: Sequence[Token]) -> Any:
+    """What an option's JSON says, with its numbers as numbers. A list is given whole, or an item each time."""
+    found = []
+    for token in tokens:
+        try:
+            value = json.loads(token.value)
+        except ValueError as error:
+            raise ValueError(f"{token.value!r:.60} is no JSON ({error}).") from error
+        found += value if isinstance(value, list) else [value]
+    single = len(found) == 1 and not _holds_list(hint)
+    try:
+        return msgspec.convert(found[0] if single else found, hint)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{tokens[0].value!r:.60} does not fit: {error}.") from error
+
+
+def _holds_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is list or any(typing.get_origin(one) is list for one in typing.get_args(hint))
+
+
+DOCUMENT = Parameter(converter=_from_json, n_tokens=1, accepts_keys=False, json_list=False, metavar="JSON")
 
 
 def plain_type(hint: Any) -> Any:

@@ -14,7 +14,7 @@ from modelyard.core.errors import YardError
 from modelyard.core.operations import operations
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, CycloptsError
 
 AREA_HELP = {
     "registry": "Versions, stages, approvals and comparison of models.",
@@ -144,7 +144,7 @@ def _called(arguments: list[str]) -> int:
     try:
         result = build(arguments[:1])(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        sys.stderr.write(f"modelyard: {' '.join(str(error).split())} See: {_help_of(arguments)}\n")
+        sys.stderr.write(f"modelyard: {_misused(error)} See: {_help_of(arguments)}\n")
         return 2
     except YardError as error:
         sys.stderr.write(f"modelyard: {error}\n")
@@ -157,6 +157,21 @@ def _called(arguments: list[str]) -> int:
             return 0
         raise
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _misused(error: CycloptsError) -> str:
+    """What is wrong with the words of a command, in one line."""
+    from cyclopts import MissingArgumentError
+
+    argument = getattr(error, "argument", None)
+    if (
+        isinstance(error, MissingArgumentError)
+        and argument is not None
+        and not argument.tokens
+        and error.keyword is None
+    ):
+        return f"{' '.join(error.command_chain or ('The command',))} needs {argument.name}, which is not given."
+    return " ".join(str(error).split())
 
 
 def _help_of(arguments: Sequence[str]) -> str:
