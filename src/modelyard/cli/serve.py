@@ -69,6 +69,8 @@ def serve(
     )
     if listening.workers is not None and listening.workers < 1:
         raise Invalid(f"{listening.workers} serving processes answer no prediction. Ask for at least one: --workers 1")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+    )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     run(found["yard"], found["files"] or None, listening, user=found["user"], oidc=found["oidc"])

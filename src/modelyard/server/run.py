@@ -21,9 +21,11 @@ from cryptography import x509
 from starlette.types import ASGIApp
 
 from modelyard.access.identity import Identities
-from modelyard.core.errors import Forbidden, Invalid, Unavailable, YardError
+from modelyard.core.errors import Forbidden, Invalid, Unavailable
+from modelyard.deployment.rollouts import DeploymentStatus
 from modelyard.server.app import LOOPBACK, create_app
 from modelyard.server.protocol import BoundedProtocol
+from modelyard.serving.lasting import Lasting
 from modelyard.yard import Yard
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Controller:
     def __init__(self, place: str, files: str | None) -> None:
         self._place, self._files = place, files
         self._stop = threading.Event()
+        self._lasting = Lasting("Controller", log)
         self._thread = threading.Thread(target=self._run, name="modelyard-controller", daemon=True)
 
     def start(self) -> None:
@@ -89,55 +92,52 @@ class Controller:
         self._thread.join(timeout=30)
 
     def _run(self) -> None:
+        while not self._stop.is_set():
+            with self._lasting.round(), Yard(self._place, files=self._files) as yard:
+                self._control(yard)
+            self._stop.wait(LOOK_EVERY)
+
+    def _control(self, yard: Yard) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
-        with Yard(self._place, files=self._files) as yard:
-            yard.audit.start_sequencer()
-            deliverer = yard.webhooks.start()
-            asking = threading.Thread(target=self._ask, args=(yard,), name="modelyard-guardrails", daemon=True)
-            asking.start()
-            tidied, collected = -TIDY_EVERY, time.monotonic()
-            while not self._stop.wait(LOOK_EVERY):
-                with _told():
-                    yard.dispatch()
-                    for deployment in _running(yard):
-                        with _told():  # one that cannot be looked at keeps no other waiting
-                            yard.step(deployment.deployment_id, controller=name)
-                if time.monotonic() >= tidied + TIDY_EVERY:
-                    with _told():
-                        yard.registry.expire_requests()
-                    tidied = time.monotonic()
-                if time.monotonic() >= collected + COLLECT_EVERY:
-                    with _told():
-                        yard.tracking.files.collect()
-                    with _told():
-                        yard.audit.expire_events(user="modelyard")
-                    collected = time.monotonic()
-            deliverer.stop()
-            asking.join(timeout=30)
-            with _told():
-                yard.deployments.let_go(name)
+        yard.audit.start_sequencer()
+        deliverer = yard.webhooks.start()
+        asking = threading.Thread(target=self._ask, args=(yard,), name="modelyard-guardrails", daemon=True)
+        asking.start()
+        tidied, collected = -TIDY_EVERY, time.monotonic()
+        while not self._stop.wait(LOOK_EVERY):
+            with self._lasting.round():
+                yard.dispatch()
+                for deployment in _running(yard):
+                    with self._lasting.round():  # one that cannot be looked at keeps no other waiting
+                        yard.step(deployment.deployment_id, controller=name)
+            if time.monotonic() >= tidied + TIDY_EVERY:
+                with self._lasting.round():
+                    yard.registry.expire_requests()
+                tidied = time.monotonic()
+            if time.monotonic() >= collected + COLLECT_EVERY:
+                with self._lasting.round():
+                    yard.tracking.files.collect()
+                with self._lasting.round():
+                    yard.audit.expire_events(user="modelyard")
+                collected = time.monotonic()
+        deliverer.stop()
+        asking.join(timeout=30)
+        with self._lasting.round():
+            yard.deployments.let_go(name)
 
     def _ask(self, yard: Yard) -> None:
+        lasting = Lasting("Guardrails", log)
         while not self._stop.wait(ASK_EVERY):
-            with _told():
+            with lasting.round():
                 for deployment in _running(yard):
-                    with _told():
+                    with lasting.round():
                         yard.deployments.check_guardrails(deployment.deployment_id)
 
 
 def _running(yard: Yard) -> list[Deployment]:
-    return [one for one in yard.deployments.list_deployments() if one.status.active and one.traffic]
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What fails is told, and tried again at the next look."""
-    try:
-        yield
-    except YardError as error:
-        log.warning("controller: %s", error)
-    except Exception:  # a controller that had ended in silence would look after no rollout any more
-        log.exception("controller")
+    """The live rollouts that are under way, of which there are few, however many there have been."""
+    found = [yard.deployments.list_deployments(status=status) for status in DeploymentStatus if status.active]
+    return [one for some in found for one in some if one.traffic]
 
 
 def serve(place: str, files: str | None, listening: Listening, *, user: str, oidc: str = "") -> None:

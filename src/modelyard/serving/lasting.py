@@ -22,8 +22,8 @@ class Lasting:
     A process whose watching had ended in silence would follow no routing any more, replace no worker, tell no yard.
     """
 
-    def __init__(self, trouble: str) -> None:
-        self._trouble = trouble
+    def __init__(self, trouble: str, log: logging.Logger = log) -> None:
+        self._trouble, self.log = trouble, log
         self._told: dict[str, float] = {}
 
     @contextmanager
@@ -33,10 +33,10 @@ class Lasting:
             yield
         except (OSError, YardError) as error:
             if self._new(str(error)):
-                log.warning("%s: %s", self._trouble, error)
+                self.log.warning("%s: %s", self._trouble, error)
         except Exception as error:
             if self._new(repr(error)):
-                log.exception("%s.", self._trouble)
+                self.log.exception("%s.", self._trouble)
 
     def _new(self, what: str) -> bool:
         now = time.monotonic()
