@@ -23,7 +23,7 @@ import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.errors import YardError
-from modelyard.serving import erasing, indexing, logged, merging, retention, segments
+from modelyard.serving import erasing, failures, indexing, logged, merging, retention, segments
 from modelyard.serving.places import Places, held
 from modelyard.serving.values import EndpointConfig
 
@@ -90,6 +90,13 @@ def _written(raw: Path, whole: Path, folder: Path) -> bool:
         log.warning("%s: %d bytes are damaged and hold %d rows or more.", raw, segment.skipped, missing)
     if missing:
         _tell(folder, Loss(writer=_writer(raw), at=time.time(), damaged=missing))
+    kept = raw.with_suffix(failures.ENDING)
+    if segment.failures and not kept.exists():
+        try:
+            failures.keep(kept, segment.failures, erasing.read(folder).of)
+        except YardError as error:
+            log.error("The failed requests of %s cannot be kept now: %s", raw, error)  # noqa: TRY400 - that says all
+            return False
     blocks = [one for block in segment.blocks if len((one := _lasting(block, segment, folder)).request_id)]
     if not blocks:
         return True

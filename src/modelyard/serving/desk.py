@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modelyard.core.errors import YardError
 from modelyard.core.ports import Output
 from modelyard.serving import guard
 from modelyard.serving.background import Answered, Shadows
@@ -82,6 +83,24 @@ class Desk:
             return self.payloads.kept(route, arm, request_id, at, micros, unit, batch, output)
         self.payloads.offer(route, arm, request_id, at, micros, unit, batch, output)
         return None
+
+    def failed(
+        self,
+        route: Route,
+        arm: int,
+        hashed: int | None,
+        *,
+        request_id: str,
+        batch: np.ndarray,
+        error: YardError,
+        micros: float,
+        unit: str | None,
+        pinned: bool = False,
+    ) -> None:
+        """Count a request that its arm failed to answer, unless a tester had chosen the arm, and keep what was asked."""
+        if not pinned:
+            self.count(route, arm, hashed, micros=micros, failed=True)
+        self.payloads.failed(route, arm, request_id, time.time(), micros, unit, batch, error, pinned=pinned)
 
     def stop(self) -> None:
         """Finish what is queued and give the slot back."""

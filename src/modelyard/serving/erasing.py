@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from modelyard.core import plugins
-from modelyard.serving import merging, segments
+from modelyard.serving import failures, merging, segments
 from modelyard.serving.places import write
 
 NOTE = "erased.json"
@@ -85,6 +85,8 @@ def finish(folder: Path, *, now: int) -> None:
     waiting = [entry for entry in known if not entry.done]
     for path in sorted(folder.glob("*.parquet")) if waiting else ():
         _without(path, waiting)
+    if waiting:
+        failures.forget(folder, Erased(tuple(waiting)).of)
     if list(known) != left:
         write(folder / NOTE, left)
         segments.sync_folder(folder)

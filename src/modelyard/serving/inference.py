@@ -160,7 +160,7 @@ class Inference:
             else:
                 output = model.answer(batch)
         except ModelFailed as error:
-            return self._failed(asked, error)
+            return self._failed(asked, batch, error)
         except Refusal as error:
             return self.told(error, asked.route.traffic.endpoint)
         if asked.stages is not None:
@@ -188,9 +188,9 @@ class Inference:
             self.calls.abandoned()
             raise
         except TimeoutError:
-            return self._failed(asked, Refused(504, f"The model did not answer within {limit:g} seconds."))
+            return self._failed(asked, batch, Refused(504, f"The model did not answer within {limit:g} seconds."))
         except ModelFailed as error:
-            return self._failed(asked, error)
+            return self._failed(asked, batch, error)
         finally:
             desk.in_flight -= 1
         self._measured(asked)
@@ -222,9 +222,19 @@ class Inference:
         with self.calls.awaiting(underway.marked, underway.unit):
             return await model.awaited(batch, underway.begins)
 
-    def _failed(self, asked: Asked, error: YardError) -> Reply:
-        """The arm's fault, counted as such."""
-        self._count(asked, failed=True)
+    def _failed(self, asked: Asked, batch: np.ndarray, error: YardError) -> Reply:
+        """The arm's fault, counted as such and kept."""
+        self.desk.failed(
+            asked.route,
+            asked.arm,
+            asked.hashed,
+            request_id=asked.request_id,
+            batch=batch,
+            error=error,
+            micros=(perf_counter_ns() - asked.start) / 1000,
+            unit=asked.unit,
+            pinned=asked.pinned,
+        )
         return self.from_arm(asked, self.told(error))
 
     def _finished(self, asked: Asked, batch: np.ndarray, output: Output) -> Reply | Awaitable[Reply]:
@@ -235,7 +245,9 @@ class Inference:
         else:
             head = tensors.Head(asked.route.traffic.endpoint, arm.version, arm.name, asked.request_id)
             reply = asked.tensors.reply(head, output)
-        micros = self._count(asked, failed=False)
+        micros = (perf_counter_ns() - asked.start) / 1000
+        if not asked.pinned:
+            self.desk.count(asked.route, asked.arm, asked.hashed, micros=micros, failed=False)
         reply = self.from_arm(asked, reply)
         if asked.pinned:
             return reply
@@ -279,12 +291,6 @@ class Inference:
         reply.headers = (*reply.headers, *route.headers[asked.arm]) if reply.headers else route.headers[asked.arm]
         reply.endpoint, reply.arm = route.traffic.endpoint, route.traffic.arms[asked.arm].name
         return reply
-
-    def _count(self, asked: Asked, *, failed: bool) -> float:
-        micros = (perf_counter_ns() - asked.start) / 1000
-        if not asked.pinned:
-            self.desk.count(asked.route, asked.arm, asked.hashed, micros=micros, failed=failed)
-        return micros
 
 
 def _short(text: str) -> str:

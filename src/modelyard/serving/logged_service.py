@@ -74,6 +74,7 @@ class LoggedPredictions(Area):
         version: str = "",
         request_id: str = "",
         unit: str = "",
+        result: str = reading.ANSWERED,
         limit: int = 1000,
         page_token: str = "",
     ) -> Page[dict[str, Any]]:
@@ -84,11 +85,16 @@ class LoggedPredictions(Area):
         1 / sampling requests) and split (the experiment or deployment that it was served under). The log is at most a
         second behind. Features are as the model saw them. `payload_rows` gives all rows, `payload_frame` a table.
 
+        With the result "failed" (or "all") come the requests that an arm failed to answer, testers' too, the first 20 rows
+        of each, with error, status, rows (of the request), pinned, and missed: how many came too fast before to be kept.
+
         >>> from modelyard.serving import ModelServer
         >>> ModelServer(folder).payloads("fraud").items
         ()
         """
-        which = reading.wanted(since, until, arm=arm, model=model, version=version, request_id=request_id, unit=unit)
+        which = reading.wanted(
+            since, until, result=result, arm=arm, model=model, version=version, request_id=request_id, unit=unit
+        )
         place = self._folder(endpoint)
 
         def found(after: reading.Place | None, most: int) -> list[dict[str, Any]]:
@@ -181,7 +187,7 @@ class LoggedPredictions(Area):
         if bool(request_id) == bool(unit):
             raise Invalid("Name either the request_id or the unit whose rows are to be erased.")
         folder = self._folder(endpoint)
-        rows = list(reading.places(folder, reading.wanted(0, "", request_id=request_id, unit=unit)))
+        rows = list(reading.places(folder, reading.wanted(0, "", result=reading.ALL, request_id=request_id, unit=unit)))
         with self.store.work(user) as work:
             told = {"rows": len(rows), "by": "request_id" if request_id else "unit", "reason": reason}
             work.emit(EventType.PAYLOADS_ERASED, Resource("endpoint", endpoint), told)

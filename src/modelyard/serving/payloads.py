@@ -24,12 +24,24 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelyard.core.errors import Unavailable
+from modelyard.core.errors import Unavailable, YardError
 from modelyard.core.ports import Output
+from modelyard.serving import failures
 from modelyard.serving.lasting import Lasting
 from modelyard.serving.places import Places
 from modelyard.serving.routing import Route
-from modelyard.serving.segments import DROPPED, FAILED, OFFERED, WRITTEN, Appender, Block, Tally, frame, writer_name
+from modelyard.serving.segments import (
+    DROPPED,
+    FAILED,
+    OFFERED,
+    WRITTEN,
+    Appender,
+    Block,
+    Failure,
+    Tally,
+    frame,
+    writer_name,
+)
 
 QUEUE_ROWS = 262_144
 QUEUE_BYTES = 64 << 20
@@ -39,6 +51,7 @@ RETIRE_S = 60.0  # no request takes so long that it would still hold a route tha
 SEGMENT_BYTES = 16 << 20
 SEGMENT_S = 300.0
 TELL_S = 60.0  # how often one fault is told
+FAILURES = 1_000  # failed requests that may wait to be written: in a storm of them the rest is counted
 log = logging.getLogger("modelyard.serving")
 _encode = msgspec.msgpack.Encoder(
     enc_hook=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
@@ -62,6 +75,8 @@ class Stream:
     appender: Appender
     counts: memoryview
     waiting: deque[Waiter] = field(default_factory=deque)
+    failures: deque[Failure] = field(default_factory=deque)
+    missed: int = 0  # failures since the last one that was kept
     offered: int = 0
     dropped: int = 0
     taken: int = 0
@@ -159,6 +174,44 @@ class PayloadLog:
             out.awake = True
             out.wake.set()
         return True
+
+    def failed(  # noqa: PLR0917 - as `offer`
+        self,
+        route: Route,
+        arm: int,
+        request_id: str,
+        at: float,
+        micros: float,
+        unit: str | None,
+        batch: np.ndarray,
+        error: YardError,
+        *,
+        pinned: bool,
+    ) -> None:
+        """Queue a request that its arm failed to answer."""
+        line = self._lines.get(id(route)) or self._begun(route)
+        if line is None:
+            return
+        stream = line.stream
+        if len(stream.failures) >= FAILURES:
+            stream.missed += 1
+            return
+        one = failures.failure(
+            route.traffic.arms[arm],
+            route.config,
+            names=route.models[arm].signature.names,
+            request_id=request_id,
+            at=at,
+            micros=micros,
+            unit=unit,
+            batch=batch,
+            error=error,
+            pinned=pinned,
+        )
+        one.split, one.missed, stream.missed = route.traffic.salt, stream.missed, 0
+        stream.failures.append(one)
+        self._out.awake = True
+        self._out.wake.set()
 
     def kept(self, route: Route, arm: int, *answer: Any) -> asyncio.Future[None]:
         """`offer`, and a future that is done once the answer's rows are on the disk; Unavailable if they cannot be."""
@@ -266,6 +319,8 @@ def _flush(out: Outbox, stream: Stream) -> None:
                 why = _written(stream, line.route, arm, turn) or why
         if line.retired and time.monotonic() - line.retired > RETIRE_S and not any(line.arms):
             del out.lines[key]
+    if stream.failures:
+        why = _told_failures(stream) or why
     if waiters and why is None:
         why = stream.appender.sync()
     _tell(stream.endpoint, waiters, why)
@@ -293,6 +348,19 @@ def _written(stream: Stream, route: Route, arm: int, entries: list[Entry]) -> OS
         return error
     counts[FAILED] += rows - (total - counts[WRITTEN])
     counts[WRITTEN] = total
+    return None
+
+
+def _told_failures(stream: Stream) -> OSError | None:
+    """None once the failed requests are handed to the kernel; else why they are not."""
+    some = [stream.failures.popleft() for _ in range(len(stream.failures))]
+    try:
+        stream.appender.begin()
+        stream.appender.append([frame(failures.packed(one)) for one in some])
+    except OSError as error:
+        stream.missed += len(some)
+        stream.tell("%d failed requests of %s could not be written: %s", len(some), error)
+        return error
     return None
 
 

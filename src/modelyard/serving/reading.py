@@ -21,12 +21,13 @@ from modelyard.core.errors import Invalid, NotFound, nearest
 from modelyard.core.instants import as_utc, micros
 from modelyard.core.pages import Page, read_token
 from modelyard.core.pages import page_token as made_token
-from modelyard.serving import erasing, indexing, logged, merging, segments
+from modelyard.serving import erasing, failures, indexing, logged, merging, segments
 from modelyard.serving.segments import Columns
 
 T = TypeVar("T")
 Place = tuple[int, str, int]  # a row's time in microseconds, request id and number: what rows are ordered by
 FILTERS = ("arm", "model", "version", "request_id", "unit")
+ANSWERED, FAILED, ALL = RESULTS = ("answered", "failed", "all")
 MOST = 10_000  # rows of a page that is sent
 STEP = 10_000  # rows of a page where all are wanted: some ten MiB as mappings
 FOREVER = 253_402_300_799_999_999  # the last microsecond of the year 9999
@@ -39,14 +40,18 @@ class Wanted:
     since: int = 0
     until: int = FOREVER
     equal: tuple[tuple[str, str], ...] = ()  # (column, value)
+    result: str = ANSWERED  # of RESULTS
 
 
-def wanted(since: float | str, until: float | str, **equal: str) -> Wanted:
+def wanted(since: float | str, until: float | str, *, result: str = ANSWERED, **equal: str) -> Wanted:
     """The rows between two moments, in seconds since 1970 or ISO 8601 (UTC where no zone is said); "" is any value."""
+    if result not in RESULTS:
+        raise Invalid(f"result is {result!r:.80}. {nearest(result, list(RESULTS))}")
     return Wanted(
         since=_moment(since, "since") if since else 0,
         until=_moment(until, "until") if until else FOREVER,
         equal=tuple((name, value) for name, value in equal.items() if value),
+        result=result,
     )
 
 
@@ -71,8 +76,8 @@ def place_of(row: dict[str, Any]) -> Place:
 def which(since: float | str, until: float | str, equal: Mapping[str, str]) -> Wanted:
     """`wanted`; Invalid for a column that no filter is for."""
     for name in equal:
-        if name not in FILTERS:
-            raise Invalid(f"Payloads cannot be chosen by {name!r}. {nearest(name, list(FILTERS))}")
+        if name not in (*FILTERS, "result"):
+            raise Invalid(f"Payloads cannot be chosen by {name!r}. {nearest(name, [*FILTERS, 'result'])}")
     return wanted(since, until, **equal)
 
 
@@ -125,7 +130,12 @@ def _page(folder: Path, which: Wanted, after: Place | None, limit: int) -> list[
         return []
     start = which.since if after is None else max(which.since, after[0])
     found: list[tuple[Place, dict[str, Any]]] = []
-    gone, (raw, whole) = erasing.read(folder), _listed(folder)
+    gone = erasing.read(folder)
+    if which.result != ANSWERED:
+        found = _least(_failed_rows(folder, which, after, gone), limit)
+    if which.result == FAILED:
+        return [row for _, row in found]
+    raw, whole = _listed(folder)
     for path in raw:
         found += _raw_rows(path, folder.name, which, after, limit, gone)
     found = _least(found, limit)
@@ -140,6 +150,24 @@ def _page(folder: Path, which: Wanted, after: Place | None, limit: int) -> list[
             break
         found = _least(found + _whole_rows(path, which, after, limit), limit)
     return [row for _, row in found]
+
+
+def _failed_rows(
+    folder: Path, which: Wanted, after: Place | None, gone: erasing.Erased
+) -> list[tuple[Place, dict[str, Any]]]:
+    """The wanted rows of failed requests: all of them, since they are few."""
+    found = []
+    for one in failures.known(folder, logged.raw(folder), logged.opened):
+        at = round(one.at * 1e6)
+        if at < which.since or at >= which.until or any(getattr(one, name) != value for name, value in which.equal):
+            continue
+        if not gone.of([one.request_id], [one.unit], np.array([at])).any():
+            found += [
+                (place, row)
+                for row in failures.rows_of(one, folder.name)
+                if (place := place_of(row)) > (after or (-1, "", 0))
+            ]
+    return found
 
 
 def _least(found: list[tuple[Place, dict[str, Any]]], limit: int) -> list[tuple[Place, dict[str, Any]]]:
@@ -229,8 +257,14 @@ def _fit(some: Columns, at: np.ndarray, which: Wanted, after: Place | None) -> n
     return fit
 
 
+def _only_answered(which: Wanted) -> None:
+    if which.result != ANSWERED:
+        raise Invalid("Tables and files have the answered rows only. Read the failed ones by payloads or payload_rows.")
+
+
 def frame(folder: Path, which: Wanted, columns: tuple[str, ...] = ()) -> Any:
     """The wanted rows as a frame."""
+    _only_answered(which)
 
     def read() -> Any:
         found = chosen(folder, which, columns)
@@ -244,6 +278,7 @@ def frame(folder: Path, which: Wanted, columns: tuple[str, ...] = ()) -> Any:
 
 def chosen(folder: Path, which: Wanted, columns: tuple[str, ...] = ()) -> Any:
     """The wanted rows as they stand in Parquet, as a frame or as one file; None where the folder has no segment."""
+    _only_answered(which)
     if not folder.is_dir():
         return None
     tables = []

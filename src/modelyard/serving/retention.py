@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.core import plugins
+from modelyard.serving import failures
 
 GONE_BYTES = 64 << 20  # eight million requests
 DAY_S = 86_400.0
@@ -33,6 +34,7 @@ def drop_old(folder: Path, *, now: float, days: float, mib: float) -> int:
     for path in dropped:
         _remember(path)
         path.unlink()
+    failures.drop_old(folder, until=until)
     _forget(folder)
     return len(dropped)
 

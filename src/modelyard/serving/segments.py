@@ -5,6 +5,7 @@
         WRITER-N.open       the segment it appends to
         WRITER-N.rows       one that it has closed
         WRITER-N.parquet    the same rows for everybody to read (`compaction`), in the order of time, which replaces the .rows
+        WRITER-N.failures   the failed requests that stood in it, as JSON lines (`failures`)
         ids/WRITER-N        checksums of its request ids (`indexing`)
         losses.jsonl        what writers that ended did not write; erased.json what is to be forgotten (`erasing`)
 
@@ -71,7 +72,27 @@ class Block(msgspec.Struct, array_like=True, tag=1, gc=False):
     share_kind: str
 
 
-_decode = msgspec.msgpack.Decoder(Layout | Block).decode
+class Failure(msgspec.Struct, array_like=True, tag=2, gc=False):
+    """A request that its arm failed to answer (`failures`)."""
+
+    at: float  # seconds since 1970
+    request_id: str
+    unit: str | None
+    arm: str
+    model: str
+    version: str
+    micros: float
+    status: int
+    error: str
+    pinned: bool  # a tester had chosen the arm: it counts for nothing
+    rows: int
+    names: tuple[str, ...]
+    batch: list[list[Any]]  # the first rows; none where features are not kept
+    split: str = ""
+    missed: int = 0  # failures of the same writer right before this one that came too fast to be kept
+
+
+_decode = msgspec.msgpack.Decoder(Layout | Block | Failure).decode
 
 
 def frame(body: bytes) -> bytes:
@@ -85,6 +106,7 @@ class Segment:
 
     layouts: dict[int, Layout] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     skipped: int = 0  # bytes that are no whole frame
 
     @property
@@ -111,6 +133,8 @@ def read(path: Path) -> Segment:
             found.skipped += end - at
         elif isinstance(body, Layout):
             found.layouts[body.number] = body
+        elif isinstance(body, Failure):
+            found.failures.append(body)
         else:
             found.blocks.append(body)
         at = end
@@ -119,7 +143,7 @@ def read(path: Path) -> Segment:
     return found
 
 
-def _framed(data: bytes, at: int) -> tuple[Layout | Block | None, int]:
+def _framed(data: bytes, at: int) -> tuple[Layout | Block | Failure | None, int]:
     """The frame that begins at a place and where it ends; (None, place) for what is none."""
     if len(data) - at < _FRAME.size:
         return None, at

@@ -120,8 +120,17 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         batch = model.batch(features)
         try:
             output = await asyncio.to_thread(model.answer, batch) if model.slow(len(batch)) else model.answer(batch)
-        except ModelFailed:
-            desk.count(route, arm, hashed, micros=(time.perf_counter_ns() - start) / 1000, failed=True)
+        except ModelFailed as error:
+            desk.failed(
+                route,
+                arm,
+                hashed,
+                request_id=request.request_id,
+                batch=batch,
+                error=error,
+                micros=(time.perf_counter_ns() - start) / 1000,
+                unit=request.unit,
+            )
             raise
         micros = (time.perf_counter_ns() - start) / 1000
         desk.count(route, arm, hashed, micros=micros, failed=False)
