@@ -29,7 +29,9 @@ from modelyard.conditions import (
     release_artifact,
 )
 from modelyard.consequences import Areas, crown, enrol, learn, provide, route, settle, track
+from modelyard.core.errors import NotFound
 from modelyard.core.events import Event, EventType
+from modelyard.core.traffic import TrafficCounts
 from modelyard.core.work import HEARD, Handler, Store, event_from_row
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
 
@@ -74,6 +76,7 @@ ROUTING = (
     EventType.DEPLOYMENT_STARTED,
     EventType.DEPLOYMENT_ADVANCED,
     EventType.DEPLOYMENT_COMPLETED,
+    EventType.DEPLOYMENT_RELEASED,
     EventType.DEPLOYMENT_ROLLED_BACK,
     EventType.DEPLOYMENT_ABORTED,
 )
@@ -113,6 +116,14 @@ class Dispatcher:
         heard = {kind for wire in AFTER for kind in wire.hears}
         if any(event.event_type in heard for event in events):
             self.catch_up()
+
+    def counts(self, endpoint: str) -> TrafficCounts | None:
+        """What serving has counted for an endpoint up to now; None for one that it does not know."""
+        try:
+            found: TrafficCounts = self._areas("serving").counts(endpoint)
+        except NotFound:
+            return None
+        return found
 
     def catch_up(self) -> None:
         """Run every handler over the events it has not seen yet, also those its own calls cause."""
@@ -171,5 +182,11 @@ def connect(store: Store, areas: Areas) -> Dispatcher:
         if method is not None:
             method(events)
 
-    store.wires.after = after
+    count = weakref.WeakMethod(dispatcher.counts)
+
+    def counts(endpoint: str) -> TrafficCounts | None:
+        method = count()
+        return None if method is None else method(endpoint)
+
+    store.wires.after, store.wires.counts = after, counts
     return dispatcher

@@ -125,6 +125,14 @@ def test_what_the_running_guard_rests_on_cannot_change(manager, written, old, ne
         manager.apply(path)
 
 
+@pytest.mark.parametrize(("old", "new", "key"), [("[100%]", "[50%]", r"steps\[0\]"), ("0.1", "0.2", "tolerance")])
+def test_what_the_running_copies_rest_on_cannot_change(manager, written, old, new, key):
+    text = "endpoint: fraud\nversion: v2.0.0\nbaseline: v1.0.0\nstrategy: shadow\nsteps: [100%]\ntolerance: 0.1\n"
+    manager.apply(written(text))
+    with pytest.raises(Conflict, match=key):
+        manager.apply(written(text.replace(old, new)))
+
+
 def test_trying_a_file_leaves_nothing_behind_and_tells_what_it_would_do(manager, written):
     path = written()
     found = manager.diff(path)

@@ -60,7 +60,8 @@ def test_a_healthy_canary_walks_all_steps_and_becomes_the_baseline(manager, coun
         shares.append(rollout.share)
     assert shares == [0.05, 0.25, 0.5, 1.0]
     assert generations == sorted(set(generations))
-    assert [(arm.name, arm.version, arm.weight) for arm in rollout.traffic.arms] == [("baseline", "v2.0.0", 1.0)]
+    answering = [(arm.name, arm.version, arm.weight) for arm in rollout.traffic.arms]
+    assert answering == [("baseline", "v2.0.0", 1.0), ("previous", "v1.0.0", 0.0)]
     assert [entry.what for entry in manager.history(rollout.deployment_id)] == [
         "started",
         "promoted",

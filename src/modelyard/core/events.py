@@ -108,6 +108,7 @@ class EventType(Enum):
     DEPLOYMENT_HELD = "deployment_held"
     DEPLOYMENT_AMENDED = "deployment_amended"  # its plan changed while it was under way
     DEPLOYMENT_COMPLETED = "deployment_completed"
+    DEPLOYMENT_RELEASED = "deployment_released"  # the version before is kept in memory no longer
     DEPLOYMENT_ROLLED_BACK = "deployment_rolled_back"
     DEPLOYMENT_ABORTED = "deployment_aborted"
     SHADOW_STARTED = "shadow_started"
@@ -118,6 +119,7 @@ class EventType(Enum):
     AB_TEST_ANALYZED = "ab_test_analyzed"
     AB_TEST_REALLOCATED = "ab_test_reallocated"  # the next round of Thompson sampling
     AB_TEST_STOPPED = "ab_test_stopped"
+    AB_RESULTS_CORRECTED = "ab_results_corrected"
     AB_HOLDOUT_CREATED = "ab_holdout_created"
     AB_HOLDOUT_ENDED = "ab_holdout_ended"
     # monitoring

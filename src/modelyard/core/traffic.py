@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BASELINE, CANARY = "baseline", "canary"
+PREVIOUS = "previous"  # the last arm of some: kept in memory for a way back, where it can still be loaded
 DISTANCES = (0.0, 1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # upper ends that a shadow's are counted by
 
 

@@ -19,6 +19,7 @@ from modelyard.core.ids import ordered_id
 from modelyard.core.instants import SYSTEM_CLOCK, from_micros, micros
 from modelyard.core.ports import Artifacts, Blobs, Clock, Connection, Database, Row
 from modelyard.core.refs import Resource
+from modelyard.core.traffic import TrafficCounts
 
 EVENT_COLUMNS = (
     "event_id",
@@ -51,10 +52,14 @@ Handler = Callable[["Work", Event], None]
 
 @dataclass(slots=True)
 class Wires:
-    """Who hears of events: `inside` handlers in the transaction, `after` once it has committed. Set by a Yard."""
+    """Who hears of events: `inside` handlers in the transaction, `after` once it has committed. Set by a Yard.
+
+    `counts` is what serving has counted for an endpoint now, None for one that it does not know.
+    """
 
     inside: dict[EventType, list[Handler]] = field(default_factory=dict)
     after: Callable[[list[Event]], None] | None = None
+    counts: Callable[[str], TrafficCounts | None] | None = None
 
 
 class Store:

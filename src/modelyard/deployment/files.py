@@ -113,7 +113,7 @@ def _read(place: Place, key: str, node: yaml.Node, path: str) -> dict[str, Any]:
         return {key: _count(place, node)}
     if key == "latency_limit":
         return {key: _number(place, node)}
-    return {key: _duration(place, node) if key == "minimum_seconds" else _part(place, node)}
+    return {key: _duration(place, node) if key.endswith("_seconds") else _part(place, node)}
 
 
 def _values(place: Place, node: yaml.Node, path: str) -> dict[str, Any]:

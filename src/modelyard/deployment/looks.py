@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modelyard.core.canonical import dumps, plain
@@ -21,34 +22,56 @@ from modelyard.core.ports import Row
 from modelyard.core.traffic import DISTANCES, ArmCounts, ShadowCounts, Traffic, TrafficCounts
 from modelyard.core.work import Work
 from modelyard.deployment import rules, store
-from modelyard.deployment.rollouts import Look, Rollout
+from modelyard.deployment.rollouts import Look, Progress, Rollout
 from modelyard.stats.proportions import wilson
 from modelyard.stats.sketch import quantile
 
 LEASE_S = 10  # a controller that was not heard of for so long is followed by another
 APART = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-KEEP_S = 1.0  # a look that says nothing new is written this often
+
+Renewed = dict[str, tuple[int, int]]  # deployment -> the end of another's lease, and when we first saw it say so
 
 
-def held_by_another(work: Work, deployment_id: str, controller: str) -> str:
-    """Who else holds the lease now; "" where this controller may look."""
-    row = store.look_row(work.rows, deployment_id)
+def held_by_another(work: Work, deployment_id: str, controller: str, renewed: Renewed) -> str:
+    """Who else holds the lease now; "" where this controller may look.
+
+    The other's clock may run ahead of ours, or ours have been set back: a lease that we have not seen renewed for as long
+    as one lasts has run out, whatever it says.
+    """
+    row, now = store.look_row(work.rows, deployment_id), micros(work.now)
     if row is None or not controller or row["controller"] in ("", controller):
         return ""
-    return str(row["controller"]) if row["lease_until"] > micros(work.now) else ""
+    until, since = renewed.get(deployment_id, (None, now))
+    if until != row["lease_until"]:
+        since = now
+        renewed[deployment_id] = row["lease_until"], now
+    lasts = row["lease_until"] > now and 0 <= now - since < LEASE_S * 1_000_000
+    return str(row["controller"]) if lasts else ""
 
 
 def keep(work: Work, rollout: Rollout, seen: TrafficCounts, decision: Decision, controller: str) -> None:
-    """Write the look down, and take or renew the lease for who looked, unless the same was written just now."""
-    row, now = store.look_row(work.rows, rollout.deployment_id), micros(work.now)
-    last = json.loads(row["seen"]) if row else {}
-    same = decision.verdict is Verdict.HOLD and _kind(last.get("reasons")) == _kind(decision.reasons)
-    fresh = row is not None and 0 <= now - row["at"] < KEEP_S * 1e6
-    if same and fresh and row is not None and (not controller or row["controller"] == controller):
-        return
-    holder, until = (controller, now + LEASE_S * 1_000_000) if controller else _standing(row)
-    seen_now = dumps(described(rollout, seen, decision))
-    store.put_look(work.rows, rollout.deployment_id, controller=holder, until=until, at=now, seen=seen_now)
+    """Write the look down, with what leaving the step now would carry on, and take or renew the lease for who looked."""
+    now = micros(work.now)
+    holder, until = controller, now + LEASE_S * 1_000_000
+    if not controller:
+        holder, until = _standing(store.look_row(work.rows, rollout.deployment_id))
+    told = {**described(rollout, seen, decision), "left": plain(rules.left_step(rollout, seen))}
+    store.put_look(work.rows, rollout.deployment_id, controller=holder, until=until, at=now, seen=dumps(told))
+
+
+def left(work: Work, rollout: Rollout, seen: TrafficCounts | None) -> tuple[Progress, Decision]:
+    """What a person who moves the rollout on takes along, and how it stands: by the counts, or else by the last look."""
+    if seen is not None and seen.generation == rollout.generation:
+        return rules.left_step(rollout, seen), rules.advance(rollout, seen, work.now)
+    row = store.look_row(work.rows, rollout.deployment_id)
+    told = json.loads(row["seen"]) if row else {}
+    if told.get("generation") != rollout.generation:
+        return rollout.progress, Decision(verdict=Verdict.HOLD, reasons=("nobody has looked yet",))
+    measured = tuple(Measurement(**data) for data in told["measurements"])
+    standing = Decision(verdict=Verdict(told["verdict"]), reasons=tuple(told["reasons"]), measurements=measured)
+    kept = store.progress_from(dumps(told["left"]))
+    carried = {"latency_ms": kept.latency_ms, "carried": kept.carried, "canary_requests": kept.canary_requests}
+    return replace(rollout.progress, **carried, held="", stuck_since=None), standing
 
 
 def described(rollout: Rollout, seen: TrafficCounts, decision: Decision) -> dict[str, Any]:
@@ -131,7 +154,3 @@ def distance_at(counted: Sequence[int], part: float) -> float | None:
 
 def _standing(row: Row | None) -> tuple[str, int]:
     return (row["controller"], row["lease_until"]) if row else ("", 0)
-
-
-def _kind(reasons: Any) -> str:
-    return str(reasons[0]).partition(":")[0] if reasons else ""

@@ -10,7 +10,8 @@ from modelyard.core.canonical import plain
 from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Conflict, NotFound, nearest
 from modelyard.core.events import EventSeverity, EventType
-from modelyard.core.instants import micros
+from modelyard.core.instants import Instant, from_micros, micros
+from modelyard.core.measures import Measurement
 from modelyard.core.ports import Connection, Row
 from modelyard.core.refs import Resource
 from modelyard.core.traffic import TrafficCounts
@@ -23,6 +24,7 @@ ENDS = {
     DeploymentStatus.ROLLED_BACK: EventType.DEPLOYMENT_ROLLED_BACK,
     DeploymentStatus.ABORTED: EventType.DEPLOYMENT_ABORTED,
 }
+ALARMING = ("sample ratio", "limit", "not carried out", "not allowed")  # holds that somebody should look at
 
 
 def known(rows: Connection, deployment_id: str) -> Row:
@@ -58,7 +60,12 @@ def to_step(work: Work, row: Row, step: int, *, progress: Progress, decision: De
         and rollout.steps[step].shadow_share == 0
     ):
         return end(work, {**row, "step": step}, DeploymentStatus.COMPLETED, decision=decision, progress=progress)
-    started = micros(work.now) if step != row["step"] or what == "started" else row["step_started_at"]
+    entered = step != row["step"] or what == "started"
+    started = micros(work.now) if entered else row["step_started_at"]
+    share = rollout.steps[step].share
+    if entered and 0 < share < 1:  # of rolling too, by which others mean one process after the other
+        means = f"in every process {rollout.candidate.version} answers {share:.4g} of the requests"
+        decision = replace(decision, reasons=(*decision.reasons, means))
     changed = {
         **row,
         "step": step,
@@ -118,15 +125,33 @@ def hold(work: Work, row: Row, rollout: Rollout, *, progress: Progress, decision
     kind = decision.reasons[0].partition(":")[0]
     waiting = kind == "gate" and rollout.status is DeploymentStatus.RUNNING
     status = DeploymentStatus.WAITING if waiting else rollout.status
-    after = replace(progress, held=kind)
-    if after == rollout.progress and status is rollout.status:
+    state = store.state_text(replace(progress, held=kind))
+    if state == row["state"] and status is rollout.status:
         return row
-    changed = {**row, "status": status.value, "state": store.state_text(after)}
+    changed = {**row, "status": status.value, "state": state}
     if kind != rollout.progress.held:
-        severity = EventSeverity.WARNING if kind.startswith(("sample ratio", "limit")) else EventSeverity.INFO
+        severity = EventSeverity.WARNING if kind.startswith(ALARMING) else EventSeverity.INFO
         event = EventType.DEPLOYMENT_HELD
         return record(work, changed, what="held", decision=decision, event=event, severity=severity)
     store.save_deployment(work.rows, changed)
+    return changed
+
+
+def due_to_release(row: Row, now: Instant) -> bool:
+    """Whether a completed deployment keeps its baseline in memory for longer than its plan says."""
+    rollout = store.rollout_from(row)
+    since = (now - from_micros(row["updated_at"])).total_seconds()
+    return rules.keeps(rollout) and since >= rollout.terms.keep_seconds
+
+
+def release(work: Work, row: Row) -> Row:
+    """Let go of the baseline that a completed rollout has kept in memory; why it completed stays its reason."""
+    progress = replace(store.progress_from(row["state"]), released=True)
+    generation = store.next_generation(work.rows, row["endpoint"], row["generation"])
+    changed = {**row, "generation": generation, "state": store.state_text(progress)}
+    told = Decision(verdict=Verdict.ALLOW, reasons=(f"{row['baseline']} is kept in memory no longer",))
+    store.save_deployment(work.rows, changed)
+    _tell(work, changed, what="released", decision=told, event=EventType.DEPLOYMENT_RELEASED)
     return changed
 
 
@@ -142,6 +167,19 @@ def record(
     """Write the row, its history entry and its event."""
     row = {**row, "updated_at": micros(work.now), "reason": "; ".join(decision.reasons)}
     store.save_deployment(work.rows, row)
+    _tell(work, row, what=what, decision=decision, event=event, severity=severity)
+    return row
+
+
+def _tell(
+    work: Work,
+    row: Mapping[str, Any],
+    *,
+    what: str,
+    decision: Decision,
+    event: EventType,
+    severity: EventSeverity = EventSeverity.INFO,
+) -> None:
     seen = view(row)
     store.add_history(work, row, what, seen.share, decision)
     details = {
@@ -161,9 +199,8 @@ def record(
         "traffic": plain(seen.traffic),
     }
     work.emit(event, Resource("deployment", row["deployment_id"]), details, severity=severity)
-    return row
 
 
-def person(verdict: Verdict, reason: str, otherwise: str) -> Decision:
-    """A decision that a person took."""
-    return Decision(verdict=verdict, reasons=(reason.strip() or otherwise,))
+def person(verdict: Verdict, reason: str, otherwise: str, measured: tuple[Measurement, ...] = ()) -> Decision:
+    """A decision that a person took, with what was known then."""
+    return Decision(verdict=verdict, reasons=(reason.strip() or otherwise,), measurements=measured)

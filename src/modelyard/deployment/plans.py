@@ -30,6 +30,7 @@ FIXED = (
     "error_limit",
     "latency_limit",
     "guardrails",
+    "tolerance",
 )  # what the serving processes' guard was given for this step and its budget
 
 
@@ -66,7 +67,7 @@ def wanted(
     """The rollout that arguments ask for; Invalid for one that cannot be."""
     checked_name(endpoint, "endpoint")
     strategy = strategy_named(strategy)
-    planned = _gated(plugins.load("strategy", plain(strategy))(steps), gates or [])
+    planned = _gated(_ending(strategy, plugins.load("strategy", plain(strategy))(steps)), gates or [])
     planned = _with(_with(planned, "minimum_units", step_units), "minimum_seconds", step_seconds)
     return Wanted(
         endpoint=endpoint,
@@ -78,6 +79,13 @@ def wanted(
         latency_ms=_checked_latency(latency_ms or {}),
         after_generation=after_generation,
     )
+
+
+def _ending(strategy: DeploymentStrategy | str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps, if the last one gives the new version everything or nothing: else a rollout would have no end."""
+    if not steps or steps[-1].shadow_share or steps[-1].share not in (0.0, 1.0):
+        raise Invalid(f"The strategy {plain(strategy)} plans no end: its last step has to have the share 0 or 1.")
+    return steps
 
 
 def _gated(steps: tuple[Step, ...], gates: Sequence[int]) -> tuple[Step, ...]:
@@ -147,14 +155,14 @@ def new(one: Wanted, before: str) -> tuple[Change, ...]:
 def fixed(change: Change, step: int) -> bool:
     """Whether a change cannot be made to a rollout that is in this step."""
     if change.key.startswith("steps["):
-        return int(change.key[6:-1]) < step or (
-            int(change.key[6:-1]) == step and _share(change.now) != _share(change.wanted)
-        )
+        place = int(change.key[6:-1])
+        return place < step or (place == step and _shares(change.now) != _shares(change.wanted))
     return change.key in ("version", "strategy", "baseline", *FIXED)
 
 
-def _share(told: str | None) -> str:
-    return "" if told is None else told.partition(",")[0]
+def _shares(told: str | None) -> list[str]:
+    """What a step asks of the routing: its share, and how many are copied."""
+    return [part for part in (told or "").split(", ") if part.endswith("%") or part.startswith("copies")]
 
 
 def _told(steps: tuple[Step, ...], place: int) -> str | None:

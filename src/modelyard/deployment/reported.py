@@ -6,6 +6,7 @@ import json
 
 from modelyard.core.canonical import dumps, plain
 from modelyard.core.decisions import Decision, Verdict
+from modelyard.core.errors import Conflict
 from modelyard.core.events import EventType
 from modelyard.core.ids import checked_name, new_id
 from modelyard.core.instants import micros
@@ -69,7 +70,7 @@ class ReportedDeployments(GuardedRollouts):
         0.2
         """
         with self.store.work() as work:
-            row = moves.known_active(work.rows, deployment_id, "measured")
+            row = _reported(moves.known_active(work.rows, deployment_id, "measured"))
             state = json.loads(row["state"]) | {"metrics": as_numbers(metrics)}
             changed = {**row, "state": dumps(state), "updated_at": micros(work.now)}
             store.save_deployment(work.rows, changed)
@@ -90,7 +91,7 @@ class ReportedDeployments(GuardedRollouts):
         (True, ['error rate 20.00% is above the limit of 5.00%'])
         """
         with self.store.work() as work:
-            row = moves.known(work.rows, deployment_id)
+            row = _reported(moves.known(work.rows, deployment_id))
             if row["status"] == DeploymentStatus.ROLLED_BACK.value:
                 return True, row["reason"].split("; ")
             decision = self._health(row, request_count)
@@ -148,3 +149,13 @@ class ReportedDeployments(GuardedRollouts):
             "plan": "{}",
             "state": "{}",
         }
+
+
+def _reported(row: Row) -> Row:
+    """The row; Conflict for a live rollout, which is judged by what serving counts."""
+    if row["source"] == store.LIVE:
+        raise Conflict(
+            f"{row['deployment_id']} is a live rollout, judged by what serving counts. Report a metric of your own as a "
+            "guardrail: report_guardrail."
+        )
+    return row

@@ -186,6 +186,8 @@ class Terms:
     latency_limit: float | None = None  # nor its p95 so many times the baseline's when the step began
     guardrails: tuple[Guardrail, ...] = ()
     tolerance: float | None = None  # of a shadow's answers: of its numbers, or the distance of its probabilities
+    ready_seconds: float = 600.0  # a version that some process cannot load for so long goes back
+    keep_seconds: float = 3600.0  # the baseline stays in memory for so long after the end, for an instant way back
 
     def __post_init__(self) -> None:
         _check_minima(self.minimum_units, self.minimum_seconds)
@@ -207,6 +209,9 @@ class Terms:
             raise Invalid(f"latency_limit is {self.latency_limit}; it must be 1 or more, for example 2 for twice.")
         if not 0 <= self.minimum_agreement < 1:
             raise Invalid(f"minimum_agreement is {self.minimum_agreement}; it must be at least 0 and below 1.")
+        for name in ("ready_seconds", "keep_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise Invalid(f"{name} is {getattr(self, name)}; it must be a number of seconds, 0 or more.")
 
 
 def _check_minima(units: int | None, seconds: float | None) -> None:
@@ -225,6 +230,8 @@ class Progress:
     canary_requests: int = 0  # in the steps before this one
     guardrails: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # n, sum, spread (stats.bounded), time
     held: str = ""  # the kind of the last hold that was told
+    stuck_since: float | None = None  # seconds since 1970: since when some process cannot carry the step out
+    released: bool = False  # whether the baseline of a completed rollout is no longer kept in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

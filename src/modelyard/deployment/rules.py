@@ -15,7 +15,7 @@ from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.instants import Instant
 from modelyard.core.measures import Measurement
 from modelyard.core.refs import ModelRef
-from modelyard.core.traffic import BASELINE, CANARY, Arm, ArmCounts, Guard, Traffic, TrafficCounts
+from modelyard.core.traffic import BASELINE, CANARY, PREVIOUS, Arm, ArmCounts, Guard, Traffic, TrafficCounts
 from modelyard.deployment import guardrails, limits
 from modelyard.deployment.rollouts import (
     DeploymentStatus,
@@ -37,7 +37,7 @@ from modelyard.stats.sequential import lower_rate, rate_difference, upper_rate
 from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
 
-SHADOW, PREVIEW, PREVIOUS = "shadow", "preview", "previous"
+SHADOW, PREVIEW = "shadow", "preview"
 QUANTILES = rollback.QUANTILES
 PROMOTION_ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
 SPLIT_ALPHA = 0.001  # of the sample-ratio check
@@ -45,11 +45,38 @@ FREEZE_AT = 200  # baseline answers: p95 from fewer jumps about; p99 needs no mo
 GUARD_PART = 0.9  # of alpha: the tests that the serving processes judge too; the rest is for limits and guardrails
 
 
-def advance(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
-    """Promote to the next step, hold with the named reason, or roll back, from one generation's merged counts."""
+def advance(rollout: Rollout, seen: TrafficCounts, now: Instant, trouble: str = "") -> Decision:
+    """Promote to the next step, hold with the named reason, or roll back, from one generation's merged counts.
+
+    `trouble` is why a serving process does not carry the step out, if one does not.
+    """
     idle = _not_to_be_judged(rollout, seen)
     if idle:
         return Decision(verdict=Verdict.HOLD, reasons=(idle,))
+    decision = _judged(rollout, seen, now)
+    return _stuck(rollout, decision, trouble, now) if trouble else decision
+
+
+def watched(progress: Progress, status: DeploymentStatus, trouble: str, now: Instant) -> Progress:
+    """The progress with since when a process is stuck, None while none is. A person who paused has all the time."""
+    if not trouble or status is DeploymentStatus.PAUSED:
+        return replace(progress, stuck_since=None)
+    return progress if progress.stuck_since is not None else replace(progress, stuck_since=now.timestamp())
+
+
+def _stuck(rollout: Rollout, decision: Decision, trouble: str, now: Instant) -> Decision:
+    """Nothing is promoted while a process cannot load the version, and where that lasts too long it goes back."""
+    since, limit = rollout.progress.stuck_since, rollout.terms.ready_seconds
+    seconds = 0.0 if since is None else now.timestamp() - since
+    if decision.verdict is Verdict.ROLL_BACK:
+        return decision
+    if since is not None and seconds >= limit:
+        reason = f"not carried out for {seconds:.0f} s, and ready_seconds is {limit:g}: {trouble}"
+        return replace(decision, verdict=Verdict.ROLL_BACK, reasons=(reason,))
+    return replace(decision, verdict=Verdict.HOLD, reasons=(f"not carried out: {trouble}", *decision.reasons))
+
+
+def _judged(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
     if rollout.now_at.share == 0:
         return _judged_shadow(rollout, seen, now)
     worse = _rollback(rollout, seen)
@@ -106,6 +133,7 @@ def left_step(rollout: Rollout, seen: TrafficCounts) -> Progress:
         carried=tests_now(rollout, seen),
         canary_requests=progress.canary_requests + canary(seen).requests,
         held="",
+        stuck_since=None,
     )
 
 
@@ -128,7 +156,7 @@ def traffic_of(rollout: Rollout) -> Traffic | None:
     """The traffic that the endpoint should carry out now, None where no version is left to answer."""
     new, old = rollout.candidate, rollout.baseline
     if rollout.status is DeploymentStatus.COMPLETED and rollout.steps[-1].share == 1:
-        return _all_on(rollout, new, spare=_spare(PREVIOUS, old) if old and _at_one_stroke(rollout) else ())
+        return _all_on(rollout, new, spare=_spare(PREVIOUS, old) if old is not None and keeps(rollout) else ())
     if old is None:
         return None
     if not rollout.status.active or rollout.status is DeploymentStatus.COMPLETED:
@@ -245,7 +273,7 @@ def _split_hold(rollout: Rollout, seen: TrafficCounts) -> str:
 
 def _units_hold(rollout: Rollout, units: int, now: Instant) -> str:
     terms = rollout.terms
-    seconds = (now - rollout.step_started_at).total_seconds()
+    seconds = max(0.0, (now - rollout.step_started_at).total_seconds())  # a clock may be set back
     if seconds < terms.minimum_seconds:
         return f"not enough time: {seconds:.0f} of {terms.minimum_seconds:g} seconds in this step"
     if units < terms.minimum_units:
@@ -391,7 +419,15 @@ def _spare(name: str, version: ModelRef) -> tuple[Arm, ...]:
     return (Arm(name=name, model=version.name, version=version.version, weight=0.0),)
 
 
+def keeps(rollout: Rollout) -> bool:
+    """Whether the baseline of a completed rollout stays in memory, so that going back needs no loading."""
+    taken_over = rollout.status is DeploymentStatus.COMPLETED and rollout.steps[-1].share == 1
+    return (
+        taken_over and rollout.baseline is not None and rollout.terms.keep_seconds > 0 and not rollout.progress.released
+    )
+
+
 def _at_one_stroke(rollout: Rollout) -> bool:
-    """Whether everything moves at once, as in blue-green: then both sides stay loaded, before the switch and after."""
+    """Whether everything moves at once, as in blue-green: then the new side can be tried before the switch."""
     shares = [step.share for step in rollout.steps]
     return len(shares) > 1 and shares[-1] == 1 and shares[-2] == 0

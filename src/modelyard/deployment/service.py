@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from modelyard.core.canonical import plain
 from modelyard.core.decisions import Decision, Verdict
-from modelyard.core.errors import Conflict, Forbidden, Invalid
-from modelyard.core.events import EventType
-from modelyard.core.instants import Instant
+from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
+from modelyard.core.instants import SYSTEM_CLOCK, Instant
 from modelyard.core.measures import Measurement
 from modelyard.core.operations import operation
-from modelyard.core.ports import Connection, Row
+from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, TrafficCounts
-from modelyard.core.work import Work
+from modelyard.core.work import Store, Work
 from modelyard.deployment import looks, moves, plans, rules, store, windows
-from modelyard.deployment.declared import DeclaredRollouts
 from modelyard.deployment.plans import Wanted
 from modelyard.deployment.rollouts import (
     Deployment,
@@ -29,16 +28,21 @@ from modelyard.deployment.rollouts import (
     Progress,
     Rollout,
 )
+from modelyard.deployment.steered import SteeredRollouts
 
-Decide = Callable[[Rollout, TrafficCounts, Instant], Decision]
+Decide = Callable[[Rollout, TrafficCounts, Instant, str], Decision]
 
 
-class DeploymentManager(DeclaredRollouts):
+class DeploymentManager(SteeredRollouts):
     """Rolls versions out: live ones from the counts of serving, others from metrics reported by hand.
 
     All that a controller needs stands in the store, so a killed one is resumed by any other, and of two that look at the
     same counts one acts: the other finds a newer generation.
     """
+
+    def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(storage_path, clock=clock)
+        self._renewed: looks.Renewed = {}
 
     @operation("POST", "/deployments", needs="deployment.write")
     def start(
@@ -64,6 +68,8 @@ class DeploymentManager(DeclaredRollouts):
         error_limit: float | None = None,
         latency_limit: float | None = None,
         guardrails: list[dict[str, Any]] | None = None,
+        ready_seconds: float = 600.0,
+        keep_seconds: float = 3600.0,
         latency_ms: dict[str, float] | None = None,
         after_generation: int = 0,
         created_by: str = "system",
@@ -87,6 +93,9 @@ class DeploymentManager(DeclaredRollouts):
         baseline's: the new version goes back where it alone breaks one; where both may, nothing is promoted. Each of
         `guardrails` is a metric that is reported or asked of Prometheus: {"name", "lowest", "highest", "tolerated",
         "worse": "up" or "down", "prometheus": a URL, "canary" and "baseline": queries}.
+
+        A version that some serving process cannot load goes back after `ready_seconds`; after the end the baseline stays
+        in memory for `keep_seconds`, as the arm `previous`, so that `rollback` takes effect at once.
 
         `latency_ms` are the baseline's quantiles (p50, p95, p99) if they are known; else they are frozen from its first
         200 answers. `after_generation` is the generation that the endpoint's traffic has now. Invalid for impossible
@@ -119,6 +128,8 @@ class DeploymentManager(DeclaredRollouts):
             error_limit=error_limit,
             latency_limit=latency_limit,
             guardrails=guardrails,
+            ready_seconds=ready_seconds,
+            keep_seconds=keep_seconds,
             latency_ms=latency_ms,
             after_generation=after_generation,
         )
@@ -151,8 +162,8 @@ class DeploymentManager(DeclaredRollouts):
         PROMOTE has moved it to its next step (or completed it), ROLL_BACK has sent everything back; HOLD says in its
         first reason what is missing. Counts of another generation decide nothing, so two controllers never both act.
         A `controller` that names itself takes the rollout's lease for ten seconds; while another one holds it, its own
-        look decides nothing. `trouble` is why a serving process does not carry the routing out, if one does not: a hold
-        says so as long as the new version has answered nothing.
+        look decides nothing. `trouble` is why a serving process does not carry the routing out, if one does not: nothing
+        is promoted meanwhile, and after the terms' `ready_seconds` the version goes back.
 
         >>> from modelyard.core.traffic import ArmCounts, TrafficCounts
         >>> from modelyard.deployment import DeploymentManager
@@ -167,27 +178,56 @@ class DeploymentManager(DeclaredRollouts):
         """
         try:
             with self.store.work(user) as work:
-                return self._look(
-                    work, deployment_id, seen, controller, lambda *given: _told(rules.advance(*given), seen, trouble)
-                )
-        except Forbidden as refused:  # its stage no longer allows it, say: the promotion is undone, and that is told
+                return self._look(work, deployment_id, seen, rules.advance, controller=controller, trouble=trouble)
+        except (Forbidden, NotFound) as refused:  # its stage no longer allows it, say: the promotion is undone
             held = Decision(verdict=Verdict.HOLD, reasons=(f"not allowed: {refused}",))
             with self.store.work(user) as work:
-                return self._look(work, deployment_id, seen, controller, lambda *_: held)
+                return self._look(work, deployment_id, seen, lambda *_: held, controller=controller, trouble=trouble)
 
-    def _look(self, work: Work, deployment_id: str, seen: TrafficCounts, controller: str, decide: Decide) -> Decision:
+    def _look(
+        self, work: Work, deployment_id: str, seen: TrafficCounts, decide: Decide, *, controller: str, trouble: str
+    ) -> Decision:
         row = moves.known(work.rows, deployment_id)
         if row["source"] == store.REPORTED:
             raise Conflict(f"{deployment_id} is judged by metrics reported by hand. Call report_metrics instead.")
-        other = looks.held_by_another(work, deployment_id, controller)
+        other = looks.held_by_another(work, deployment_id, controller, self._renewed)
         if other:
             return Decision(verdict=Verdict.HOLD, reasons=(f"another controller looks after it: {other}",))
         rollout = store.rollout_from(row)
-        decision = windows.kept(decide(rollout, seen, work.now), rollout.terms.freeze, work.now)
+        watched = rules.watched(rollout.progress, rollout.status, trouble, work.now)
+        rollout = replace(rollout, progress=watched)
+        decision = windows.kept(decide(rollout, seen, work.now, trouble), rollout.terms.freeze, work.now)
         moves.carry_out(work, row, rollout, seen, decision)
         if rollout.status.active and seen.generation == rollout.generation:
             looks.keep(work, rollout, seen, decision, controller)
         return decision
+
+    def release(self) -> list[Deployment]:
+        """The completed deployments that have just let go of their baseline: its `keep_seconds` are over.
+
+        A server's controller calls it once a minute; until then a rollback needs no loading.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> DeploymentManager(folder).release()
+        []
+        """
+        now = self.store.clock.now()
+        with self.store.reading() as rows:
+            if not any(moves.due_to_release(row, now) for row in store.keeping(rows)):
+                return []
+        with self.store.work() as work:
+            due = [row for row in store.keeping(work.rows) if moves.due_to_release(row, work.now)]
+            return [moves.view(moves.release(work, row)) for row in due]
+
+    def under_way(self) -> list[Deployment]:
+        """The live deployments that are under way: what a controller has to look at.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> DeploymentManager(folder).under_way()
+        []
+        """
+        with self.store.reading() as rows:
+            return [moves.view(row) for row in store.active_rows(rows)]
 
     def let_go(self, controller: str) -> None:
         """End a controller's leases, so that another one need not wait for ten seconds.
@@ -245,100 +285,6 @@ class DeploymentManager(DeclaredRollouts):
                 row = moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision, progress=progress)
             return moves.view(row)
 
-    @operation("POST", "/deployments/{deployment_id}/promote", needs="deployment.write")
-    def promote(
-        self, deployment_id: str, *, step: int | None = None, reason: str = "", user: str = "system"
-    ) -> Deployment:
-        """The deployment in its next step because a person says so: through a gate, or without waiting for evidence.
-
-        `step` is the step that is meant to be left: of two people, or of a call and its repetition, one promotes then,
-        and for the other nothing changes. Within a freeze window a person gives a `reason`; Conflict without.
-
-        >>> from modelyard.deployment import DeploymentManager
-        >>> manager = DeploymentManager(folder)
-        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0", steps=[0.1, 1.0])
-        >>> manager.promote(rollout.deployment_id, user="lead@company.com").status.value
-        'completed'
-        """
-        with self.store.work(user) as work:
-            row = moves.known(work.rows, deployment_id)
-            if step is not None and step < row["step"] + (row["status"] == DeploymentStatus.COMPLETED.value):
-                return moves.view(row)
-            row = moves.known_active(work.rows, deployment_id, "promoted")
-            if step is not None and step != row["step"]:
-                raise Conflict(f"{deployment_id} is in step {row['step']} and cannot leave step {step} yet.")
-            decision = moves.person(Verdict.PROMOTE, reason, f"promoted by {user}")
-            if row["source"] == store.REPORTED:
-                return moves.view(moves.end(work, row, DeploymentStatus.COMPLETED, decision=decision))
-            rollout = store.rollout_from(row)
-            frozen = windows.frozen_until(rollout.terms.freeze, work.now)
-            if frozen is not None and not reason.strip():
-                raise Conflict(f"{windows.told(frozen)}. To promote {deployment_id} all the same, give a reason.")
-            step, progress = row["step"] + 1, rollout.progress
-            return moves.view(moves.to_step(work, row, step, progress=progress, decision=decision, what="promoted"))
-
-    @operation("POST", "/deployments/{deployment_id}/pause", needs="deployment.write")
-    def pause(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
-        """The deployment, kept at its step until it is resumed. The guard goes on watching and may roll it back.
-
-        >>> from modelyard.deployment import DeploymentManager
-        >>> manager = DeploymentManager(folder)
-        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
-        >>> manager.pause(rollout.deployment_id).status.value, manager.resume(rollout.deployment_id).status.value
-        ('paused', 'running')
-        """
-        return self._set(deployment_id, DeploymentStatus.PAUSED, "paused", reason=reason, user=user)
-
-    @operation("POST", "/deployments/{deployment_id}/resume", needs="deployment.write")
-    def resume(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
-        """The deployment, judged again from where it was paused.
-
-        >>> from modelyard.deployment import DeploymentManager
-        >>> manager = DeploymentManager(folder)
-        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
-        >>> manager.resume(rollout.deployment_id).status.value
-        'running'
-        """
-        return self._set(deployment_id, DeploymentStatus.RUNNING, "resumed", reason=reason, user=user)
-
-    @operation("POST", "/deployments/{deployment_id}/abort", needs="deployment.write")
-    def abort(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
-        """The deployment, ended by a person without blame on the version; all traffic is the baseline's again.
-
-        >>> from modelyard.deployment import DeploymentManager
-        >>> manager = DeploymentManager(folder)
-        >>> rollout = manager.start("fraud", "v2.0.0", baseline="v1.0.0")
-        >>> manager.abort(rollout.deployment_id, reason="wrong day").traffic.arms[0].version
-        'v1.0.0'
-        """
-        with self.store.work(user) as work:
-            row = moves.known(work.rows, deployment_id)
-            if row["status"] != DeploymentStatus.ABORTED.value:
-                moves.known_active(work.rows, deployment_id, "aborted")
-                decision = moves.person(Verdict.ROLL_BACK, reason, f"aborted by {user}")
-                row = moves.end(work, row, DeploymentStatus.ABORTED, decision=decision)
-            return moves.view(row)
-
-    @operation("POST", "/deployments/{deployment_id}/rollback", needs="deployment.write")
-    def rollback(self, deployment_id: str, *, reason: str = "", user: str = "system") -> Deployment:
-        """The deployment, taken back at once, also after it completed; doing it again changes nothing.
-
-        Conflict where there is no baseline to go back to, or a newer deployment has started on the endpoint.
-
-        >>> from modelyard.deployment import DeploymentManager
-        >>> manager = DeploymentManager(folder)
-        >>> rollout = manager.start("fraud", "v2.0.0", strategy="direct", baseline="v1.0.0")
-        >>> manager.rollback(rollout.deployment_id, reason="customers complain").traffic.arms[0].version
-        'v1.0.0'
-        """
-        with self.store.work(user) as work:
-            row = moves.known(work.rows, deployment_id)
-            if row["status"] != DeploymentStatus.ROLLED_BACK.value:
-                _check_way_back(work, row)
-                decision = moves.person(Verdict.ROLL_BACK, reason, f"rolled back by {user}")
-                row = moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision)
-            return moves.view(row)
-
     @operation("GET", "/deployments/{deployment_id}", needs="deployment.read")
     def get_deployment(self, deployment_id: str) -> Deployment:
         """One deployment as it stands.
@@ -378,22 +324,6 @@ class DeploymentManager(DeclaredRollouts):
             moves.known(rows, deployment_id)
             return [store.entry_from(row) for row in store.history_rows(rows, deployment_id)]
 
-    def _set(self, deployment_id: str, status: DeploymentStatus, what: str, *, reason: str, user: str) -> Deployment:
-        with self.store.work(user) as work:
-            row = moves.known_active(work.rows, deployment_id, what)
-            if row["status"] != status.value:
-                decision = moves.person(Verdict.HOLD, reason, f"{what} by {user}")
-                changed = {**row, "status": status.value}
-                row = moves.record(work, changed, what=what, decision=decision, event=EventType.DEPLOYMENT_HELD)
-            return moves.view(row)
-
-
-def _told(decision: Decision, seen: TrafficCounts, trouble: str) -> Decision:
-    """The decision; where nothing is to be judged since the new version does not even answer, that is the reason."""
-    if not trouble or decision.verdict is not Verdict.HOLD or rules.canary(seen).requests:
-        return decision
-    return replace(decision, reasons=(f"not carried out: {trouble}", *decision.reasons))
-
 
 def _baseline(rows: Connection, one: Wanted) -> ModelRef | None:
     """The version to compare with and to go back to; Conflict or Invalid where a rollout cannot start."""
@@ -428,19 +358,3 @@ def _tripped(trip: GuardTrip, progress: Progress) -> Measurement:
         method="e-process in the serving process",
         details={"metric": trip.metric, "threshold": trip.threshold, "step": trip.step, "arms": arms, "at": trip.at},
     )
-
-
-def _check_way_back(work: Work, row: Row) -> None:
-    """Conflict unless the deployment can be taken back now."""
-    status = DeploymentStatus(row["status"])
-    newest = store.newest_on(work.rows, row["endpoint"])
-    if row["source"] == store.REPORTED:
-        return
-    if status is DeploymentStatus.ABORTED:
-        raise Conflict(f"{row['deployment_id']} was aborted: the baseline answers already.")
-    if not row["baseline"]:
-        raise Conflict(
-            f"{row['deployment_id']} has no baseline to go back to. Start a deployment of an earlier version."
-        )
-    if newest is not None and newest["deployment_id"] != row["deployment_id"]:
-        raise Conflict(f"{row['endpoint']} has a newer deployment {newest['deployment_id']}. Roll that one back.")

@@ -67,6 +67,22 @@ def active_on(rows: Connection, endpoint: str) -> Row | None:
     )
 
 
+def active_rows(rows: Connection) -> list[Row]:
+    """Every live rollout that is under way, oldest first."""
+    return rows.all(
+        "SELECT * FROM deployments WHERE source = 'live' AND status IN ('running', 'waiting', 'paused') "
+        "ORDER BY created_at, deployment_id"
+    )
+
+
+def keeping(rows: Connection) -> list[Row]:
+    """The completed live deployments that decided their endpoint's traffic last."""
+    return rows.all(
+        "SELECT * FROM deployments WHERE source = 'live' AND status = 'completed' AND generation = "
+        "(SELECT max(one.generation) FROM deployments one WHERE one.source = 'live' AND one.endpoint = deployments.endpoint)"
+    )
+
+
 def newest_on(rows: Connection, endpoint: str) -> Row | None:
     """The live deployment that decided an endpoint's traffic last."""
     return rows.one(

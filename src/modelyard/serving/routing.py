@@ -6,17 +6,18 @@ Meanwhile all other changes are followed: `follow` takes microseconds, `load` as
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
-from modelyard.core.traffic import BASELINE, CANARY, Arm, Guard, Traffic
+from modelyard.core.traffic import BASELINE, CANARY, PREVIOUS, Arm, Guard, Traffic
 from modelyard.serving.calls import CALL, mark
 from modelyard.serving.counters import SHADOW, Counters
 from modelyard.serving.loaded import LoadedModel
@@ -25,6 +26,7 @@ from modelyard.serving.rules import QUANTILES, arm_at, bounds
 from modelyard.serving.shelf import RETRY_LOAD_S, NotLoaded, Shelf, Stamp, Troubles
 from modelyard.serving.values import EndpointConfig, Installed
 
+log = logging.getLogger("modelyard.serving")
 LOADED = "loaded"  # the one arm of a version that answers by request
 ELSEWHERE_S = 0.05  # between two looks whether another process has tried a version
 _HEADER = re.compile(rb"[\x20-\x7e]{1,256}\Z")
@@ -225,7 +227,7 @@ class Routes:
             return None
 
     def _carried(self, published: Published) -> Route:
-        traffic, name = published.traffic, published.traffic.endpoint
+        traffic, name = self._able(published.traffic), published.traffic.endpoint
         *models, shadow = self._models((*traffic.arms, traffic.shadow))
         names = [arm.name for arm in traffic.arms]
         guard = traffic.guard
@@ -253,6 +255,20 @@ class Routes:
             marks=tuple(mark(CALL, name, traffic.generation, each) for each in (*range(len(names)), SHADOW)),
             pinned=tuple(mark(CALL, name, traffic.generation, each, "pinned") for each in range(len(names))),
         )
+
+    def _able(self, traffic: Traffic) -> Traffic:
+        """The traffic, without the version before where that cannot be loaded any more: nothing has to wait for it."""
+        *others, last = traffic.arms
+        if last.name != PREVIOUS:
+            return traffic
+        try:
+            self._model(last, self.places.read_models())
+        except NotLoaded:
+            return traffic
+        except Troubles as error:
+            log.warning("%s %s is not kept for a way back: %s", last.model, last.version, error)
+            return replace(traffic, arms=tuple(others))
+        return traffic
 
     def _models(self, arms: Iterable[Arm | None]) -> list[LoadedModel | None]:
         """What the arms answer with; NotLoaded once all that is missing has been asked for."""
