@@ -20,6 +20,7 @@ from modelyard.core.errors import Forbidden, Invalid, NotFound
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import ModelServer
 from modelyard.serving.control import EndpointControl
+from modelyard.serving.desk import Desk
 
 SERVICES = Path(__file__).parent / "local_services.py"
 USES = {"quick": "quick:v1.0.0", "careful": "careful:v1.0.0"}
@@ -242,6 +243,32 @@ def test_a_constructor_that_takes_other_models_is_told_with_its_names(bare: Bare
         answer = http.post("/predict/e", json={"features": row(colour="red")})
     assert "cannot be made with careful, fast" in answer.json()["error"]
     assert "Name in uses what it takes" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("order", [("e", "q"), ("q", "e")])
+def test_what_a_service_is_given_is_in_memory_once_though_it_is_an_arm_too(bare: Bare, order: tuple[str, str]) -> None:
+    bare.provide("v1", "Cascade", **USES)
+    serving = bare.yard.serving
+    desk = Desk(serving.places)
+
+    def add(endpoint: str) -> None:
+        model, version = ("e", "v1") if endpoint == "e" else ("quick", "v1.0.0")
+        arm = Arm(name="baseline", model=model, version=version, weight=1.0)
+        serving.apply(Traffic(endpoint=endpoint, generation=1, arms=(arm,)))
+        desk.routes.refresh()
+
+    for endpoint in order:
+        add(endpoint)
+    service, quick = (desk.routes.find(name).models[0] for name in ("e", "q"))
+    assert any(part is quick for part in service.parts)
+    serving.remove("q")
+    desk.routes.refresh()
+    add("q")
+    assert desk.routes.find("q").models[0] is quick
+    serving.remove("e")
+    desk.routes.refresh()
+    assert [one.model for one in desk.routes.shelf._models] == ["quick"]  # what only the service had is gone
+    desk.stop()
 
 
 def test_what_a_service_is_given_survives_another_process(bare: Bare) -> None:

@@ -63,6 +63,7 @@ class LoadedModel:
     begin: Callable[[np.ndarray, Callable[[], object]], Future[Output]] | None = (
         None  # of a coroutine, in which many requests may wait
     )
+    parts: tuple[LoadedModel, ...] = ()  # those that a service is given
 
     def told(self) -> dict[str, Any]:
         """How this process answers with it, for the model's metadata."""
@@ -168,13 +169,14 @@ def _interrupted(error: BaseException) -> bool:
     )
 
 
-def load(installed: Installed) -> LoadedModel:
+def load(installed: Installed, part: Callable[[Installed], LoadedModel] | None = None) -> LoadedModel:
     """Load a version, let it answer, and time it. NotFound, Damaged or Invalid say why it cannot be served.
 
-    Libraries, and code of this machine's own, raise what they like: that is told as Damaged.
+    `part` gets the models that a service is given; without it they are loaded for that alone. Libraries, and code of this
+    machine's own, raise what they like: that is told as Damaged.
     """
     try:
-        return _load(installed)
+        return _load(installed, part or load)
     except YardError:
         raise
     except BaseException as error:
@@ -186,9 +188,9 @@ def load(installed: Installed) -> LoadedModel:
         ) from error
 
 
-def _load(installed: Installed) -> LoadedModel:
+def _load(installed: Installed, part: Callable[[Installed], LoadedModel]) -> LoadedModel:
     check_code(installed)
-    parts = _parts(installed)
+    parts = _parts(installed, part)
     runtime = _opened(installed, parts)
     signature = runtime.signature
     read = closed(signature, batch_reader(signature))
@@ -207,6 +209,7 @@ def _load(installed: Installed) -> LoadedModel:
         per_row=0.0,
         marked=getattr(runtime, "marked", True),
         begin=runtime.begin if getattr(runtime, "waits", False) else None,  # type: ignore[attr-defined]  # a PythonRuntime
+        parts=tuple(parts.values()),
     )
     try:
         model.answer(one)  # the warm-up: lazy set-up inside the library is not what a call costs
@@ -226,11 +229,11 @@ def _load(installed: Installed) -> LoadedModel:
     return replace(timed, joiner=Joiner(timed.answer, timed.slow)) if joins else timed
 
 
-def _parts(installed: Installed) -> dict[str, LoadedModel]:
+def _parts(installed: Installed, part: Callable[[Installed], LoadedModel]) -> dict[str, LoadedModel]:
     """The models that a service is given, their content as it was when the service was installed."""
     for one in installed.uses:
         check_pin(installed, one)
-    return {one.name: load(one.installed) for one in installed.uses}
+    return {one.name: part(one.installed) for one in installed.uses}
 
 
 def _opened(installed: Installed, parts: Mapping[str, LoadedModel]) -> Runtime:

@@ -99,9 +99,23 @@ class Shelf:
     def _loaded(self, one: Installed, stamp: Stamp | None, *, standing: bool) -> LoadedModel:
         begun = perf_counter_ns()
         with trial(self._places, one, stamp, standing=standing) as self._mark:
-            found = self.calls.at(LOADER, mark(LOAD, one.model, one.version), loaded.load, one)
+            found = self.calls.at(LOADER, mark(LOAD, one.model, one.version), self._load, one)
         self.on_load(one.model, one.version, (perf_counter_ns() - begun) / 1000)
         return found
+
+    def _load(self, one: Installed) -> LoadedModel:
+        return loaded.load(one, self._part)
+
+    def _part(self, one: Installed) -> LoadedModel:
+        """A version that a service is given: the same as an arm has, so that it is in memory once."""
+        stamp = _stamp(one)
+        with self._lock:
+            kept = self._models.get(one)
+        if kept is not None and kept[1] == stamp:
+            return kept[0]
+        model = loaded.load(one)
+        self._keep(one, model, stamp)
+        return model
 
     def _keep(self, one: Installed, model: LoadedModel, stamp: Stamp | None) -> None:
         with self._lock:
@@ -112,7 +126,9 @@ class Shelf:
         """Drop what is neither used nor has been asked for since `begin`; requests in flight still hold theirs."""
         ids = {id(model) for model in used}
         with self._lock:
-            self._models = {one: kept for one, kept in self._models.items() if one in self._asked or id(kept[0]) in ids}
+            stay = [kept[0] for one, kept in self._models.items() if one in self._asked or id(kept[0]) in ids]
+            ids |= {id(part) for model in stay for part in (model, *model.parts)}
+            self._models = {one: kept for one, kept in self._models.items() if id(kept[0]) in ids}
             self._failed = {one: failed for one, failed in self._failed.items() if one in self._asked}
 
     def give_up(self) -> None:
