@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import pytest
 from modelyard.core.errors import Unavailable
 from modelyard.core.traffic import Arm, Guard
 from modelyard.serving import ModelServer, calls, vigil
+from modelyard.serving.inference import MAX_IN_FLIGHT
 from modelyard.serving.places import write_once
 from modelyard.serving.rules import trip_of
 from modelyard.serving.trials import deaths, key_of
@@ -356,29 +360,34 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_too_much_at_once_is_a_503_that_says_when_to_come_again(
+def test_too_much_at_once_is_a_503_that_says_when_to_come_again_though_all_of_it_is_read_in_one_turn(
     server: ModelServer, tools: Any, tmp_path: Path
 ) -> None:
     held = tmp_path / "held"
     tools.install(server, "e", v1=tools.reference(slow=20, held=str(held)))
     server.apply(tools.split("e", 1))
-
-    async def all_at_once(url: str) -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=400)
-        async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-            calls = [asyncio.create_task(client.post("/predict/e", json=ROW)) for _ in range(320)]
-            await asyncio.wait(
-                calls, return_when=asyncio.FIRST_COMPLETED
-            )  # one that is refused: the model holds the others
-            held.unlink()
-            return await asyncio.gather(*calls)
-
-    with server.start(workers=1, hang_s=300) as serving:
+    body = json.dumps(ROW).encode()
+    post = b"POST /predict/e HTTP/1.1\r\nhost: e\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    with server.start(workers=1, hang_s=300) as serving, ExitStack() as stack:
         held.touch()  # only now: a version is tried before it is served
-        answers = asyncio.run(all_at_once(serving.url))
-        refused = [answer for answer in answers if answer.status_code == 503]
-        assert {answer.status_code for answer in answers} == {200, 503}
-        assert all(answer.headers["retry-after"] == "1" for answer in refused)
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=60)) for _ in range(320)
+        ]
+        tools.until(
+            lambda: (found := calls.read(server.places.slots / "0.vitals")) and found.gauges["connections"] >= 320
+        )
+        [worker] = serving.pids
+        os.kill(worker, signal.SIGSTOP)
+        for client in clients:
+            client.sendall(post)
+        os.kill(worker, signal.SIGCONT)
+        refused, _, _ = select.select(clients, [], [], 60)  # the model holds those that are not refused
+        assert refused
+        held.unlink()
+        answers = [client.recv(65536) for client in clients]
+        found = Counter(answer.split(b" ", 2)[1] for answer in answers)
+        assert found == {b"200": MAX_IN_FLIGHT, b"503": 320 - MAX_IN_FLIGHT}
+        assert all(b"\r\nretry-after: 1\r\n" in answer for answer in answers if b" 503 " in answer[:16])
         assert httpx.post(f"{serving.url}/predict/e", json=ROW).status_code == 200
 
 
