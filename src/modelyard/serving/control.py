@@ -170,6 +170,7 @@ class EndpointControl(Area):
             gone = self.places.counters(traffic.endpoint, generation)
             gone.unlink(missing_ok=True)
             gone.with_suffix(".json").unlink(missing_ok=True)
+            self.places.signatures(traffic.endpoint, generation).unlink(missing_ok=True)
 
     @operation("GET", "/serving/endpoints", needs="serving.read")
     def endpoints(self) -> list[Traffic]:
@@ -349,10 +350,7 @@ class EndpointControl(Area):
             work.emit(EventType.SCALED, Resource("serving", "workers"), {"before": before, "after": after})
 
     def _died(self, death: Death) -> None:
-        with self.store.work("serving") as work:
-            work.emit(
-                EventType.WORKER_REPLACED, Resource("serving", "workers"), plain(death), severity=EventSeverity.WARNING
-            )
+        tell_death(self.store, death)
 
     def remove(self, endpoint: str) -> None:
         """The endpoint answers no more; its counts are gone, its payload log stays."""
@@ -362,6 +360,13 @@ class EndpointControl(Area):
             work.emit(EventType.ENDPOINT_REMOVED, Resource("endpoint", endpoint))
         self.publish()
         shutil.rmtree(self.places.counters(endpoint, 0).parent, ignore_errors=True)
+
+
+def tell_death(kept: Store, death: Death) -> None:
+    """Record as an event that a process was replaced."""
+    of = Resource("serving", "shadow" if death.shadowed else "workers")
+    with kept.work("serving") as work:
+        work.emit(EventType.WORKER_REPLACED, of, plain(death), severity=EventSeverity.WARNING)
 
 
 def known_traffic(rows: Connection, endpoint: str) -> Traffic:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import time
 from asyncio import Future
-from typing import Any
 
 import numpy as np
 
 from modelyard.core.errors import YardError
 from modelyard.core.ports import Output
 from modelyard.serving import guard
-from modelyard.serving.background import Answered, Shadows
+from modelyard.serving.copies import Copies
 from modelyard.serving.payloads import PayloadLog
 from modelyard.serving.places import Places, Slot
 from modelyard.serving.routing import Route, Routes
@@ -27,8 +26,7 @@ class Desk:
         self.slot = Slot(places)
         self.routes = Routes(places, self.slot.number)
         self.in_flight = 0
-        idle = _Idle(self)
-        self.shadows = Shadows(idle, idle.stands)
+        self.copies = Copies()  # nobody takes any, until somebody is told
         self.payloads = PayloadLog(places, self.slot.number)
 
     def count(self, route: Route, arm: int, hashed: int | None, *, micros: float, failed: bool) -> None:
@@ -59,7 +57,6 @@ class Desk:
         arm: int,
         *,
         request_id: str,
-        features: Any,
         batch: np.ndarray,
         output: Output,
         micros: float,
@@ -70,15 +67,11 @@ class Desk:
         Where answers are durable, what is to be awaited before it leaves: Unavailable if it could not be kept.
         """
         config, traffic = route.config, route.traffic
-        shadowed = route.shadow is not None and _drawn(traffic.shadow_share)
-        logged = drawn(config.payload_sampling, request_id)
-        if not (shadowed or logged):
+        if traffic.shadow is not None and _drawn(traffic.shadow_share):
+            self.copies.offer(route, arm, batch, output)
+        if not drawn(config.payload_sampling, request_id):
             return None
         at = time.time()
-        if shadowed:
-            self.shadows.offer(Answered(request_id, at, route, arm, features, batch, output, micros, unit))
-        if not logged:
-            return None
         if config.payload_durable:
             return self.payloads.kept(route, arm, request_id, at, micros, unit, batch, output)
         self.payloads.offer(route, arm, request_id, at, micros, unit, batch, output)
@@ -104,27 +97,8 @@ class Desk:
 
     def stop(self) -> None:
         """Finish what is queued and give the slot back."""
-        self.shadows.stop()
         self.payloads.stop()
         self.slot.release()
-
-
-class _Idle:
-    """Whether no request is being answered; holds the desk's counter weakly, so that the desk can go."""
-
-    def __init__(self, desk: Desk) -> None:
-        import weakref
-
-        self._desk = weakref.ref(desk)
-
-    def __call__(self) -> bool:
-        desk = self._desk()
-        return desk is None or desk.in_flight == 0
-
-    def stands(self, route: Route) -> bool:
-        """Whether a route is still in force; any is where the desk has gone, so that what is queued is finished."""
-        desk = self._desk()
-        return desk is None or desk.routes.by_name.get(route.traffic.endpoint, route) is route
 
 
 def _drawn(share: float) -> bool:

@@ -44,7 +44,6 @@ class Inference:
         self._encode: Encode = msgspec.json.Encoder(enc_hook=_plain).encode
         self._features = msgspec.json.Decoder(Features).decode
         self.calls = Calls()
-        desk.shadows.noted(self.calls)
         self._pool = ThreadPoolExecutor(THREADS, "modelyard-predict", self.calls.join)
         self._prefix, self._numbers = secrets.token_hex(4), itertools.count()
 
@@ -150,9 +149,6 @@ class Inference:
         if asked.stages is not None:
             self.parsed(asked, asked.stages, len(batch))
         if model.joiner is not None or model.slow(len(batch)):
-            if self.desk.in_flight >= MAX_IN_FLIGHT:
-                text = f"{self.desk.in_flight} requests are in flight. Try again in a second."
-                return self.told(Refused(503, text, (b"retry-after", b"1")), asked.route.traffic.endpoint)
             return self._later(asked, batch)
         try:
             if model.marked:
@@ -175,8 +171,14 @@ class Inference:
         stages.arm, stages.version, stages.request_id = arm.name, arm.version, asked.request_id
 
     async def _later(self, asked: Asked, batch: np.ndarray) -> Reply:
-        """Predict in a thread, alone or with others, within the request's time."""
+        """Predict in a thread, alone or with others, within the request's time.
+
+        It is here that too much is refused: of requests that came in one turn of the loop, none is in flight before.
+        """
         desk = self.desk
+        if desk.in_flight >= MAX_IN_FLIGHT:
+            text = f"{desk.in_flight} requests are in flight. Try again in a second."
+            return self.told(Refused(503, text, (b"retry-after", b"1")), asked.route.traffic.endpoint)
         desk.in_flight += 1
         try:
             limit = deadline(asked.deadline)
@@ -255,7 +257,6 @@ class Inference:
             asked.route,
             asked.arm,
             request_id=asked.request_id,
-            features=asked.features,
             batch=batch,
             output=output,
             micros=micros,

@@ -33,6 +33,7 @@ from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.nodes import Counts, Link, Model, Piece, Reply, Report, Snapshot
 from modelyard.serving.places import MAX_SLOTS, Places, SlotReport, held, write, write_once
 from modelyard.serving.plane import Plane, Scope, Send
+from modelyard.serving.shadowing import Shadowing
 from modelyard.serving.vigil import vitals_of
 
 LOOK_S = 0.05
@@ -98,7 +99,7 @@ class Residue:
     def _counts(self) -> list[Counts]:
         found = []
         for file in sorted((self.places.root / "counters").glob("*/[0-9]*.bin")):
-            row = Counters(file).row(OWN)
+            row = Counters(file).total() - Counters(file).row(REST)  # also of what asks shadows, in slots of its own
             if row.any():
                 found.append(Counts(endpoint=file.parent.name, generation=int(file.stem), words=nodes.sparse(row)))
         return found
@@ -168,6 +169,8 @@ class Process:
         self._others = RequestMetrics(self.places, REST)
         self._others_known: dict[metrics.Key, Any] = {}
         self._snapshot = ""
+        self._shadowing = Shadowing(self.places)
+        self.desk.copies = self._shadowing.copies
         self._tasks: list[asyncio.Task[None]] = []
         self._leaving: asyncio.Task[None] | None = None
 
@@ -201,6 +204,7 @@ class Process:
                 raise Unavailable(f"The yard did not answer the node {self._link.node} within {FIRST_S:g} s.")
             await asyncio.sleep(LOOK_S)
         await asyncio.to_thread(self.desk.routes.refresh)
+        self._shadowing.begin()
         gc.collect()
         gc.freeze()
         self.plane.ready = True
@@ -222,6 +226,7 @@ class Process:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.plane.close()
+        await asyncio.to_thread(self._shadowing.stop)
         await asyncio.to_thread(self.desk.stop)
         with suppress(OSError, YardError):
             await asyncio.wait_for(self._tell_all(self.uid, self.residue), LAST_S)
@@ -263,7 +268,7 @@ class Process:
             pid=os.getpid(),
             ready=self.plane.ready and not self.plane.draining,
             generations=routes.generations,
-            troubles=dict(routes.troubles),
+            troubles={**routes.troubles, **self._without_shadow()},
             node=self._link.node[:12],
             vitals=self._gauges(),
         )
@@ -276,6 +281,11 @@ class Process:
         if reply.snapshot != self._snapshot:
             await self._follow(nodes.decode(await self._link.fetch(reply.snapshot), Snapshot))
             self._snapshot = reply.snapshot
+
+    def _without_shadow(self) -> dict[str, str]:
+        """Which endpoints have none of the shadows that they should have, and why."""
+        said = self.places.slot_reports().values()
+        return {name: text for one in said if one.shadows for name, text in one.troubles.items()}
 
     def _gauges(self) -> dict[str, int]:
         """What this process holds now: the times in its records mean nothing on another machine."""
@@ -340,7 +350,7 @@ class Process:
             traffic = one.traffic
             path = self.places.traffic(traffic.endpoint)
             if not path.exists() or self.places.read_traffic(traffic.endpoint) != one:
-                counters.begin(self.places, traffic)
+                Counters(counters.begin(self.places, traffic)).follow()  # the yard has the counts of all
                 write(path, one)
         for name in set(self.places.traffic_files()) - {one.traffic.endpoint for one in snapshot.published}:
             self.places.traffic(name).unlink(missing_ok=True)

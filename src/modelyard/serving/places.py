@@ -6,7 +6,8 @@ FOLDER/serving/
     traffic/ENDPOINT.json     the routing each endpoint should have
     carried/ENDPOINT.json     the routing that was last carried out
     trials/KEY.*              which versions a process has loaded, or has begun to
-    counters/ENDPOINT/N.bin   the counts of generation N, shared memory of all processes; .json: whose they are
+    counters/ENDPOINT/N.bin   the counts of generation N, shared memory of all processes; .json: whose they are,
+                              .signatures: what its arms take and give, where a shadow is compared with them
     metrics/SLOT.bin .keys    request counts by endpoint, arm and code, since ever
     slots/SLOT.lock .json     who writes slot SLOT, and what it has loaded
     trips/ROLLOUT-STEP.json   a guard's decision; .recorded beside it once it is known
@@ -53,6 +54,7 @@ class SlotReport:
     loaded: tuple[tuple[str, str], ...] = ()  # (model, version) that answer because somebody asked for it
     node: str = ""  # where it runs, unless that is this machine
     vitals: dict[str, int] = field(default_factory=dict)  # of one elsewhere: its gauges, as `calls` has them here
+    shadows: bool = False  # whether it answers nobody and asks shadows: `generations` are those whose shadow it has
 
 
 class Places:
@@ -98,6 +100,10 @@ class Places:
     def counters(self, endpoint: str, generation: int) -> Path:
         """The counts of one generation."""
         return self.root / "counters" / endpoint / f"{generation}.bin"
+
+    def signatures(self, endpoint: str, generation: int) -> Path:
+        """What the arms of one generation take and give."""
+        return self.counters(endpoint, generation).with_suffix(".signatures")
 
     def trip(self, rollout_id: str, step: int) -> Path:
         """The decision of one step's guard."""

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from modelyard.core.assignment import position, unit_hash
+from modelyard.core.canonical import plain
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
 from modelyard.core.traffic import BASELINE, CANARY, PREVIOUS, Arm, Guard, Traffic
 from modelyard.serving.calls import CALL, mark
-from modelyard.serving.counters import SHADOW, Counters
+from modelyard.serving.counters import LIMIT, Counters
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.places import Places, Published, read, write
 from modelyard.serving.rules import QUANTILES, arm_at, bounds
@@ -39,14 +40,13 @@ class Route:
     traffic: Traffic
     config: EndpointConfig
     models: tuple[LoadedModel, ...]
-    shadow: LoadedModel | None
     counters: Counters
     ends: tuple[float, ...]
     baseline: int
     canary: int  # -1 without one
     headers: tuple[tuple[tuple[bytes, bytes], ...], ...]  # what each arm's answers carry
     limits: tuple[tuple[tuple[int, float], ...], ...]  # of each arm: (place in QUANTILES, microseconds) of the guard
-    marks: tuple[bytes, ...]  # of each arm and last of the shadow: how its calls are noted
+    marks: tuple[bytes, ...]  # of each arm: how its calls are noted
     pinned: tuple[bytes, ...]  # of each arm: how calls are noted that testers pinned to it, which count for nothing
 
     def choose(self, unit: str | None) -> tuple[int, int | None]:
@@ -74,7 +74,10 @@ class Route:
 def _limits(guard: Guard, arm: str) -> tuple[tuple[int, float], ...]:
     """From how many microseconds on an arm's answer counts as slow, by the place of the quantile."""
     factor = 1000 * (1 + guard.latency_margin if arm == CANARY else 1)
-    return tuple((QUANTILES.index(name), ms * factor) for name, ms in guard.latency_ms.items())
+    found = [(QUANTILES.index(name), ms * factor) for name, ms in guard.latency_ms.items()]
+    if guard.latency_limit_ms is not None:
+        found.append((LIMIT, 1000 * guard.latency_limit_ms))
+    return tuple(found)
 
 
 class Routes:
@@ -177,7 +180,7 @@ class Routes:
         loaded = self._asked_for()
         changed = routes != self.by_name or loaded != self.loaded
         self.by_name, self._stamps, self.loaded = routes, done, loaded
-        self.shelf.drop(m for route in (*routes.values(), *loaded.values()) for m in (*route.models, route.shadow))
+        self.shelf.drop(m for route in (*routes.values(), *loaded.values()) for m in route.models)
         return changed
 
     def _asked_for(self) -> dict[tuple[str, str], Route]:
@@ -228,7 +231,10 @@ class Routes:
 
     def _carried(self, published: Published) -> Route:
         traffic, name = self._able(published.traffic), published.traffic.endpoint
-        *models, shadow = self._models((*traffic.arms, traffic.shadow))
+        models = self._models(traffic.arms)
+        if traffic.shadow is not None:  # whoever asks it is told what it is compared with, and needs no model of ours
+            told = [plain(model.signature) for model in models]
+            write(self.places.signatures(name, traffic.generation), told, lasting=False)
         names = [arm.name for arm in traffic.arms]
         guard = traffic.guard
         counters = Counters(self.places.counters(name, traffic.generation), self.slot)
@@ -241,8 +247,7 @@ class Routes:
         return Route(
             traffic=traffic,
             config=published.config,
-            models=tuple(model for model in models if model is not None),
-            shadow=shadow,
+            models=tuple(models),
             counters=counters,
             headers=tuple(
                 ((b"x-modelyard-arm", _ascii(arm.name)), (b"x-modelyard-version", _ascii(arm.version)))
@@ -252,7 +257,7 @@ class Routes:
             baseline=baseline,
             canary=names.index(CANARY) if CANARY in names else -1,
             limits=tuple(_limits(guard, name) for name in names) if guard else (),
-            marks=tuple(mark(CALL, name, traffic.generation, each) for each in (*range(len(names)), SHADOW)),
+            marks=tuple(mark(CALL, name, traffic.generation, each) for each in range(len(names))),
             pinned=tuple(mark(CALL, name, traffic.generation, each, "pinned") for each in range(len(names))),
         )
 
@@ -270,14 +275,14 @@ class Routes:
             return replace(traffic, arms=tuple(others))
         return traffic
 
-    def _models(self, arms: Iterable[Arm | None]) -> list[LoadedModel | None]:
+    def _models(self, arms: Iterable[Arm]) -> list[LoadedModel]:
         """What the arms answer with; NotLoaded once all that is missing has been asked for."""
         installed = self.places.read_models()
-        found: list[LoadedModel | None] = []
+        found: list[LoadedModel] = []
         missing = []
         for arm in arms:
             try:
-                found.append(None if arm is None else self._model(arm, installed))
+                found.append(self._model(arm, installed))
             except NotLoaded as error:
                 missing.append(str(error))
         if missing:

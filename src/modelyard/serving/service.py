@@ -6,7 +6,9 @@ import asyncio
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,14 @@ from modelyard.core.traffic import BASELINE, Arm, ArmCounts, Traffic
 from modelyard.core.work import Store
 from modelyard.serving import store
 from modelyard.serving.batch_service import BatchPrediction
-from modelyard.serving.control import EndpointControl, known_traffic
+from modelyard.serving.control import EndpointControl, known_traffic, tell_death
 from modelyard.serving.desk import Desk
 from modelyard.serving.loaded import ModelFailed
 from modelyard.serving.logged_service import LoggedPredictions
 from modelyard.serving.outcomes import OutcomeLog
 from modelyard.serving.places import SlotReport
 from modelyard.serving.routing import Route
+from modelyard.serving.shadowing import Shadowing
 from modelyard.serving.values import EndpointConfig, ModelFramework, PredictionRequest, PredictionResponse
 from modelyard.stats.sketch import merged, quantile
 
@@ -38,6 +41,7 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(storage_path, clock=clock)
         self._desk: Desk | None = None
+        self._shadowing: Shadowing | None = None
         self._looked = 0.0
         self._opening = threading.Lock()
 
@@ -138,7 +142,6 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
             route,
             arm,
             request_id=request.request_id,
-            features=features,
             batch=batch,
             output=output,
             micros=micros,
@@ -166,14 +169,25 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         if now or clock - self._looked >= LOOK_S:
             self._looked = clock
             if desk.routes.changed():
-                await asyncio.to_thread(_refreshed, desk)
+                await asyncio.to_thread(self._refreshed, desk)
         return desk
 
     def _opened(self) -> Desk:
         """The desk, with what is published: whole before anybody asks it, however many ask first."""
         with self._opening:
-            self._desk = desk = self._desk or _refreshed(Desk(self.places))
+            self._desk = desk = self._desk or self._refreshed(Desk(self.places))
             return desk
+
+    def _refreshed(self, desk: Desk) -> Desk:
+        """The desk with what is published now, its word of what it carries out, and somebody who asks the shadows."""
+        routes = desk.routes
+        routes.refresh()
+        desk.slot.report(SlotReport(pid=0, ready=False, generations=routes.generations, troubles=routes.troubles))
+        if self._shadowing is None and any(route.traffic.shadow is not None for route in routes.by_name.values()):
+            self._shadowing = Shadowing(self.places, died=partial(tell_death, self.store)).begin()
+            weakref.finalize(self, self._shadowing.stop)
+            desk.copies = self._shadowing.copies
+        return desk
 
     @operation("POST", "/serving/experiments", needs="serving.write")
     def create_ab_test(
@@ -280,16 +294,11 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         desk, self._desk = self._desk, None
         if desk is not None:
             desk.stop()
+        shadowing, self._shadowing = self._shadowing, None
+        if shadowing is not None:
+            shadowing.stop()
         super().close()
         return _Closed()
-
-
-def _refreshed(desk: Desk) -> Desk:
-    """The desk with what is published now, and its word of what it carries out."""
-    routes = desk.routes
-    routes.refresh()
-    desk.slot.report(SlotReport(pid=0, ready=False, generations=routes.generations, troubles=routes.troubles))
-    return desk
 
 
 class _Closed:

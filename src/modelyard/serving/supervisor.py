@@ -29,6 +29,7 @@ from modelyard.serving.metrics import LatencyWindow
 from modelyard.serving.places import Places
 from modelyard.serving.scaler import SCALE_S, PublishedTargets, Scaler
 from modelyard.serving.scaling import Targets
+from modelyard.serving.shadowing import Shadowing
 from modelyard.serving.tidying import Tidier
 from modelyard.serving.vigil import HANG_S, HUNG, Death, Vigil, bury_orphans, count
 
@@ -88,6 +89,8 @@ class Serving:
             *(("--grpc", address(grpc)) if grpc is not None else ()),
             *(("--model-control",) if model_control else ()),
         ]
+        self._shadowing = Shadowing(self.places, output=output, died=died)
+        self._command += ["--copies", str(self._shadowing.written)]
         self._grpc = grpc  # keeps the port while no worker listens on it
         self._scaler = Scaler(self.places, targets, latency_ms)
         self._scaled, self._died = scaled, died
@@ -120,9 +123,15 @@ class Serving:
         with self._lock:
             return [child.process.pid for child in self._children]
 
+    @property
+    def shadow_pid(self) -> int | None:
+        """The process that asks shadows; None while there is none."""
+        return self._shadowing.pid
+
     def begin(self) -> Serving:
         """Start the workers and wait until each is ready."""
         atexit.register(self.stop)
+        self._shadowing.begin()
         self._set_size(self._scaler.least())
         self._wait_ready()
         self._keeper.start()
@@ -146,6 +155,7 @@ class Serving:
         self._tidier.stop()
         self._set_size(0)
         self._see_off()
+        self._shadowing.stop()
         self._listener.close()
         if self._grpc is not None:
             self._grpc.close()
@@ -181,7 +191,7 @@ class Serving:
         self._leaving.append(child)
 
     def _spawn(self) -> Child:
-        files = (self._listener.fileno(), self._watched)
+        files = (self._listener.fileno(), self._watched, self._shadowing.written)
         process = subprocess.Popen(
             self._command, pass_fds=files, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output
         )

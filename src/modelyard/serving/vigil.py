@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import random
 import re
@@ -21,12 +22,12 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelyard.core.errors import Damaged
 from modelyard.serving import calls
-from modelyard.serving.calls import LOAD, THREADS, UNKNOWN, Call, Vitals
+from modelyard.serving.calls import CALL, LOAD, THREADS, UNKNOWN, Call, Vitals
 from modelyard.serving.counters import FAILED, REQUESTS, SHADOW, Counters
 from modelyard.serving.places import Places, held, read, write
 from modelyard.serving.trials import LOAD_S
@@ -36,14 +37,18 @@ HANG_S = 10.0  # an event loop that has not turned for so long does not turn aga
 BEGIN_S = 120.0  # from a process's start to the first turn of its event loop
 STUCK_S = 30.0  # a model's, or all, prediction threads at calls that nobody waits for any more
 GONE_S = 10.0  # from a kill to its end
+YOUNG_S = 1.0  # a call that does not last for so long is not looked at more closely
 OOM_S = 1.0  # how often it is looked how many processes the kernel has killed for their memory
 SAMPLE_S = 0.2
 BUSY = 0.5  # the share of a processor that the thread which holds the interpreter uses at least
 CRASHED, HUNG, STUCK, ENDED, KILLED = "crashed", "hung", "stuck", "ended", "killed"
 STARVED = "out_of_memory"
-REASONS = (CRASHED, HUNG, STUCK, ENDED, KILLED, STARVED)
+SHADOWING = "shadowing"  # whatever it was that ended a process that shadows: no client has noticed
+REASONS = (CRASHED, HUNG, STUCK, ENDED, KILLED, STARVED, SHADOWING)
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 VMSTAT = Path("/proc/vmstat")
+SHADOWS = "import os; os.nice(10); from modelyard.serving.shadow_process import main; main()"  # a process that shadows
+OURS = {b"modelyard.serving.worker", SHADOWS.encode()}
 _CRASHED_THREAD = re.compile(r"Current thread 0x([0-9a-f]+)")
 log = logging.getLogger("modelyard.serving")
 
@@ -58,13 +63,25 @@ class Death:
     endpoint: str = ""
     arm: str = ""
     generation: int = 0
+    shadowed: bool = False  # whether it answered nobody, and asked shadows
 
 
 class Vigil:
-    """What one supervisor knows of the health of its workers."""
+    """What one supervisor knows of the health of its workers.
 
-    def __init__(self, places: Places, *, hang_s: float = HANG_S, vmstat: Path = VMSTAT) -> None:
-        self._places, self._hang, self._vmstat = places, hang_s, vmstat
+    With `call_s` it is of a process that shadows, a call of which may take so many seconds without those in which it waits
+    for a processor.
+    """
+
+    def __init__(
+        self, places: Places, *, hang_s: float = HANG_S, vmstat: Path = VMSTAT, call_s: float = math.inf
+    ) -> None:
+        self._places, self._hang, self._vmstat, self._call = places, hang_s, vmstat, call_s
+        self._calling: tuple[int, dict[int, int]] = (
+            0,
+            {},
+        )  # the call that goes on, and how long threads had waited before
+        self._greedy: set[int] = set()  # processes killed for the memory that they took
         self._looked = self._oom_at = time.monotonic()
         self._oom = _oom_kills(vmstat)
         self._from = 0.0  # until when nobody is judged, since this process itself was not run
@@ -94,11 +111,29 @@ class Vigil:
         for call in vitals.calls:
             if call.what[0] == LOAD and now - call.since / 1e9 > LOAD_S:
                 return Death(pid=pid, reason=STUCK, detail=f"it loads {' '.join(call.what[1:])} for {LOAD_S:g} s")
+            if call.what[0] == CALL and self._overdue(pid, call, now - call.since / 1e9):
+                return Death(pid=pid, reason=STUCK, detail=f"a call has taken longer than {self._call:g} s")
         if vitals.stuck < THREADS:
             self._stuck.pop(pid, None)
             return None
         late = now - self._stuck.setdefault(pid, now) > STUCK_S
         return Death(pid=pid, reason=STUCK, detail="no prediction thread comes back") if late else None
+
+    def _overdue(self, pid: int, call: Call, age: float) -> bool:
+        """Whether a call lasts too long, even without the time for which a thread has waited for a processor."""
+        if self._call == math.inf or age < min(YOUNG_S, self._call):
+            return False
+        waited = _waited(pid)
+        if self._calling[0] != call.since:
+            self._calling = call.since, waited
+        before = self._calling[1]
+        return age - max((nanos - before.get(one, 0) for one, nanos in waited.items()), default=0) / 1e9 > self._call
+
+    def starve(self, pid: int) -> None:
+        """Kill a process for the memory that it takes."""
+        self._greedy.add(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def kill(self, pid: int) -> None:
         """Kill a process that hangs, having looked which of its threads are busy."""
@@ -115,8 +150,13 @@ class Vigil:
         busy = self._sentenced.pop(pid, None)
         self._stuck.pop(pid, None)
         reason, detail = _reason(code, hung=busy is not None)
-        if code == -signal.SIGKILL and reason == KILLED and _oom_kills(self._vmstat) > self._oom:
+        if (
+            code == -signal.SIGKILL
+            and reason == KILLED
+            and (pid in self._greedy or _oom_kills(self._vmstat) > self._oom)
+        ):
             reason = STARVED
+        self._greedy.discard(pid)
         found = _found(self._places, pid)
         call = None
         if found is not None and reason != KILLED:
@@ -134,8 +174,9 @@ class Vigil:
                 call = None
         if found is not None and ASIDE in found[0].stem:
             _drop(found[0])
-        count(self._places, reason)
-        death = Death(pid=pid, reason=reason, detail=detail)
+        shadowed = self._call < math.inf
+        count(self._places, SHADOWING if shadowed else reason)
+        death = Death(pid=pid, reason=reason, detail=detail, shadowed=shadowed)
         return death if call is None else _of(death, self._places, call)
 
 
@@ -184,7 +225,7 @@ def _orphaned(vitals: Vitals, folder: Path) -> bool:
         command = Path(f"/proc/{vitals.pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False
-    ours = b"modelyard.serving.worker" in command and os.fsencode(folder) in command
+    ours = bool(OURS.intersection(command)) and os.fsencode(folder) in command
     return ours and _stat(vitals.pid)[1:2] not in ([], [str(vitals.parent)])
 
 
@@ -315,14 +356,7 @@ def _of(death: Death, places: Places, call: Call) -> Death:
         traffic = places.read_traffic(endpoint).traffic
         known = traffic.generation == int(generation) and int(arm) != SHADOW
         name = "shadow" if int(arm) == SHADOW else traffic.arms[int(arm)].name if known else f"arm {arm}"
-        return Death(
-            pid=death.pid,
-            reason=death.reason,
-            detail=death.detail,
-            endpoint=endpoint,
-            arm=name,
-            generation=int(generation),
-        )
+        return replace(death, endpoint=endpoint, arm=name, generation=int(generation))
     return death
 
 
@@ -337,10 +371,19 @@ def _oom_kills(vmstat: Path) -> int:
 
 def _processor(pid: int) -> dict[int, int]:
     """The ticks of processor time that each thread of a process has used."""
-    used = {}
+    return {one: int(fields[11]) + int(fields[12]) for one, fields in _threads(pid, "stat").items()}
+
+
+def _waited(pid: int) -> dict[int, int]:
+    """The nanoseconds for which each thread of a process has waited for a processor, as far as the kernel tells."""
+    return {one: int(fields[1]) for one, fields in _threads(pid, "schedstat").items()}
+
+
+def _threads(pid: int, what: str) -> dict[int, list[str]]:
+    """What the kernel says of each thread of a process, after its name."""
+    found = {}
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
-                fields = (task / "stat").read_text().rpartition(")")[2].split()
-                used[int(task.name)] = int(fields[11]) + int(fields[12])
-    return used
+                found[int(task.name)] = (task / what).read_text().rpartition(")")[2].split()
+    return found

@@ -27,6 +27,7 @@ import uvloop
 from modelyard.core import plugins
 from modelyard.core.errors import MissingExtra
 from modelyard.serving import guard
+from modelyard.serving.copies import Copies
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Connection, Hub
 from modelyard.serving.lasting import repeat
@@ -49,8 +50,11 @@ log = logging.getLogger("modelyard.serving")
 class Worker:
     """Accepts, watches what is published, and drains when told to."""
 
-    def __init__(self, places: Places, listener: socket.socket, *, grpc: str = "", model_control: bool = False) -> None:
+    def __init__(
+        self, places: Places, listener: socket.socket, *, copies: int = -1, grpc: str = "", model_control: bool = False
+    ) -> None:
         self.desk = Desk(places)
+        self.desk.copies = Copies(copies)
         metrics = RequestMetrics(places, self.desk.slot.number)
         self.plane = Plane(self.desk, metrics, model_control=model_control)
         self.grpc = plugins.load("protocol", "grpc")(self.plane, grpc) if grpc else None
@@ -312,6 +316,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--parent", type=int, default=-1)
+    parser.add_argument("--copies", type=int, default=-1)
     parser.add_argument("--place", default="")
     parser.add_argument("--report", default="")
     parser.add_argument("--grpc", default="", help="HOST:PORT of the gRPC service, which all workers share")
@@ -330,7 +335,8 @@ def main(arguments: list[str]) -> None:
         reporter.start()
 
     async def serve() -> None:
-        await Worker(places, listener, grpc=given.grpc, model_control=given.model_control).run(given.parent)
+        worker = Worker(places, listener, copies=given.copies, grpc=given.grpc, model_control=given.model_control)
+        await worker.run(given.parent)
 
     uvloop.run(serve())
     if reporter is not None:
