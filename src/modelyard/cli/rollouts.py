@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,18 +16,22 @@ from cyclopts import App, Parameter
 from modelyard.cli.derive import FORMAT, YARD, call, secret_of
 from modelyard.cli.output import show
 from modelyard.core.canonical import dumps, plain
-from modelyard.core.errors import Invalid
+from modelyard.core.errors import Invalid, Unavailable
 from modelyard.core.instants import SYSTEM_CLOCK, as_utc
 from modelyard.core.operations import operations
 from modelyard.settings import Setting, settings
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
 
 ENDED = ("completed", "rolled_back", "aborted")
 SILENT_S = 5.0  # a controller looks twice a second
 REPEAT_S = 30.0  # without a terminal, a line is repeated after so long though nothing but counts has changed
 WIDE = 24  # characters of a bar
+DROPPED = ("p50 ms", "version", "p99 ms", "req/s", "weight", "error rate")  # on a narrow terminal, in this order
+HISTORY, ABOVE = 5, 18  # the last entries of the history, and the lines above them
 
 Ask = Callable[[str], Any]
 Seen = Mapping[str, Any]
@@ -62,7 +67,9 @@ def apply(
         if (found["format"].value or ("table" if sys.stdout.isatty() else "json")) == "json":
             show(difference, "json")
         return int(difference["verdict"] == "refused")
-    show(call(known["apply"], values, found), found["format"].value)
+    applied = plain(call(known["apply"], values, found))
+    show(applied, found["format"].value)
+    sys.stderr.write(f"Watch it: modelyard deployment watch {applied['deployment_id']}\n")
     return 0
 
 
@@ -99,12 +106,17 @@ def watch(
         raise Invalid("A rollout is watched as table or json. Its history as csv: modelyard deployment history ID")
     with _asking(found, deployment_id) as ask:
         if chosen == "json":
-            last = _as_json(ask, interval)
-        elif chosen == "table" and sys.stdout.isatty():
-            last = _as_picture(ask, interval)
+            last = _as_json(_looks(ask, interval))
+        elif chosen == "table" and _draws():
+            last = _as_picture(_looks(ask, interval, "history"))
         else:
-            last = _as_lines(ask, interval)
+            last = _as_lines(_looks(ask, interval))
     return int(last["status"] != "completed")
+
+
+def _draws() -> bool:
+    """Whether what has been written can be drawn over."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 @contextmanager
@@ -122,51 +134,57 @@ def _asking(found: Mapping[str, Setting], deployment_id: str) -> Iterator[Ask]:
         yield lambda verb: plain(getattr(yard.deployments, verb)(deployment_id))
 
 
-def _seen(ask: Ask) -> dict[str, Any]:
-    """What there is to show now."""
-    return {**ask("get_deployment"), "look": ask("look")}
+def _looks(ask: Ask, interval: float, *beside: str) -> Iterator[Seen]:
+    """What there is to show, look after look, until the rollout has ended.
+
+    Who watches is not sent away when the server is started anew: after the first look an outage is told, and waited out.
+    """
+    now: dict[str, Any] = {}
+    while now.get("status") not in ENDED:
+        if now:
+            time.sleep(interval)
+        try:
+            now = {**ask("get_deployment"), "look": ask("look"), **{verb: ask(verb) for verb in beside}}
+        except Unavailable as error:
+            if not now:
+                raise
+            now = {**now, "outage": str(error)}
+        yield now
 
 
-def _as_json(ask: Ask, interval: float) -> Seen:
-    before: Any = None
-    while True:
-        now = _seen(ask)
-        if now != before:
-            sys.stdout.write(dumps(now) + "\n")
+def _as_json(looks: Iterator[Seen]) -> Seen:
+    now: Seen = {}
+    for seen in looks:
+        if seen != now:
+            sys.stdout.write(dumps(seen) + "\n")
             sys.stdout.flush()
-        if now["status"] in ENDED:
-            return now
-        before = now
-        time.sleep(interval)
+        now = seen
+    return now
 
 
-def _as_lines(ask: Ask, interval: float) -> Seen:
+def _as_lines(looks: Iterator[Seen]) -> Seen:
+    now: Seen = {}
     said, at = ("", ""), -math.inf
-    while True:
-        now = _seen(ask)
+    for now in looks:
         kind = (f"{now['status']} {now['step']}", waits_for(now).partition(":")[0])
         if kind != said or time.monotonic() - at >= REPEAT_S:
             sys.stdout.write(line(now) + "\n")
             sys.stdout.flush()
             said, at = kind, time.monotonic()
-        if now["status"] in ENDED:
-            return now
-        time.sleep(interval)
+    return now
 
 
-def _as_picture(ask: Ask, interval: float) -> Seen:
+def _as_picture(looks: Iterator[Seen]) -> Seen:
     from rich.console import Console
     from rich.live import Live
 
-    before: Seen | None = None
-    with Live(console=Console(highlight=False), auto_refresh=False) as live:
-        while True:
-            now = _seen(ask)
-            live.update(picture(now, before, ask("history")), refresh=True)
-            if now["status"] in ENDED:
-                return now
-            before = now
-            time.sleep(interval)
+    now: Seen = {}
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False) as live:
+        for seen in looks:
+            live.update(picture(seen, now, console.width, console.height), refresh=True)
+            now = seen
+    return now
 
 
 def line(now: Seen) -> str:
@@ -191,6 +209,8 @@ def waits_for(now: Seen) -> str:
     """What it waits for, or how it ended."""
     if now["status"] in ENDED:
         return str(now["reason"])
+    if now.get("outage"):
+        return f"not seen any more: {now['outage']}"
     reasons = now["look"].get("reasons") or ["nothing was decided yet"]
     if not now["look"].get("at"):
         return "waits for the first look"
@@ -201,34 +221,86 @@ def waits_for(now: Seen) -> str:
     return told
 
 
-def picture(now: Seen, before: Seen | None, history: list[Seen]) -> Group:
-    """A screen of it."""
+def picture(now: Seen, before: Seen, width: int = 120, height: int = 30) -> Group:
+    """A screen of it. What it waits for stands above, for a small screen is cut below."""
     from rich.console import Group
-    from rich.table import Table
+    from rich.text import Text
+
+    command: tuple[Text, ...] = ()
+    if now["status"] == "waiting":  # on a line of its own, to be copied
+        command = (Text(f"modelyard deployment promote {now['deployment_id']} --step {now['step']}", no_wrap=True),)
+    told = [Text(_entry(one), "dim", no_wrap=True, overflow="ellipsis") for one in now.get("history", [])]
+    last = told[-max(1, min(HISTORY, height - ABOVE)) :]
+    state = Text(f"ended: {now['reason']}" if now["status"] in ENDED else waits_for(now))
+    return Group(
+        _head(now),
+        _track(now),
+        Text(),
+        state,
+        *command,
+        Text(),
+        _arms(now, before, width),
+        Text(),
+        _facts(now),
+        Text(),
+        *last,
+    )
+
+
+def _head(now: Seen) -> Text:
     from rich.text import Text
 
     colour = {"completed": "green", "rolled_back": "red", "aborted": "yellow", "waiting": "yellow"}.get(
         now["status"], "cyan"
     )
-    head = Text.assemble(
+    return Text.assemble(
         (f"{now['endpoint']}  ", "bold"),
         f"{now['baseline'] or '-'} -> {now['model_version']}  {now['strategy']}  ",
         (now["status"].replace("_", " "), f"bold {colour}"),
         (f"  {now['deployment_id']}", "dim"),
     )
+
+
+def _arms(now: Seen, before: Seen, width: int) -> Table:
+    """What each arm did, in as many columns as fit."""
+    from rich.table import Table
+
+    rows = list(_rows(now, before))
     table = Table(header_style="bold", box=None, pad_edge=False)
-    names = ("arm", "version", "weight", "requests", "req/s", "errors", "error rate", "p50 ms", "p95 ms", "p99 ms")
+    names = _fitting(rows, width)
     for name in names:
         table.add_column(name, justify="left" if name in ("arm", "version") else "right", no_wrap=True)
-    for row in _rows(now, before):
-        table.add_row(*row)
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table
+
+
+def _fitting(rows: list[dict[str, str]], width: int) -> list[str]:
+    """The names of the columns that stand whole side by side; without rows none.
+
+    >>> row = {"arm": "canary", "requests": "1,000", "errors": "0", "p50 ms": "1.25"}
+    >>> _fitting([row], 80), _fitting([row], 25)
+    (['arm', 'requests', 'errors', 'p50 ms'], ['arm', 'requests', 'errors'])
+    """
+    names = list(rows[0]) if rows else []
+    for gone in DROPPED:
+        wanted = sum(max(len(name), *(len(row[name]) for row in rows)) + 2 for name in names) - 2
+        if wanted <= width:
+            break
+        names = [name for name in names if name != gone]
+    return names
+
+
+def _facts(now: Seen) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, fact in _facts(now):
+    for name, fact in _known(now):
         facts.add_row(Text(name, "bold"), Text(fact))
-    told = [Text(_entry(one), "dim", no_wrap=True, overflow="ellipsis") for one in history[-5:]]
-    return Group(head, _track(now), Text(), table, Text(), facts, Text(), *told)
+    return facts
 
 
 def _entry(one: Seen) -> str:
@@ -250,37 +322,35 @@ def _track(now: Seen) -> Any:
     return parts
 
 
-def _rows(now: Seen, before: Seen | None) -> Iterator[tuple[str, ...]]:
+def _rows(now: Seen, before: Seen) -> Iterator[dict[str, str]]:
     look = now["look"]
     for name, arm in look.get("arms", {}).items():
-        rate = _per_second(look, before["look"] if before else {}, name)
-        errors, parts = f"{arm['errors']:,}", [_ms(arm[f"{q}_ms"], "") for q in ("p50", "p95", "p99")]
-        yield (
-            name,
-            arm["version"],
-            _percent(arm["weight"]),
-            f"{arm['requests']:,}",
-            rate,
-            errors,
-            _percent(arm["error_rate"]),
-            *parts,
-        )
+        yield {
+            "arm": name,
+            "version": arm["version"],
+            "weight": _percent(arm["weight"]),
+            "requests": f"{arm['requests']:,}",
+            "req/s": _per_second(look, before.get("look", {}), name),
+            "errors": f"{arm['errors']:,}",
+            "error rate": _percent(arm["error_rate"]),
+            **{f"{q} ms": _ms(arm[f"{q}_ms"], "") for q in ("p50", "p95", "p99")},
+        }
     shadow = look.get("shadow")
     if shadow:
-        parts = [_ms(shadow[f"{q}_ms"], "") for q in ("p50", "p95", "p99")]
-        yield (
-            "shadow",
-            shadow["version"],
-            "copies",
-            f"{shadow['compared']:,}",
-            "",
-            f"{shadow['errors']:,}",
-            "",
-            *parts,
-        )
+        yield {
+            "arm": "shadow",
+            "version": shadow["version"],
+            "weight": "copies",
+            "requests": f"{shadow['compared']:,}",
+            "req/s": "",
+            "errors": f"{shadow['errors']:,}",
+            "error rate": "",
+            **{f"{q} ms": _ms(shadow[f"{q}_ms"], "") for q in ("p50", "p95", "p99")},
+        }
 
 
-def _facts(now: Seen) -> Iterator[tuple[str, str]]:
+def _known(now: Seen) -> Iterator[tuple[str, str]]:
+    """What is known, and by whom."""
     for one in _evidence(now):
         name = "evidence against it" if one["name"].startswith("rollback") else "late fault"
         part = max(0.0, min(1.0, one["value"] / one["details"]["threshold"]))
@@ -300,13 +370,7 @@ def _facts(now: Seen) -> Iterator[tuple[str, str]]:
         told += f"95 % of them within {near:g}; " if near is not None else ""
         told += f"{shadow['dropped']:,} dropped"
         yield "shadow", told
-    if now["status"] in ENDED:
-        yield "ended", str(now["reason"])
-        return
-    yield "now", waits_for(now)
-    if now["status"] == "waiting":
-        yield "to let it pass", f"modelyard deployment promote {now['deployment_id']} --step {now['step']}"
-    if now["look"].get("at"):
+    if now["look"].get("at") and now["status"] not in ENDED:
         who = now["look"]["controller"] or "somebody without a lease"
         yield "controller", f"{who}, {_age(now):.0f} s ago"
 

@@ -70,8 +70,15 @@ def left(work: Work, rollout: Rollout, seen: TrafficCounts | None) -> tuple[Prog
     measured = tuple(Measurement(**data) for data in told["measurements"])
     standing = Decision(verdict=Verdict(told["verdict"]), reasons=tuple(told["reasons"]), measurements=measured)
     kept = store.progress_from(dumps(told["left"]))
-    carried = {"latency_ms": kept.latency_ms, "carried": kept.carried, "canary_requests": kept.canary_requests}
-    return replace(rollout.progress, **carried, held="", stuck_since=None), standing
+    progress = replace(
+        rollout.progress,
+        latency_ms=kept.latency_ms,
+        carried=kept.carried,
+        canary_requests=kept.canary_requests,
+        held="",
+        stuck_since=None,
+    )
+    return progress, standing
 
 
 def described(rollout: Rollout, seen: TrafficCounts, decision: Decision) -> dict[str, Any]:
