@@ -72,16 +72,51 @@ def test_a_unit_counts_once_of_each_kind_in_all_processes(tmp_path: Path) -> Non
     unit, guard = unit_hash("", "u1"), Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p95": 2.0, "p99": 4.0})
     assert one.outcome(1, unit, failed=True)
     assert not other.outcome(1, unit, failed=True)
-    assert other.outcome(1, unit, failed=False, above=[0, 1])  # its first slow answer, though not its first answer
-    assert not one.outcome(1, unit, failed=False, above=[0, 1])
-    assert one.outcome(1, unit, failed=False, above=[0, 1, 2])
+    assert not other.outcome(1, unit, failed=False, above=[0, 1, 2])  # not its first answer
     assert not one.outcome(1, unit_hash("", "u2"), failed=False)
+    assert one.outcome(1, unit_hash("", "u3"), failed=False, above=[0, 1])
+    assert one.outcome(1, unit_hash("", "u3"), failed=True)  # its first failure
     found = Counters(tmp_path / "c.bin").outcomes(1, 0, guard)
-    assert found["errors"] == ((1,), (0,))
-    assert found["answers"] == ((1, 0, 1), (0, 0, 0))  # u2 below p95, u1 failed
-    assert found["p95"] == found["p99"] == ((1,), (0,))
+    assert found.now["errors"] == ((2,), (0,))
+    assert found.now["answers"] == ((1, 1, 1), (0, 0, 0))  # u2 below p95, u3 below p99, u1 failed
+    assert found.alone == {"errors": ((0,), (0,)), "answers": ((0, 0, 0), (0, 0, 0))}
+    assert not found.rounds.any()  # none has begun
     arm = Counters(tmp_path / "c.bin").merged(TRAFFIC).arms["canary"]
-    assert (arm.units, arm.errors, arm.slower) == (2, 1, {"p95": 0})
+    assert (arm.units, arm.errors, arm.slower) == (3, 2, {"p95": 1})
+
+
+def test_what_lies_above_the_hard_limit_is_counted_once_a_unit_of_both_arms(tmp_path: Path) -> None:
+    counters = Counters(tmp_path / "c.bin", 0)
+    assert TRAFFIC.guard is not None
+    limited = replace(TRAFFIC, guard=replace(TRAFFIC.guard, latency_limit_ms=9.0))
+    for arm, unit, above in ((0, 1, [1, 3]), (0, 1, [1, 3]), (0, 2, []), (1, None, [0, 1, 2, 3]), (1, None, [0])):
+        counters.outcome(arm, unit, failed=False, above=above)
+    arms = counters.merged(limited).arms
+    assert arms["baseline"].slower == {"p95": 1, "limit": 1}
+    assert arms["canary"].slower == {"p95": 1, "limit": 1}
+    assert (arms["baseline"].units, arms["canary"].units) == (2, 2)
+
+
+def test_a_round_counts_what_each_unit_does_first_since_it_began(tmp_path: Path) -> None:
+    one, other = Counters(tmp_path / "c.bin", 0), Counters(tmp_path / "c.bin", 1)
+    guard = Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p95": 2.0})
+
+    def counted(series: int) -> list[int]:
+        return one.outcomes(1, 0, guard).rounds[series, 0].tolist()  # type: ignore[no-any-return]
+
+    one.outcome(1, 7, failed=True)
+    one.forget(0)
+    assert other.outcome(1, 7, failed=True)  # again, but the first time in the round
+    assert not other.outcome(1, 7, failed=True)
+    assert not one.outcome(1, None, failed=False)  # no unit
+    one.outcome(1, 8, failed=False, above=[0, 1])
+    assert counted(0) == [2, 1, 1, 0, 1, 1]
+    one.forget(0)
+    one.forget(5)
+    other.outcome(1, 7, failed=False)
+    assert counted(0) == [3, 1, 1, 0, 1, 1]
+    assert counted(5) == [1, 0, 0, 0, 0, 0]
+    assert not one.outcomes(1, 0, guard).rounds[[1, 2, 3, 4, 6, 7]].any()
 
 
 def test_requests_without_a_unit_each_count_by_how_slow_they_are(tmp_path: Path) -> None:
@@ -90,7 +125,7 @@ def test_requests_without_a_unit_each_count_by_how_slow_they_are(tmp_path: Path)
     for above in ([], [], [0], [0, 1], [0, 1, 2], [0, 1, 2]):
         counters.outcome(1, None, failed=False, above=above)
     counters.outcome(0, None, failed=True)
-    assert counters.outcomes(1, 0, guard)["answers"] == ((2, 1, 1, 2), (0, 0, 0, 1))
+    assert counters.outcomes(1, 0, guard).now["answers"] == ((2, 1, 1, 2), (0, 0, 0, 1))
 
 
 def test_a_new_generation_of_a_rollout_remembers_which_units_were_evidence(tmp_path: Path) -> None:

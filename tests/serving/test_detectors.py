@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,8 +20,8 @@ from modelyard.serving import ModelServer, detectors, guard
 from modelyard.serving.counters import Counters
 from modelyard.serving.desk import Desk
 from modelyard.stats.detector import Detector
-from modelyard.stats.eprocess import RATES, log_wealth
-from modelyard.stats.rollback import State, events_of
+from modelyard.stats.eprocess import RATES, log_e_value, log_wealth
+from modelyard.stats.rollback import State, events_of, strongest
 
 ERRORS = Guard(rollout_id="r", step=0, share=0.1)
 ALL = Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p50": 1.0, "p95": 2.0, "p99": 4.0})
@@ -64,7 +68,7 @@ def test_processes_that_look_at_once_tell_the_detectors_each_outcome_once(tmp_pa
     assert [looker.wait() for looker in lookers] == [0, 0, 0]
     counters = Counters(path)
     detectors.judged_now(counters, 1, 0, ALL)
-    counts = counters.outcomes(1, 0, ALL)
+    counts = counters.outcomes(1, 0, ALL).alone
     for test, (new, old) in counts.items():
         assert late(counters, ALL, test).events == new[-1] + old[-1]
     assert sum(map(sum, counts["answers"])) == 1200
@@ -107,6 +111,80 @@ def test_a_next_step_goes_on_with_the_detectors_of_the_one_before(tmp_path: Path
     before = State.of(carried["errors"])
     assert after.late == before.late.after(log_wealth(RATES, (1,), (0,), 0.5), 1)
     assert after.logs == pytest.approx(np.add(before.logs, log_wealth(RATES, (1,), (0,), 0.5)))
+
+
+def times(users: int, asked: int, seed: int) -> Iterator[tuple[int, float]]:
+    """Which user asks, and how the answer would lie in the baseline's law of latencies, round by round."""
+    random = np.random.default_rng(seed)
+    for _ in range(asked):
+        yield from zip(random.permutation(users).tolist(), random.random(users).tolist(), strict=True)
+
+
+def test_users_who_come_again_and_again_do_not_make_an_equal_canary_look_bad_late(tmp_path: Path) -> None:
+    """Nearly all have at some time been slower than p95, on the canary later, for it is granted half as much again."""
+    counters = Counters(tmp_path / "c.bin", 0)
+    canary = np.random.default_rng(5).random(1200) < 0.2
+    law = NormalDist()
+    limits = {arm: [law.cdf(law.inv_cdf(q) + arm * math.log(1.5) / 0.8) for q in (0.5, 0.95, 0.99)] for arm in (0, 1)}
+    given = replace(ALL, share=0.2)
+    for number, (user, place) in enumerate(times(1200, 80, 6)):
+        arm = int(canary[user])
+        above = [which for which, limit in enumerate(limits[arm]) if place > limit]
+        counters.outcome(arm, user, failed=False, above=above)
+        if number % 1200 == 0:
+            detectors.begin_rounds(counters, 1, 0, given, number / 1200 * 10)
+            assert strongest(detectors.judged_now(counters, 1, 0, given))[0] < math.log(1000)
+
+
+@pytest.mark.parametrize(("slower", "failing"), [(2.0, 0.0), (1.0, 0.2)])
+def test_a_fault_that_starts_when_every_user_has_been_met_is_found(
+    tmp_path: Path, slower: float, failing: float
+) -> None:
+    counters = Counters(tmp_path / "c.bin", 0)
+    random, law, given = np.random.default_rng(7), NormalDist(), replace(ALL, share=0.2)
+    canary = random.random(1200) < 0.2
+    limits = [[law.inv_cdf(q) - shift for q in (0.5, 0.95, 0.99)] for shift in (0.0, math.log(slower) / 0.8)]
+    found = None
+    for second in range(0, 400, 10):  # all ask once in ten seconds
+        detectors.begin_rounds(counters, 1, 0, given, second)
+        for user in range(1200):
+            bad = canary[user] and second >= 300
+            failed = bool(random.random() < (failing if bad else 0.002))
+            z = random.standard_normal()
+            above = [] if failed else [place for place, limit in enumerate(limits[int(bad)]) if z > limit]
+            counters.outcome(int(canary[user]), user, failed=failed, above=above)
+        log_e, metric = strongest(detectors.judged_now(counters, 1, 0, given))
+        if log_e >= math.log(1000):
+            found = second, metric
+            break
+    assert found is not None
+    assert 300 <= found[0] <= 330
+    assert found[1] == ("latency" if failing == 0 else "errors")
+
+
+def test_late_faults_are_looked_for_by_one_where_others_have_only_some_of_the_counts(tmp_path: Path) -> None:
+    counters = Counters(tmp_path / "c.bin", 0)
+    counters.follow()
+    for _ in range(30):
+        counters.outcome(1, None, failed=True)
+        tests = detectors.judged_now(counters, 1, 0, ERRORS)
+    detectors.begin_rounds(counters, 1, 0, ERRORS, 1000)
+    state = State.of(tests["errors"])
+    assert state.logs == pytest.approx(log_wealth(RATES, (30,), (0,), 0.1))
+    assert state.late == State.of(()).late
+    assert counters.version == 0
+
+
+def test_rounds_go_on_counting_in_the_next_step_and_a_restart(tmp_path: Path) -> None:
+    first, second = Counters(tmp_path / "1.bin", 0), Counters(tmp_path / "2.bin", 0)
+    detectors.begin_rounds(first, 1, 0, ERRORS, 100.0)
+    first.outcome(1, 3, failed=True)
+    carried = detectors.tests_of(Counters(tmp_path / "1.bin", 0), 1, 0, ERRORS)
+    assert carried["errors_lately"][:2] == (3, pytest.approx(log_e_value(1, 0, 0.1)))
+    wider = replace(ERRORS, step=1, share=0.5, carried=carried)
+    assert detectors.tests_of(second, 1, 0, wider)["errors_lately"] == carried["errors_lately"]  # none has begun here
+    detectors.begin_rounds(second, 1, 0, wider, 31.0)
+    assert detectors.tests_of(second, 1, 0, wider)["errors_lately"][:4] == (4, 0.0, 4, 0.0)
 
 
 def test_a_fault_after_a_long_clean_time_goes_back_by_the_guard_alone(server: ModelServer, tools: Any) -> None:

@@ -235,7 +235,7 @@ def test_a_guard_judges_what_all_nodes_have_counted(server: ModelServer, head: H
         assert server.trips()
         (trip,) = server.trips()
         together = trip.counts.arms["canary"].errors
-        alone = [int(process.desk.routes.by_name["e"].counters.row(0)[1, 1]) for process in processes]
+        alone = [int(process.desk.routes.by_name["e"].counters.row(0)[1, counters.BAD]) for process in processes]
         assert max(alone) < together  # what decided was not one process's own
         await until(lambda: all(process.desk.routes.by_name["e"].counters.tripped for process in processes))
         for process in processes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BASELINE, CANARY = "baseline", "canary"
+LATENCY_LIMIT = "limit"  # what `ArmCounts.slower` calls answers above `Guard.latency_limit_ms`
 PREVIOUS = "previous"  # the last arm of some: kept in memory for a way back, where it can still be loaded
 DISTANCES = (0.0, 1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # upper ends that a shadow's are counted by
 
@@ -32,6 +33,7 @@ class Guard:
     quantile times 1 + `latency_margin`. Under 'no worse than the baseline, and slower by the margin at most' it falls
     on the canary with a probability of at most `share`, so the e-values of stats.eprocess hold at any look.
     `carried` holds the tests of earlier steps (stats.rollback); `latency_ms` the frozen baseline quantiles.
+    Of answers above `latency_limit_ms` no more is made here than a count, of both arms.
     """
 
     rollout_id: str
@@ -41,6 +43,7 @@ class Guard:
     warmup: int = 0
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # for example {"p50": 2.1, "p95": 4.0, "p99": 9.2}
     latency_margin: float = 0.0
+    latency_limit_ms: float | None = None
     carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
@@ -64,8 +67,8 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmCounts:
-    """What one arm did in one generation. `slower` counts answers above each frozen quantile of the guard;
-    `latency` is a log-bucket histogram in microseconds (stats.sketch).
+    """What one arm did in one generation. `slower` counts answers above each frozen quantile of the guard,
+    and above its hard limit; `latency` is a log-bucket histogram in microseconds (stats.sketch).
 
     With a guard, `units` are what `errors` and `slower` are counted of, after the warm-up: each request that has no
     unit, and each unit once, however often it comes, fails or waits. None where nobody counted them: then of requests.

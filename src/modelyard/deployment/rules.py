@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.instants import Instant
@@ -25,14 +26,7 @@ from modelyard.deployment.rollouts import (
     Rollout,
 )
 from modelyard.stats import rollback
-from modelyard.stats.rollback import (
-    ERRORS,
-    P95,
-    P99,
-    log_evidence,
-    strongest,
-    up_to_now,
-)
+from modelyard.stats.rollback import ANSWERS, ERRORS, log_evidence, strongest, up_to_now
 from modelyard.stats.sequential import lower_rate, rate_difference, upper_rate
 from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
@@ -112,16 +106,23 @@ def baseline(seen: TrafficCounts) -> ArmCounts:
 def tests_now(rollout: Rollout, seen: TrafficCounts) -> dict[str, tuple[float, ...]]:
     """The rollback tests up to now, those of earlier steps included: the serving guard's own where it has counted.
 
-    Of counts that somebody else brings, errors and each quantile's exceedances are judged, by the tests for units.
+    Counts that somebody else brings are judged by what they tell: errors, and answers above the frozen quantiles.
     """
-    if seen.tests or not 0 < rollout.now_at.share < 1:
+    share = rollout.now_at.share
+    if seen.tests or not 0 < share < 1:
         return dict(seen.tests or rollout.progress.carried)
     new, old = canary(seen), baseline(seen)
-    counts = {ERRORS: ((new.errors,), (old.errors,))}
-    for name in (P95, P99):
-        if name in rollout.progress.latency_ms:
-            counts[name] = ((new.slower.get(name, 0),), (old.slower.get(name, 0),))
-    return up_to_now(rollout.progress.carried, counts, rollout.now_at.share, ())
+    counts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {ERRORS: ((new.errors,), (old.errors,))}
+    names = tuple(name for name in QUANTILES if name in rollout.progress.latency_ms and name in new.slower)
+    if names:
+        counts[ANSWERS] = _levels(new, names), _levels(old, names)
+    return up_to_now(rollout.progress.carried, counts, share, names)
+
+
+def _levels(arm: ArmCounts, names: tuple[str, ...]) -> tuple[int, ...]:
+    """How many answers lie between the quantiles, best first; last are the slowest and the failed."""
+    above = [arm.requests, *(min(arm.requests, arm.slower.get(name, 0) + arm.errors) for name in names), 0]
+    return tuple(max(0, more - fewer) for more, fewer in pairwise(above))
 
 
 def left_step(rollout: Rollout, seen: TrafficCounts) -> Progress:
@@ -333,15 +334,15 @@ def _latency(rollout: Rollout, seen: TrafficCounts) -> tuple[Measurement | None,
     exceeded by the canary's quantile at that level if P(canary > (1 + margin) t) <= P(baseline > t). A shared slowdown
     moves both sides.
     """
-    frozen, margin = rollout.progress.latency_ms.get(P95), rollout.terms.latency_margin
+    frozen, margin = rollout.progress.latency_ms.get("p95"), rollout.terms.latency_margin
     new, old = _counted(rollout, seen)
     if frozen is None:
         measured = sum(old.latency.values())
         told = f"baseline latency not frozen yet: {min(measured, FREEZE_AT)} of {FREEZE_AT} answers"
         return None, told if measured else ""
-    if P95 not in new.slower or P95 not in old.slower or not new.requests or not old.requests:
+    if "p95" not in new.slower or "p95" not in old.slower or not new.requests or not old.requests:
         return None, "latency not measured: the arms have no counts above the frozen p95 for this step"
-    (above, n), (base, m) = (new.slower[P95], new.requests), (old.slower[P95], old.requests)
+    (above, n), (base, m) = (new.slower["p95"], new.requests), (old.slower["p95"], old.requests)
     limit = frozen * (1 + margin)
     high = upper_rate(above, n, 0.8 * PROMOTION_ALPHA) - lower_rate(base, m, 0.2 * PROMOTION_ALPHA)
     found = Measurement(

@@ -1,10 +1,10 @@
 """Counts of one generation of an endpoint, in a file that all serving processes map: one slot a process, one writer a slot.
 
-Layout, in 64-bit words: a header (magic, tripped, warmed up, version of the detectors), 64 words that say which slots were
-ever used, twice 64 for the detectors (serving.detectors); then for each slot the arms and the shadow, 1,024 words each: 16
-counts and a latency histogram (stats.sketch, clipped at the top, which is 9.9 minutes). After them one byte for each of
-2^22 unit hashes marks what has been counted of a unit. Counts only grow, and a process that dies leaves its own behind, so
-that a merge needs no lock and loses nothing.
+Layout, in 64-bit words: a header (see the constants), 64 words that say which slots were ever used, twice 136 for what runs
+late (serving.detectors); then for each slot the arms and the shadow, 1,080 words each: 72 counts and a latency histogram
+(stats.sketch, clipped at the top, which is 9.9 minutes). After them three bytes for each of 2^22 unit hashes mark what has
+been counted of a unit. Counts only grow, and a process that dies leaves its own behind, so that a merge needs no lock and
+loses nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,26 +24,46 @@ import numpy as np
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import DISTANCES, ArmCounts, Guard, ShadowCounts, Traffic, TrafficCounts
 from modelyard.serving.places import MAX_SLOTS, Places
-from modelyard.serving.rules import MAX_ARMS, QUANTILES, quantiles_of
-from modelyard.stats.rollback import ANSWERS, ERRORS, P95, P99
+from modelyard.serving.rules import MAX_ARMS, QUANTILES, quantiles_of, slower_of
+from modelyard.stats.rollback import ANSWERS, ERRORS, Counts
+from modelyard.stats.rounds import SERIES
 from modelyard.stats.sketch import bucket
 
-MAGIC = 0x6D796172_64000002  # "myard", layout 2
-WORD, HEADER, ROW, HEAD = 8, 256, 1024, 16
-TRIPPED, WARM, VERSION, USED, STATES, STATE = 1, 2, 3, 64, 128, 64
-# An arm's counts of a guarded generation. Evidence, once in the rollout: failures, and units' first answers above p95 and
-# p99; of requests without a unit and units' first requests: how many, above p50, p95 and p99, and failed. Once in the
-# generation: units (and requests without one), those that failed, and those whose first answer was above p50, p95 and p99.
-REQUESTS, FAILED_EVER, SLOW_EVER, UNITS, BAD, SLOWER, MET, ABOVE, MET_FAILED = 0, 1, 2, 4, 5, 6, 9, 10, 13
-EVER_FAILED, EVER_MET, HERE_MET, HERE_FAILED = 1, 1 << 3, 1 << 4, 1 << 5  # of a unit's byte; 1 << 1, 1 << 2: p95, p99
-EVER, EVIDENCE = 0b1111, 0b0111  # what counts once in the rollout, and of that what is never good
+MAGIC = 0x6D796172_64000003  # "myard", layout 3
+WORD, HEADER, ROW, HEAD = 8, 400, 1080, 72
+# The header: MAGIC, whether a guard has tripped, whether the warm-up is over, the version of what runs late, when the
+# file was made (microseconds since 1970), which series of rounds run (bits), whether others look for late faults.
+TRIPPED, WARM, VERSION, BORN, RUNNING, LED, USED, STATES, STATE = 1, 2, 3, 4, 5, 6, 64, 128, 136
+# An arm's counts: requests; then of a guarded generation units (and requests without one), those that failed, and those
+# whose first answer was above p50, p95, p99 and the hard limit. After them blocks of what the guard's tests judge: of
+# requests without a unit, of units in the rollout, and of units in the last round of each series. A block is: answers
+# (of units first ones), those above p50, p95 and p99, those that failed, and units that failed at any time.
+REQUESTS, UNITS, BAD, SLOWER, ALONE, EVER, ROUNDS = 0, 1, 2, 3, 7, 13, 19
+MET, ABOVE, MET_FAILED, FAILED_EVER, BLOCK = 0, 1, 4, 5, 6
+LIMIT = len(QUANTILES)  # the place of the hard limit among what an answer may be above
+EVER_FAILED, EVER_MET, HERE_MET, HERE_FAILED = 1, 1 << 3, 1 << 4, 1 << 5  # of a unit's first byte
+ONCE = EVER_FAILED | EVER_MET  # what counts once in the rollout
 COMPARED, AGREED, FAILED, DROPPED, APART = 0, 1, 2, 3, 4  # the shadow's counts; APART is the first of its distances'
 SHADOW = MAX_ARMS
 SLOT = (MAX_ARMS + 1) * ROW
 SEEN = (HEADER + MAX_SLOTS * SLOT) * WORD
 PLACES = 1 << 22
-SIZE = SEEN + PLACES
+MET_LATELY, FAILED_LATELY = SEEN + PLACES, SEEN + 2 * PLACES  # bytes with a bit for each series of rounds
+SIZE = SEEN + 3 * PLACES
 TOP = ROW - HEAD - 1
+assert ROUNDS + len(SERIES) * BLOCK <= HEAD
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What the guard judges: all evidence, that of requests without a unit, and sums of units in rounds.
+
+    `rounds` has the shape (series, canary and baseline, BLOCK), since the file was made.
+    """
+
+    now: Counts
+    alone: Counts
+    rounds: np.ndarray
 
 
 class Counters:
@@ -108,42 +129,73 @@ class Counters:
         A unit, by its hash, counts once of each kind. Two units that share a byte lose events, of both arms alike.
         """
         row = (self._base if slot is None else HEADER + slot * SLOT) + arm * ROW
-        bits = EVER_MET | HERE_MET | (EVER_FAILED | HERE_FAILED if failed else 0)
         if hashed is None:
             with self._lock:
+                self._words[row + UNITS] += 1
+                self._words[row + ALONE + MET] += 1
                 if failed or above:
-                    self._add(row, bits, failed, above)
-                else:  # nearly every request
-                    self._words[row + MET] += 1
-                    self._words[row + UNITS] += 1
+                    self._bad(row, row + ALONE, failed, above)
             return failed or bool(above)
-        for which in above:
-            bits |= 1 << which & 0b110  # no mark for p50: every unit passes it soon
-        place = SEEN + (hashed & (PLACES - 1))
+        bits = EVER_MET | HERE_MET | (EVER_FAILED | HERE_FAILED if failed else 0)
+        place = hashed & (PLACES - 1)
         with self._lock:
-            seen = self._map[place]
+            seen = self._map[SEEN + place]
             new = bits & ~seen
             if new:
-                self._map[place] = seen | bits
+                self._map[SEEN + place] = seen | bits
                 self._add(row, new, failed, above)
-        return new & EVIDENCE != 0 or (new & EVER_MET != 0 and bool(above))
+            running = self._words[RUNNING]
+            lately = running & ~self._map[MET_LATELY + place]
+            if lately or (failed and running):
+                lately = self._lately(row + ROUNDS, place, running, failed, above)
+        return new & EVER_FAILED != 0 or (bool(above) and (new & EVER_MET or lately) != 0) or (failed and lately != 0)
+
+    def _bad(self, row: int, block: int, failed: bool, above: Sequence[int]) -> None:
+        words = self._words
+        words[row + BAD] += failed
+        words[block + MET_FAILED] += failed
+        words[block + FAILED_EVER] += failed
+        for which in above:
+            words[row + SLOWER + which] += 1
+            if which < LIMIT:
+                words[block + ABOVE + which] += 1
 
     def _add(self, row: int, new: int, failed: bool, above: Sequence[int]) -> None:
         words = self._words
         if new & EVER_MET:
-            words[row + MET] += 1
-            words[row + MET_FAILED] += failed
-            for which in above:
-                words[row + ABOVE + which] += 1
+            self._first(row + EVER, failed, above)
         if new & HERE_MET:
             words[row + UNITS] += 1
             for which in above:
                 words[row + SLOWER + which] += 1
-        if failed:
-            words[row + FAILED_EVER] += new & EVER_FAILED
-            words[row + BAD] += new & HERE_FAILED != 0
-        for which in (1, 2):
-            words[row + SLOW_EVER + which - 1] += new >> which & 1
+        words[row + EVER + FAILED_EVER] += new & EVER_FAILED
+        words[row + BAD] += new & HERE_FAILED != 0
+
+    def _first(self, block: int, failed: bool, above: Sequence[int]) -> None:
+        words = self._words
+        words[block + MET] += 1
+        words[block + MET_FAILED] += failed
+        for which in above:
+            if which < LIMIT:
+                words[block + ABOVE + which] += 1
+
+    def _lately(self, blocks: int, place: int, running: int, failed: bool, above: Sequence[int]) -> int:
+        """Count a unit in the rounds that run; those to which it is news, as bits."""
+        new = self._unmarked(MET_LATELY + place, running)
+        for series in _bits(new):
+            self._first(blocks + series * BLOCK, failed, above)
+        broken = self._unmarked(FAILED_LATELY + place, running) if failed else 0
+        for series in _bits(broken):
+            self._words[blocks + series * BLOCK + FAILED_EVER] += 1
+        return new | broken
+
+    def _unmarked(self, place: int, bits: int) -> int:
+        """Those of the bits that were not marked at a place until now."""
+        seen = self._map[place]
+        new = bits & ~seen
+        if new:
+            self._map[place] = seen | bits
+        return new
 
     def news(self) -> bool:
         """Whether anything has been counted since this was last asked here."""
@@ -185,15 +237,39 @@ class Counters:
         self._words[VERSION] = number
 
     @property
+    def led(self) -> bool:
+        """Whether somebody else, who has the counts of all, looks for late faults."""
+        return self._words[LED] != 0
+
+    def follow(self) -> None:
+        """Leave late faults to somebody else."""
+        self._words[LED] = 1
+
+    @property
+    def born(self) -> float:
+        """When the file was made, in seconds since 1970."""
+        return self._words[BORN] / 1e6
+
+    @property
     def marks(self) -> np.ndarray:
         """The live bytes that say what has been counted of units, by the units' hashes."""
         return np.frombuffer(self._map, np.uint8, PLACES, SEEN)
 
     def inherit(self, other: Counters) -> None:
         """Take over what was counted of units as evidence, so that none is evidence twice in one rollout."""
-        marked = other.marks & np.uint8(EVER)
+        marked = other.marks & np.uint8(ONCE)
         places = np.flatnonzero(marked)
         self.marks[places] |= marked[places]
+
+    def forget(self, series: int) -> None:
+        """Have a series count every unit anew; from the first time on it counts at all."""
+        bit = np.uint8(1 << series)
+        if self._words[RUNNING] & int(bit):
+            for at in (MET_LATELY, FAILED_LATELY):
+                table = np.frombuffer(self._map, np.uint8, PLACES, at)
+                places = np.flatnonzero(table & bit)
+                table[places] &= ~bit
+        self._words[RUNNING] |= int(bit)
 
     def total(self) -> np.ndarray:
         """The words of all slots summed, shape (arms + 1, 1024)."""
@@ -209,23 +285,21 @@ class Counters:
         """How many requests an arm has had, over all processes."""
         return int(self._all[self._used != 0, arm, REQUESTS].sum())
 
-    def outcomes(self, canary: int, baseline: int, guard: Guard) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    def outcomes(self, canary: int, baseline: int, guard: Guard) -> Outcomes:
         """What the tests of stats.rollback judge: the outcomes of canary and baseline, over all processes."""
-        heads = self.heads()
-        new, old = heads[canary].tolist(), heads[baseline].tolist()
-        found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {ERRORS: ((new[FAILED_EVER],), (old[FAILED_EVER],))}
+        arms = self.heads()[[canary, baseline]]
         names = quantiles_of(guard)
-        if names:
-            found[ANSWERS] = _levels(new, names), _levels(old, names)
-        for name, column in ((P95, SLOW_EVER), (P99, SLOW_EVER + 1)):
-            if name in names:
-                found[name] = (new[column],), (old[column],)
-        return found
+        alone = arms[:, ALONE : ALONE + BLOCK]
+        return Outcomes(
+            now=judged(alone + arms[:, EVER : EVER + BLOCK], names),
+            alone=judged(alone, names),
+            rounds=arms[:, ROUNDS : ROUNDS + len(SERIES) * BLOCK].reshape(2, len(SERIES), BLOCK).swapaxes(0, 1),
+        )
 
     def merged(self, traffic: Traffic) -> TrafficCounts:
         """Everything counted so far, over all processes."""
         rows = self._all[self._used != 0].sum(axis=0)
-        limits = quantiles_of(traffic.guard) if traffic.guard else ()
+        limits = slower_of(traffic.guard) if traffic.guard else {}
         return TrafficCounts(
             endpoint=traffic.endpoint,
             generation=traffic.generation,
@@ -261,6 +335,8 @@ def create(path: Path) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.truncate(SIZE)
             stream.write(MAGIC.to_bytes(WORD, "little"))
+            stream.seek(BORN * WORD)
+            stream.write((time.time_ns() // 1000).to_bytes(WORD, "little"))
         os.link(part, path)
     except FileExistsError:
         return  # another process made it first
@@ -268,19 +344,32 @@ def create(path: Path) -> None:
         os.unlink(part)
 
 
-def _levels(row: Sequence[int], names: Sequence[str]) -> tuple[int, ...]:
+def judged(blocks: np.ndarray, names: Sequence[str]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The outcomes by test from the blocks of canary and baseline, shape (2, BLOCK)."""
+    new, old = blocks.tolist()
+    found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {ERRORS: ((new[FAILED_EVER],), (old[FAILED_EVER],))}
+    if names:
+        found[ANSWERS] = _levels(new, names), _levels(old, names)
+    return found
+
+
+def _levels(block: Sequence[int], names: Sequence[str]) -> tuple[int, ...]:
     """How many lie between the quantiles, best first; last are the slowest and the failed."""
-    failed = row[MET_FAILED]
-    above = [row[MET], *(row[ABOVE + QUANTILES.index(name)] + failed for name in names), 0]
+    failed = block[MET_FAILED]
+    above = [block[MET], *(block[ABOVE + QUANTILES.index(name)] + failed for name in names), 0]
     return tuple(one - worse for one, worse in pairwise(above))
 
 
-def _arm(row: np.ndarray, limits: Sequence[str], guarded: bool) -> ArmCounts:
+def _bits(number: int) -> list[int]:
+    return [place for place in range(len(SERIES)) if number >> place & 1]
+
+
+def _arm(row: np.ndarray, limits: Mapping[str, int], guarded: bool) -> ArmCounts:
     return ArmCounts(
         requests=int(row[REQUESTS]),
         errors=int(row[BAD]),
         units=int(row[UNITS]) if guarded else None,
-        slower={name: int(row[SLOWER + QUANTILES.index(name)]) for name in limits},
+        slower={name: int(row[SLOWER + place]) for name, place in limits.items()},
         latency=_histogram(row),
     )
 

@@ -1,16 +1,17 @@
-"""The detectors of late faults of one guarded generation: their state in the shared counter file, moved by whoever looks.
+"""What runs late of one guarded generation: its detectors of late faults and its rounds, in the shared counter file.
 
-The state is a few numbers a test: how many outcomes the detector has been told, and its sums (stats.detector). Who looks
-takes the file's lock without waiting, tells the detectors what has been counted since, writes the state beside the old one,
-and then says which holds. So all processes judge the same sums, one that is killed in between changes nothing, one that is
-stopped in between keeps nobody from judging, and a restart goes on.
+The state is a few numbers: of each detector (stats.detector) how many outcomes it has been told, and its sums; of each
+series of rounds (stats.rounds) how many have begun, and what had been counted when the last one did. Who looks takes the
+file's lock without waiting, tells the detectors what has been counted since, writes the state beside the old one, and then
+says which holds. So all processes judge the same sums, one that is killed in between changes nothing, one that is stopped
+in between keeps nobody from judging, and a restart goes on.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
@@ -18,22 +19,25 @@ from itertools import accumulate
 import numpy as np
 
 from modelyard.core.traffic import BASELINE, CANARY, Guard, Traffic, TrafficCounts
-from modelyard.serving.counters import STATE, Counters
+from modelyard.serving.counters import BLOCK, STATE, Counters, Outcomes, judged
 from modelyard.serving.rules import quantiles_of
 from modelyard.stats.detector import Detector
-from modelyard.stats.rollback import ANSWERS, PARTS, Counts, State, bets_of, events_of, steps, up_to_now
+from modelyard.stats.rollback import ANSWERS, ERRORS, Counts, State, bets_of, events_of, lately, steps, up_to_now
+from modelyard.stats.rounds import SERIES, number_at
 
 Tests = dict[str, tuple[float, ...]]
-CATEGORIES = {test: 4 if test == ANSWERS else 1 for test in PARTS}
-SIZES = {test: 2 * CATEGORIES[test] + 2 + len(bets_of(test)) for test in PARTS}
-STARTS = dict(zip(PARTS, accumulate(SIZES.values(), initial=0), strict=False))
-assert sum(SIZES.values()) <= STATE
+CATEGORIES = {ERRORS: 1, ANSWERS: 4}
+SIZES = {test: 2 * many + 2 + len(bets_of(test)) for test, many in CATEGORIES.items()}
+STARTS = dict(zip(SIZES, accumulate(SIZES.values(), initial=0), strict=False))
+BEGUN = sum(SIZES.values())  # where the rounds' numbers lie in the state, and after them what had been counted
+COUNTED = BEGUN + len(SERIES)
+assert COUNTED + len(SERIES) * 2 * BLOCK <= STATE
 
 
 def tests_of(counters: Counters, canary: int, baseline: int, guard: Guard) -> Tests:
     """How far the guard's tests are, without telling the detectors anything."""
-    counts = counters.outcomes(canary, baseline, guard)
-    return _with(guard, counts, {test: late for test, (_, late) in _read(counters, guard, counts).items()})
+    seen = counters.outcomes(canary, baseline, guard)
+    return _tests(guard, seen, _numbers(counters))
 
 
 def counted(counters: Counters, traffic: Traffic) -> TrafficCounts:
@@ -47,53 +51,91 @@ def counted(counters: Counters, traffic: Traffic) -> TrafficCounts:
 
 def judged_now(counters: Counters, canary: int, baseline: int, guard: Guard) -> Tests:
     """The same, after the detectors have been told what is new."""
-    counts = counters.outcomes(canary, baseline, guard)
-    known = _read(counters, guard, counts)
-    if any(known[test][0] != _told(pair) for test, pair in counts.items()):
+    seen, numbers = counters.outcomes(canary, baseline, guard), _numbers(counters)
+    known = _known(numbers, guard, seen.alone)
+    if any(known[test][0] != _told(pair) for test, pair in seen.alone.items()) and not counters.led:
         with _alone(counters) as alone:
             if alone:
-                counts = counters.outcomes(canary, baseline, guard)
-                known = _moved(counters, guard, counts)
-    return _with(guard, counts, {test: late for test, (_, late) in known.items()})
+                seen = counters.outcomes(canary, baseline, guard)
+                numbers = _moved(counters, guard, seen.alone)
+    return _tests(guard, seen, numbers)
 
 
-def _with(guard: Guard, counts: Counts, late: Mapping[str, Detector]) -> Tests:
-    return up_to_now(guard.carried, counts, guard.share, quantiles_of(guard), late)
+def begin_rounds(counters: Counters, canary: int, baseline: int, guard: Guard, seconds: float) -> None:
+    """Begin the rounds that are due so many seconds after the generation began; only one process at a time."""
+    numbers = _numbers(counters)
+    if counters.led or not _due(numbers, seconds):
+        return
+    with _alone(counters) as alone:
+        if not alone:
+            return
+        numbers = _numbers(counters)
+        due = _due(numbers, seconds)
+        for series in due:
+            counters.forget(series)
+        rounds = counters.outcomes(canary, baseline, guard).rounds
+        for series, number in due.items():  # what was counted since it forgot is left out, of both arms
+            numbers[BEGUN + series] = number
+            start = COUNTED + series * 2 * BLOCK
+            numbers[start : start + 2 * BLOCK] = rounds[series].ravel()
+        _write(counters, numbers)
 
 
-def _moved(counters: Counters, guard: Guard, counts: Counts) -> dict[str, tuple[list[int], Detector]]:
+def _due(numbers: np.ndarray, seconds: float) -> dict[int, int]:
+    now = {series: number_at(series, seconds) for series in range(len(SERIES))}
+    return {series: number for series, number in now.items() if number > numbers[BEGUN + series]}
+
+
+def _tests(guard: Guard, seen: Outcomes, numbers: np.ndarray) -> Tests:
+    names = quantiles_of(guard)
+    late = {test: one for test, (_, one) in _known(numbers, guard, seen.alone).items()}
+    begun = seen.rounds - numbers[COUNTED : COUNTED + seen.rounds.size].reshape(seen.rounds.shape).astype(np.int64)
+    rounds = [(int(numbers[BEGUN + series]), judged(begun[series], names)) for series in range(len(SERIES))]
+    tests = up_to_now(guard.carried, seen.now, guard.share, names, late)
+    if any(number for number, _ in rounds):
+        tests |= lately(guard.carried, rounds, guard.share, names)
+    return tests
+
+
+def _moved(counters: Counters, guard: Guard, counts: Counts) -> np.ndarray:
     """Tell the detectors what has been counted since, and write their state down; only one process at a time."""
-    known = _read(counters, guard, counts)
+    numbers = _numbers(counters)
+    known = _known(numbers, guard, counts)
     new = {test: _since(known[test][0], _told(pair)) for test, pair in counts.items()}
     grown = steps(new, guard.share, quantiles_of(guard))
-    found, after = {}, counters.states[counters.version % 2].copy()
     for test, pair in counts.items():
         late = known[test][1].after(grown[test], events_of(*new[test]))
-        told = _told(pair)
-        found[test] = told, late
         start = STARTS[test]
-        after[start : start + SIZES[test]] = [*_padded(test, told), late.events, late.begun, *late.logs]
-    counters.states[(counters.version + 1) % 2] = after
+        numbers[start : start + SIZES[test]] = [*_padded(test, _told(pair)), late.events, late.begun, *late.logs]
+    _write(counters, numbers)
+    return numbers
+
+
+def _write(counters: Counters, numbers: np.ndarray) -> None:
+    counters.states[(counters.version + 1) % 2] = numbers
     counters.version += 1
-    return found
 
 
-def _read(counters: Counters, guard: Guard, counts: Counts) -> dict[str, tuple[list[int], Detector]]:
-    """What each detector has been told, and the detector; as the last step left it where nothing is written yet."""
-    version = 0
-    numbers: list[float] = []
-    while counters.version and (not numbers or counters.version != version):
+def _numbers(counters: Counters) -> np.ndarray:
+    """A copy of the state as it was written last; zeros before it ever was."""
+    while True:
         version = counters.version
-        numbers = counters.states[version % 2].tolist()
+        numbers: np.ndarray = counters.states[version % 2].copy()
+        if counters.version == version:
+            return numbers
+
+
+def _known(numbers: np.ndarray, guard: Guard, counts: Counts) -> dict[str, tuple[list[int], Detector]]:
+    """What each detector has been told, and the detector; as the last step left it where nothing is written yet."""
     found = {}
     for test, pair in counts.items():
-        half = len(pair[0])
-        own = numbers[STARTS[test] : STARTS[test] + SIZES[test]]
+        half, many = len(pair[0]), CATEGORIES[test]
+        own = numbers[STARTS[test] : STARTS[test] + SIZES[test]].tolist()
         if not any(own):
             found[test] = [0] * (2 * half), State.of(guard.carried.get(test, ())).late
             continue
-        told, rest = own[: 2 * CATEGORIES[test]], own[2 * CATEGORIES[test] :]
-        kept = [int(one) for one in (*told[:half], *told[CATEGORIES[test] : CATEGORIES[test] + half])]
+        told, rest = own[: 2 * many], own[2 * many :]
+        kept = [int(one) for one in (*told[:half], *told[many : many + half])]
         found[test] = kept, Detector(tuple(rest[2:]), int(rest[0]), int(rest[1]))
     return found
 

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from modelyard.core.errors import Invalid
-from modelyard.core.traffic import GuardTrip
-from modelyard.serving.detectors import Tests, judged_now, tests_of
+from modelyard.core.traffic import GuardTrip, Traffic
+from modelyard.serving.counters import Counters
+from modelyard.serving.detectors import Tests, begin_rounds, judged_now, tests_of
 from modelyard.serving.lasting import keep
 from modelyard.serving.places import Places, read, write_once
-from modelyard.serving.routing import Route
 from modelyard.serving.rules import trip_of, trips
 from modelyard.stats.rollback import strongest
 
@@ -31,7 +32,31 @@ RETRY_S = 1.0
 LOOK_S = 0.05  # slow answers are so frequent that they are judged together
 
 
-def check(places: Places, route: Route) -> bool:
+class Guarded(Protocol):
+    """Traffic with its counts, and the places of its arms."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What is carried out."""
+        ...
+
+    @property
+    def counters(self) -> Counters:
+        """What has been counted of it."""
+        ...
+
+    @property
+    def canary(self) -> int:
+        """The place of the canary's arm."""
+        ...
+
+    @property
+    def baseline(self) -> int:
+        """The place of the baseline's arm."""
+        ...
+
+
+def check(places: Places, route: Guarded) -> bool:
     """Judge a guarded route now; True if its guard has tripped, by this look or before."""
     guard, counters = route.traffic.guard, route.counters
     if guard is None:
@@ -48,7 +73,7 @@ def check(places: Places, route: Route) -> bool:
     return True
 
 
-def look(places: Places, routes: Iterable[Route]) -> None:
+def look(places: Places, routes: Iterable[Guarded]) -> None:
     """Judge every guarded route, and follow or write down a decision whose process died or could not write."""
     for route in routes:
         guard, counters = route.traffic.guard, route.counters
@@ -59,10 +84,12 @@ def look(places: Places, routes: Iterable[Route]) -> None:
         elif counters.tripped:
             _write(places, route, tests_of(counters, route.canary, route.baseline, guard))
         else:
+            if counters.warm:
+                begin_rounds(counters, route.canary, route.baseline, guard, time.time() - counters.born)
             check(places, route)
 
 
-def _write(places: Places, route: Route, tests: Tests) -> None:
+def _write(places: Places, route: Guarded, tests: Tests) -> None:
     guard = route.traffic.guard
     assert guard is not None  # only a guarded route is judged
     counts = replace(route.counters.merged(route.traffic), tests=tests)

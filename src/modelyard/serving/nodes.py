@@ -23,7 +23,7 @@ import numpy as np
 
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import GuardTrip
-from modelyard.serving.counters import EVIDENCE, Counters
+from modelyard.serving.counters import EVER_FAILED, Counters
 from modelyard.serving.places import Published, SlotReport
 from modelyard.serving.values import Installed
 
@@ -182,7 +182,7 @@ def marks_of(endpoint: str, generation: int, counters: Counters) -> Marks | None
     marks = counters.marks.copy()  # numpy gives up where others set marks meanwhile
     places = np.flatnonzero(marks)
     if len(places) > MOST_MARKS:
-        marks &= np.uint8(EVIDENCE)
+        marks &= np.uint8(EVER_FAILED)
         places = np.flatnonzero(marks)
     if not 0 < len(places) <= MOST_MARKS:
         return None

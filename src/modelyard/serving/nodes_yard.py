@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.core.errors import Damaged
-from modelyard.core.traffic import GuardTrip
-from modelyard.serving import metrics, nodes
+from modelyard.core.traffic import BASELINE, CANARY, GuardTrip, Traffic
+from modelyard.serving import guard, metrics, nodes
 from modelyard.serving.compaction import LOSSES
 from modelyard.serving.counters import Counters
 from modelyard.serving.metrics import RequestMetrics
@@ -33,6 +33,16 @@ FORGOTTEN_S = 7 * 86_400.0  # nothing of a process is awaited any more
 log = logging.getLogger("modelyard.serving")
 
 Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A guarded traffic whose late faults are looked for here, over the counts of all."""
+
+    traffic: Traffic
+    counters: Counters
+    canary: int
+    baseline: int
 
 
 @dataclass(slots=True)
@@ -68,6 +78,7 @@ class Headquarters:
         self._totals: dict[Key, np.ndarray] = {}  # of one round, since each process is told them
         self._metrics: dict[metrics.Key, np.ndarray] = {}
         self._marks: tuple[nodes.Marks, ...] | None = None
+        self._watched: dict[Key, Watched] = {}
 
     @property
     def yard(self) -> str:
@@ -138,7 +149,9 @@ class Headquarters:
         return nodes.encode(reply)
 
     def look(self) -> None:
-        """Begin a round: see anew what this machine's own processes count, and let go of the slots of the silent."""
+        """Begin a round: judge what all have counted, see anew what this machine's own processes count, and let go of the
+        slots of the silent."""
+        guard.look(self.places, self._guarded())
         self._totals, self._metrics, self._marks = {}, metrics.merged(self.places), None
         now = time.monotonic()
         for uid, known in list(self._known.items()):
@@ -146,6 +159,21 @@ class Headquarters:
                 self._leave(known)
             if now - known.heard > GONE_S:
                 del self._known[uid]  # should it speak again, what was counted of it is in its file
+
+    def _guarded(self) -> list[Watched]:
+        """What is guarded now. A process of a node sees no more than plain evidence: late faults are looked for once."""
+        before, self._watched = self._watched, {}
+        for one in self._snapshot.published:
+            traffic, names = one.traffic, [arm.name for arm in one.traffic.arms]
+            key = (traffic.endpoint, traffic.generation)
+            file = self.places.counters(*key)
+            if traffic.guard is None or not file.exists():
+                continue
+            found = before.get(key) or Watched(traffic, Counters(file), names.index(CANARY), names.index(BASELINE))
+            if not found.counters.warm and found.counters.requests(found.canary) >= traffic.guard.warmup:
+                found.counters.warm_up()
+            self._watched[key] = found
+        return list(self._watched.values())
 
     def close(self) -> None:
         """Give every slot back."""

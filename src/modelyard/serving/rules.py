@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.ids import checked_name
-from modelyard.core.traffic import BASELINE, CANARY, Guard, GuardTrip, Traffic, TrafficCounts
+from modelyard.core.traffic import BASELINE, CANARY, LATENCY_LIMIT, Guard, GuardTrip, Traffic, TrafficCounts
 from modelyard.stats.rollback import LATENCY, log_evidence, strongest
 
 QUANTILES = ("p50", "p95", "p99")
@@ -80,11 +80,19 @@ def _check_guard(traffic: Traffic, names: list[str]) -> None:
     for name, value in guard.latency_ms.items():
         if name not in QUANTILES or not value > 0 or not guard.latency_margin >= 0:
             raise Invalid(f"The guard's latency {name}={value} is unknown. Give {', '.join(QUANTILES)} above 0 ms.")
+    if guard.latency_limit_ms is not None and not guard.latency_limit_ms > 0:
+        raise Invalid(f"The guard's latency_limit_ms is {guard.latency_limit_ms}. Give milliseconds above 0, or none.")
 
 
 def quantiles_of(guard: Guard) -> tuple[str, ...]:
     """The frozen quantiles that a guard has, lowest first."""
     return tuple(name for name in QUANTILES if name in guard.latency_ms)
+
+
+def slower_of(guard: Guard) -> dict[str, int]:
+    """What a guard has answers counted above, with its place: the frozen quantiles, and the hard limit after them."""
+    found = {name: QUANTILES.index(name) for name in quantiles_of(guard)}
+    return found if guard.latency_limit_ms is None else {**found, LATENCY_LIMIT: len(QUANTILES)}
 
 
 def trips(guard: Guard, log_e: float) -> bool:

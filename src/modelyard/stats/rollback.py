@@ -1,15 +1,19 @@
 """The rollback test: is the canary worse than the live baseline, in errors or in latency, now or of late?
 
 Four tests share one budget alpha of false rollbacks: a test whose part of it is p decides once p times its e-value reaches
-1/alpha, so their false alarms add up to alpha at most, whatever depends on what. Each test has a plain e-process and,
-with a part of its own, a detector of late faults (stats.detector); the parts hold over an unlimited horizon.
+1/alpha, so their false alarms add up to alpha at most, whatever depends on what. All hold over an unlimited horizon.
 
-    errors    failures: requests without a unit, and each unit's first in the rollout
-    answers   requests without a unit: how many of the three frozen baseline quantiles the answer is slower than; a
-              failure is as bad as the slowest. The whole distribution is bet on, the fast answers too: twice as soon
-              as the means of three tests that look at one quantile each
-    p95, p99  each unit's first answer in the rollout above that quantile; a unit's later answers are on the same arm,
-              and so no new evidence
+    errors          failures: requests without a unit, and each unit's first in the rollout
+    answers         requests without a unit, and each unit's first: how many of the three frozen baseline quantiles the
+                    answer is slower than; a failure is as bad as the slowest. The whole distribution is bet on, the fast
+                    answers too: twice as soon as the means of three tests that look at one quantile each
+    errors_lately   the same two of units alone, counted anew in each round (stats.rounds)
+    answers_lately
+
+The first two have a plain e-process, and with a part of its own a detector of late faults (stats.detector). That is told of
+requests without a unit only. A unit stays on its arm, so the units that are still to fail for the first time are used up,
+and on a better canary later: a comparison that begins late, but counts only what never happened before, would take that
+for a fault. Plain evidence is safe, for it never has more of the better canary's failures than of an equal one's.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ from itertools import pairwise
 from modelyard.stats.detector import NOTHING, Detector
 from modelyard.stats.distributions import normal_isf, normal_sf
 from modelyard.stats.eprocess import RATES, Bet, factors, grown, log_mean, log_sum_exp
+from modelyard.stats.rounds import SERIES, weight_of
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-ERRORS, LATENCY, ANSWERS, P95, P99 = "errors", "latency", "answers", "p95", "p99"
+ERRORS, LATENCY, ANSWERS = "errors", "latency", "answers"
+LATELY = {ERRORS: "errors_lately", ANSWERS: "answers_lately"}
 
 Counts = Mapping[str, tuple[Sequence[int], Sequence[int]]]  # test -> outcomes of canary and baseline by category
-Carried = Mapping[str, tuple[float, ...]]  # test -> what goes on from step to step: see `State`
+Carried = Mapping[str, tuple[float, ...]]  # test -> what goes on from step to step: see `State`, `lately`
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,10 @@ class Part:
 
 
 PARTS = {
-    ERRORS: Part(ERRORS, 0.49, 0.37),
+    ERRORS: Part(ERRORS, 0.46, 0.36),
     ANSWERS: Part(LATENCY, 0.06, 0.04),
-    P95: Part(LATENCY, 0.01, 0.01),
-    P99: Part(LATENCY, 0.01, 0.01),
+    LATELY[ERRORS]: Part(ERRORS, 0.0, 0.05),
+    LATELY[ANSWERS]: Part(LATENCY, 0.0, 0.03),
 }
 
 
@@ -146,15 +152,41 @@ def up_to_now(
     return found
 
 
+def lately(
+    carried: Carried, rounds: Sequence[tuple[int, Counts]], share: float, quantiles: tuple[str, ...]
+) -> dict[str, tuple[float, ...]]:
+    """The tests of units in rounds: for each series how many rounds it has begun in the rollout, and the last one's log
+    e-value. `rounds` has each series' number in this step and what its last round has counted.
+
+    >>> [round(one, 2) for one in lately({}, [(1, {"errors": ((4,), (0,))})], 0.05, ())["errors_lately"]]
+    [1, 7.98]
+    """
+    found = {}
+    for test in rounds[0][1] if rounds else ():
+        before = carried.get(LATELY[test], ()) or (0,) * 2 * len(rounds)
+        numbers: list[float] = []
+        for place, (number, counts) in enumerate(rounds):
+            wealth = grown(_factors(test, quantiles, share), *counts[test]) if number else ()
+            numbers += [before[2 * place] + number, log_mean(bets_of(test, quantiles), wealth) if number else 0.0]
+        found[LATELY[test]] = tuple(numbers)
+    return found
+
+
 def log_evidence(tests: Carried) -> dict[str, float]:
     """By test, the log of its e-value times its part of the budget: a rollback where one reaches log(1/alpha).
 
-    >>> [round(log, 2) for log in log_evidence({"errors": ()}).values()] == [round(math.log(0.49), 2)]
+    >>> [round(log, 2) for log in log_evidence({"errors": ()}).values()] == [round(math.log(PARTS["errors"].now), 2)]
     True
     """
     found = {}
     for test, numbers in tests.items():
-        state, part, bets = State.of(numbers), PARTS[test], bets_of(test)
+        part = PARTS[test]
+        if test in LATELY.values():
+            each = part.late / len(SERIES)
+            pairs = zip(numbers[::2], numbers[1::2], strict=True)
+            found[test] = max((math.log(each * weight_of(n)) + log for n, log in pairs if n), default=NOTHING)
+            continue
+        state, bets = State.of(numbers), bets_of(test)
         now = math.log(part.now) + log_mean(bets, state.logs)
         found[test] = log_sum_exp((now, math.log(part.late) + log_mean(bets, state.late.logs)))
     return found
