@@ -31,6 +31,7 @@ Handler = Callable[[bytes, Context], Awaitable[bytes]]
 Told = Callable[[Any], dict[str, Any] | Awaitable[dict[str, Any]]]
 
 MAX_CALLS = 512  # at once in this process; more are told RESOURCE_EXHAUSTED
+HOLD_S = 0.1  # answers are held back for so long before clients are told to go
 MAX_STREAMS = MAX_CALLS // 2  # which may stay open for long: half of the calls are left to the others
 log = logging.getLogger("modelyard.serving")
 
@@ -67,7 +68,7 @@ class GrpcService:
         self._address = address
         self._server: Any = None
         self._bodies = self._streams = 0  # bytes of requests in work, and open streams
-        self._draining = asyncio.Event()
+        self._draining, self._leaving = asyncio.Event(), asyncio.Event()
 
     async def start(self) -> None:
         """Listen; Unavailable for an address that cannot be had."""
@@ -81,10 +82,23 @@ class GrpcService:
         self._server = server
 
     async def drain(self, seconds: float) -> None:
-        """Take no new calls, end streams between two messages, and wait for what is being answered."""
+        """Take no new calls, end streams between two messages, and wait for what is being answered.
+
+        gRPC cancels calls that have been sent and not been taken up as clients are told to go elsewhere. So answers are held
+        back for a moment before that: a client that waits for one has sent nothing more.
+        """
         self._draining.set()
-        if self._server is not None:
-            await self._server.stop(seconds)
+        if self._server is None:
+            return
+        await asyncio.sleep(HOLD_S)
+        ending = asyncio.create_task(self._server.stop(seconds))
+        await asyncio.sleep(0)  # it has begun, and clients know
+        self._leaving.set()
+        await ending
+
+    async def _held(self) -> None:
+        if self._draining.is_set():
+            await self._leaving.wait()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         named = {
@@ -157,7 +171,9 @@ class GrpcService:
                 fields = told if isinstance(told, dict) else await told
                 return Reply(200, ParseDict(fields, answer(), ignore_unknown_fields=True).SerializeToString())
 
-            return await _said(await self._plane.awaited(reply(), name.encode(), perf_counter_ns()), context)
+            told = await self._plane.awaited(reply(), name.encode(), perf_counter_ns())
+            await self._held()
+            return await _said(told, context)
 
         return handler
 
@@ -165,6 +181,7 @@ class GrpcService:
         reply, told = await self._answered("ModelInfer", body, _headers(context))
         if told:
             context.set_trailing_metadata(tuple((name.decode(), value.decode("latin-1")) for name, value in told))
+        await self._held()
         return await _said(reply, context)
 
     async def _answered(self, name: str, body: bytes, headers: dict[bytes, bytes]) -> tuple[Reply, Headers]:
