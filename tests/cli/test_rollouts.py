@@ -7,11 +7,18 @@ import os
 import pty
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from modelyard.cli.main import main
+from modelyard.cli.rollouts import looks_at
+from modelyard.cli.watched import line, picture
+from modelyard.core.canonical import plain
+from modelyard.core.errors import Unavailable
 from modelyard.core.traffic import ArmCounts, TrafficCounts
 from modelyard.deployment import Deployment, DeploymentManager
 
@@ -115,3 +122,54 @@ def test_on_a_terminal_it_is_a_picture(manager: DeploymentManager, file: str) ->
     assert all(
         word in text for word in ("rolled back", "error rate", "baseline", "canary", "evidence against it", "10%")
     )
+
+
+def test_who_watches_is_told_of_an_outage_and_sees_what_follows(manager: DeploymentManager, file: str) -> None:
+    rollout = manager.apply(file)
+    looked(manager, rollout)
+    asked: list[str] = []
+
+    def ask(verb: str) -> Any:
+        asked.append(verb)
+        if len(asked) == 3:
+            raise Unavailable("http://localhost cannot be reached")
+        if len(asked) == 4:
+            manager.abort(rollout.deployment_id, reason="wrong day")
+        return plain(getattr(manager, verb)(rollout.deployment_id))
+
+    told = [line(seen).rpartition(" | ")[2] for seen in looks_at(ask, 0.0)]
+    assert told[0].startswith(("waits: ", "promote: "))
+    assert told[1:] == ["not seen any more: http://localhost cannot be reached", "wrong day"]
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_each_whole(manager: DeploymentManager, file: str) -> None:
+    rollout = manager.apply(file)
+    looked(manager, rollout, n=1000)
+    now = {**plain(manager.get_deployment(rollout.deployment_id)), "look": plain(manager.look(rollout.deployment_id))}
+
+    def shown(width: int) -> str:
+        console = Console(width=width, file=StringIO(), highlight=False)
+        console.print(picture(now, {}, width))
+        return console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO of above
+
+    assert all(word in shown(120) for word in ("p50 ms", "version", "error rate", "req/s"))
+    assert all(word in shown(50) for word in ("baseline", "requests", "errors", "p95 ms"))
+    assert "p50 ms" not in shown(50)
+    assert "…" not in shown(50)
+
+
+def test_the_history_is_told_with_its_reasons(
+    manager: DeploymentManager, file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = manager.apply(file)
+    manager.abort(rollout.deployment_id, reason="wrong day", user="lead@company.com")
+    monkeypatch.setenv("COLUMNS", "150")
+    assert main(["deployment", "history", rollout.deployment_id, "--format", "table"]) == 0
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    assert [word for word in ("aborted", "lead@company.com", "wrong day") if word in last] == [
+        "aborted",
+        "lead@company.com",
+        "wrong day",
+    ]
+    assert main(["deployment", "history", rollout.deployment_id]) == 0
+    assert json.loads(capsys.readouterr().out)[-1]["reasons"] == ["wrong day"]

@@ -112,8 +112,9 @@ def _compared(work: Work, one: Wanted, *, again: bool) -> Difference:
         return replace(base, verdict=UNCHANGED, reason=f"{stands.deployment_id} has completed it")
     if same and not again:
         ended = stands.status.value.replace("_", " ")
+        why = stands.reason.rstrip(".")
         reason = (
-            f"{one.candidate} was {ended} by {stands.deployment_id}: {stands.reason}. Pass again to try it once more."
+            f"{one.candidate} was {ended} by {stands.deployment_id}: {why}. To try it once more, say again (--again)."
         )
         return replace(base, verdict=REFUSED, reason=reason)
     return replace(base, verdict=START, deployment_id="", reason=f"{_answering(row)} answers {one.endpoint} now")

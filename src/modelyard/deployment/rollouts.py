@@ -262,16 +262,16 @@ class Deployment:
     """One deployment as it stands. `traffic` is what the endpoint should carry out now; None for a reported one."""
 
     deployment_id: str
+    status: DeploymentStatus
     endpoint: str
-    model_name: str
     model_version: str
     baseline: str
+    step: int
     strategy: DeploymentStrategy | str
-    status: DeploymentStatus
+    model_name: str
     created_by: str
     created_at: Instant
     updated_at: Instant
-    step: int
     steps: tuple[Step, ...]
     generation: int
     reason: str = ""

@@ -16,7 +16,17 @@ from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.instants import Instant
 from modelyard.core.measures import Measurement
 from modelyard.core.refs import ModelRef
-from modelyard.core.traffic import BASELINE, CANARY, PREVIOUS, Arm, ArmCounts, Guard, Traffic, TrafficCounts
+from modelyard.core.traffic import (
+    BASELINE,
+    CANARY,
+    PREVIOUS,
+    Arm,
+    ArmCounts,
+    Guard,
+    ShadowCounts,
+    Traffic,
+    TrafficCounts,
+)
 from modelyard.deployment import guardrails, limits
 from modelyard.deployment.rollouts import (
     DeploymentStatus,
@@ -358,38 +368,49 @@ def _latency(rollout: Rollout, seen: TrafficCounts) -> tuple[Measurement | None,
 
 
 def _judged_shadow(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
-    """A shadow step: its answers are compared with the primary's, its errors with the primary's error rate."""
-    counts, terms = seen.shadow, rollout.terms
-    compared = counts.compared if counts else 0
+    """A shadow step: its answers are compared with the primary's, its errors with the primary's error rate.
+
+    Errors roll it back as soon as they are shown, also where it has compared too little to promote: one that ends its
+    process at every copy may never have compared any.
+    """
+    counts, terms = seen.shadow or ShadowCounts(), rollout.terms
     if rollout.status is DeploymentStatus.PAUSED:
         return Decision(verdict=Verdict.HOLD, reasons=("paused: the shadow goes on being compared",))
-    hold = _units_hold(rollout, compared, now)
-    if hold or counts is None:
-        return Decision(verdict=Verdict.HOLD, reasons=(hold or "not enough evidence: no shadow counts",))
-    tried = compared + counts.errors
+    compared, tried = counts.compared, counts.compared + counts.errors
     new = ArmCounts(requests=tried, errors=counts.errors)
-    errors = _error_measure(new, baseline(seen))
+    errors, agreement = _error_measure(new, baseline(seen)), _agreement(counts)
+    found = (errors, agreement)
     worse = rate_difference(
         baseline(seen).errors, baseline(seen).requests, new.errors, new.requests, alpha=GUARD_PART * terms.alpha
     )[0]
-    least = lower_rate(counts.agreed, compared, PROMOTION_ALPHA)
-    agreement = Measurement(
-        name="agreement", value=counts.agreed / compared, low=least, n=compared, method="sub-Bernoulli"
-    )
-    found = (errors, agreement)
-    assert errors.high is not None  # _error_measure always bounds
     if worse > terms.margin:
         reason = f"worse than the baseline: the shadow failed {counts.errors} of {tried} times, at least {worse:+.4f} more often"
         return Decision(verdict=Verdict.ROLL_BACK, reasons=(reason,), measurements=found)
+    hold = _units_hold(rollout, compared, now)
+    if hold or not compared:
+        return Decision(verdict=Verdict.HOLD, reasons=(hold or "not enough evidence: nothing compared yet",))
+    assert errors.high is not None  # _error_measure always bounds
+    assert agreement.low is not None
     if errors.high > terms.margin:
         reason = f"errors not yet inside the margin: at most {errors.high:+.4f} against {terms.margin:g}, {tried} units"
         return Decision(verdict=Verdict.HOLD, reasons=(reason,), measurements=found)
-    if least < terms.minimum_agreement:
-        reason = (
-            f"agreement not yet shown: at least {least:.4f} against {terms.minimum_agreement:g}, {compared} compared"
-        )
+    if agreement.low < terms.minimum_agreement:
+        told = f"at least {agreement.low:.4f} against {terms.minimum_agreement:g}, {compared} compared"
+        reason = f"agreement not yet shown: {told}"
         return Decision(verdict=Verdict.HOLD, reasons=(reason,), measurements=found)
-    return _promotion(rollout, f"the shadow agrees in at least {least:.2%} of {compared} answers", found)
+    return _promotion(rollout, f"the shadow agrees in at least {agreement.low:.2%} of {compared} answers", found)
+
+
+def _agreement(counts: ShadowCounts) -> Measurement:
+    """The share of a shadow's answers that agree, and at least how large it is."""
+    n = counts.compared
+    return Measurement(
+        name="agreement",
+        value=counts.agreed / n if n else 0.0,
+        low=lower_rate(counts.agreed, n, PROMOTION_ALPHA),
+        n=n,
+        method="sub-Bernoulli",
+    )
 
 
 def _guard(rollout: Rollout) -> Guard:
