@@ -68,7 +68,7 @@ def compared_by_rounds(test: ABTest, metric: Metric, treatment: str, rounds: ByR
     method = "rounds of fixed shares put together"
     if found.difference is None or found.error is None:
         return Compared(metric=metric, control=values[0], treatment=values[1], method=method)
-    half, always = held.z * found.error, held.sequential_p(found.z)
+    half, always = held.z * found.error, held.sequential_p(f"{treatment}:{metric.name}", found.z)
     return Compared(
         metric=metric,
         control=values[0],
@@ -89,9 +89,12 @@ def _stretch(test: ABTest, metric: Metric, treatment: str, one: Round, tallies: 
     if control is None or treated is None or metric.kind is Kind.QUANTILE:
         return None
     control, treated, _ = ratios.adjusted(control, treated)
-    difference, error = treated.value - control.value, math.sqrt(control.variance + treated.variance)
+    told = ratios.difference(*ratios.cautious(control, treated))
+    difference, error = told.value, told.error
     if metric.kind is Kind.RATE:
         error = _score_error(difference, control_tally, treatment_tally)
+    elif told.z and math.isfinite(told.z):
+        error = abs(difference / told.z)  # as wide as Student's law is: rounds are small, and there are many
     share = one.shares[treatment] / (one.shares[treatment] + one.shares[test.control.name])
     units = control_tally.units + treatment_tally.units
     return Stretch(difference=difference, error=error, units=units, share=share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from modelyard.ab_testing.comparing import estimate, rate_of
+from modelyard.ab_testing.comparing import FEWEST, STEADY, estimate, rate_of
 from modelyard.ab_testing.experiments import ABTest
 from modelyard.ab_testing.metrics import Kind, Metric
 from modelyard.ab_testing.tally import Tally
@@ -16,16 +16,16 @@ UNIFORM = (1.0, 1.0)  # Beta's: every rate alike
 
 
 def posteriors(test: ABTest, metric: Metric, tallies: Mapping[str, Tally]) -> dict[str, Posterior] | None:
-    """What is believed of each variant, the better the larger; None while a mean has fewer than two units to go by."""
-    found = {}
+    """What is believed of each variant, the better the larger; None while a mean has too few units for a normal error."""
+    found: dict[str, Posterior] = {}
     for variant in test.variants:
         tally = tallies[variant.name]
         if metric.kind is Kind.RATE:
-            rate = rate_of(tally)
+            rate = rate_of(tally, *(tallies[other.name] for other in test.variants if other is not variant))
             found[variant.name] = posterior.beta(rate.events, rate.n, test.prior or UNIFORM)
             continue
         known = estimate(metric, tally)
-        if known is None:
+        if known is None or known.n < FEWEST or known.steady < STEADY:
             return None
         prior = None if test.prior is None else (metric.better * test.prior[0], test.prior[1])
         found[variant.name] = posterior.normal(metric.better * known.value, known.variance, prior)
@@ -73,7 +73,7 @@ def believed(test: ABTest, tallies: Mapping[str, Tally], level: float) -> dict[s
 
 def _against(control: Posterior, law: Posterior, goal: Metric, level: float) -> dict[str, Any]:
     low, high = posterior.difference_interval(control, law, level)
-    lift = posterior.lift_interval(control, law, level) if goal.better > 0 else None
+    lift = posterior.lift_interval(control, law, level)
     return {
         "chance_to_beat_control": posterior.chance_above(control, law),
         "difference_interval": [low, high] if goal.better > 0 else [-high, -low],

@@ -12,13 +12,16 @@ from modelyard.ab_testing.metrics import LATENCY, Kind, Metric, Role, average
 from modelyard.ab_testing.tally import Tally
 from modelyard.stats import ratios
 from modelyard.stats.cross import Cross
-from modelyard.stats.distributions import normal_isf, two_sided
+from modelyard.stats.distributions import normal_isf, t_sf
 from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, score_test
 from modelyard.stats.ratios import Estimate, Interval
-from modelyard.stats.sequential import rate_difference
-from modelyard.stats.sketch import bucket, middle, quantile
+from modelyard.stats.sequential import rate_difference, rate_ratio, rates_p, sequence_p
+from modelyard.stats.sketch import bucket, quantile
 
 ANY = (-math.inf, math.inf)
+FEWEST = 10  # units an arm: below, the spread of values that repeat (0 and 1, say) is anybody's guess
+STEADY = 3.0  # standard errors that a ratio's denominator must lie off zero for the delta method to mean anything
+SPLIT_ALPHA = 0.001  # of the checks that units were assigned soundly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,21 +36,34 @@ class Rate:
     design_effect: float
 
 
-def rate_of(tally: Tally) -> Rate:
+def rate_of(tally: Tally, *others: Tally) -> Rate:
     """The success rate over requests, with the ratio's variance over units (delta method; Rao, Scott 1992).
+
+    Of units that all succeeded their own spread says nothing: together with `others` the design effect is at least that
+    of all of them, and where all succeeded or all failed, that of units whose requests are all alike.
 
     >>> tally = Tally(); tally.count(1, 9); tally.count(0, 1)
     >>> rate_of(tally).rate, rate_of(tally).n
     (0.9, 10)
     """
-    n, s, units = tally.requests, tally.successes, tally.units
+    n, s, effect = tally.requests, tally.successes, 1.0
+    if tally.units != n:
+        effect = _effect((tally, *others))
+        if 0 < s < n:
+            effect = max(effect, _effect((tally,)))
     rate = s / n if n else 0.0
+    return Rate(requests=n, units=tally.units, rate=rate, n=n / effect, events=s / effect, design_effect=effect)
+
+
+def _effect(tallies: Sequence[Tally]) -> float:
+    """How many times the variance of independent requests that of units is, under one rate for all of them."""
+    n, units = sum(one.requests for one in tallies), sum(one.units for one in tallies)
+    rate = sum(one.successes for one in tallies) / n if n else 0.0
     binomial = rate * (1 - rate)
-    if units == n or units < 2 or not binomial:
-        return Rate(requests=n, units=units, rate=rate, n=n, events=s, design_effect=1.0)
-    squares = tally.ss - 2 * rate * tally.ns + rate * rate * tally.nn  # sum over units of (s - rate n)^2
-    effect = max(1.0, squares / n * units / (units - 1) / binomial)
-    return Rate(requests=n, units=units, rate=rate, n=n / effect, events=s / effect, design_effect=effect)
+    if units < 2 or not binomial:
+        return sum(one.nn for one in tallies) / n if n else 1.0
+    squares = sum(one.ss - 2 * rate * one.ns + rate * rate * one.nn for one in tallies)  # of s - rate n, over units
+    return max(1.0, squares / n * units / (units - 1) / binomial)
 
 
 def estimate(metric: Metric, tally: Tally) -> Estimate | None:
@@ -80,19 +96,34 @@ class Compared:
     z: float = 0.0
     method: str
     few: tuple[float, float, float, float] | None = None  # counts too small for a normal law
+    enough: bool = True  # whether there are units enough to decide on
     reduced: float | None = None  # the part of the variance that a covariate took
+    adjusted: tuple[float, float] | None = None  # control and treatment less what the covariate explains
+    imbalance: float | None = None  # z score of the covariate, known before the test
 
     def beyond(self, held: Ruler, alpha: float) -> bool:
         """Whether the difference stands out at a look, with an alpha of its own."""
-        if not held.open:
+        if not held.open or not self.enough:
             return False
-        limit = held.z if alpha == held.each else held.limit(alpha)
-        if self.few is None:
-            return abs(self.z) >= limit
-        if held.design == "confidence_sequence":
+        if self.few is not None and held.design == "confidence_sequence":
             low, high = rate_difference(*self.few, alpha=alpha / 2)
             return low > 0 or high < 0
-        return self.p_value <= two_sided(limit)
+        return abs(self.score) >= (held.z if alpha == held.each else held.limit(alpha))
+
+    @property
+    def score(self) -> float:
+        """How far out the difference lies in standard errors; for few events, by the exact p value."""
+        if self.few is None or self.p_value <= 0:
+            return self.z
+        return math.copysign(normal_isf(self.p_value / 2), self.z) if self.p_value < 1 else 0.0
+
+    def sequential_p(self, held: Ruler, treatment: str) -> float | None:
+        """The p value that holds however often it is read."""
+        if self.difference is None:
+            return None
+        if self.few is not None and held.design == "confidence_sequence":
+            return rates_p(*self.few)
+        return held.sequential_p(f"{treatment}:{self.metric.name}", self.score if self.enough else 0.0)
 
     @property
     def gain(self) -> float:
@@ -110,25 +141,44 @@ def compared(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> C
 
 
 def _rates(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> Compared:
-    """Pooled score test (exact for few events), Newcombe's interval and the log ratio's."""
-    c, t = rate_of(control), rate_of(treatment)
+    """Pooled score test (exact for few events), Newcombe's interval and Koopman's of the ratio."""
+    c, t = rate_of(control, treatment), rate_of(treatment, control)
     counts = (c.events, c.n, t.events, t.n)
-    low, high = newcombe(*counts, z=held.z)
     rare = min(c.events, c.n - c.events, t.events, t.n - t.events) < FEW_EVENTS
-    both = c.requests and t.requests
+    both = bool(c.requests and t.requests)
+    few = counts if rare and both else None
+    interval, lifted = _rate_intervals(counts, held, exact=few is not None)
+    clustered = c.requests + t.requests > c.units + t.units
+    z, p_value = score_test(*counts)[0], equality_p(*counts)
+    if clustered:  # the units' spread is estimated, so the score is Student's
+        p_value = min(1.0, 2 * t_sf(abs(z), max(1, c.units + t.units - 2)))
+        z = math.copysign(normal_isf(p_value / 2), z) if 0 < p_value < 1 else z
     return Compared(
         metric=metric,
         control=c.rate if c.requests else None,
         treatment=t.rate if t.requests else None,
         difference=t.rate - c.rate if both else None,
-        interval=(low, high),
+        interval=interval,
         lift=t.rate / c.rate - 1 if c.rate and both else None,
-        lift_interval=lift_interval(*counts, z=held.z) if math.isfinite(held.z) else None,
-        p_value=equality_p(*counts),
-        z=score_test(*counts)[0],
+        lift_interval=lifted,
+        p_value=p_value,
+        z=z,
         method="pooled score test",
-        few=counts if rare and c.n and t.n else None,
+        few=few,
+        enough=not clustered or min(c.units, t.units) >= FEWEST,
     )
+
+
+def _rate_intervals(
+    counts: tuple[float, float, float, float], held: Ruler, *, exact: bool
+) -> tuple[Interval, Interval | None]:
+    """Of the difference and of the lift: those that the decision rests on."""
+    if not math.isfinite(held.z) or not (counts[1] and counts[3]):
+        return (-1.0, 1.0), None
+    if exact and held.design == "confidence_sequence":
+        low, high = rate_ratio(*counts, alpha=held.each / 2)
+        return rate_difference(*counts, alpha=held.each / 2), (low - 1, high - 1)
+    return newcombe(*counts, z=held.z), lift_interval(*counts, z=held.z)
 
 
 def _estimates(metric: Metric, control: Estimate | None, treatment: Estimate | None, held: Ruler) -> Compared:
@@ -136,24 +186,31 @@ def _estimates(metric: Metric, control: Estimate | None, treatment: Estimate | N
     method = "Welch over units" + (", covariate taken out" if metric.covariate else "")
     if control is None or treatment is None:
         known = [None if one is None else one.value for one in (control, treatment)]
-        return Compared(metric=metric, control=known[0], treatment=known[1], method=method)
-    plain = control.value, treatment.value
+        return Compared(metric=metric, control=known[0], treatment=known[1], method=method, enough=False)
+    plain, imbalance = (control.value, treatment.value), ratios.imbalance(control, treatment)
     control, treatment, reduced = ratios.adjusted(control, treatment)
+    alone = ratios.difference(control, treatment)  # what a single look would say
+    if held.repeated:
+        control, treatment = ratios.cautious(control, treatment)
     found = ratios.difference(control, treatment)
     width = ratios.wide(held.z, found.df)
-    half = width * found.error if found.error else 0.0
+    enough = min(control.n, treatment.n) >= FEWEST and min(control.steady, treatment.steady) >= STEADY
+    half = width * found.error if found.error else 0.0 if enough else math.inf
     return Compared(
         metric=metric,
         control=plain[0],
         treatment=plain[1],
         difference=found.value,
         interval=(found.value - half, found.value + half),
-        lift=treatment.value / control.value - 1 if control.value > 0 else None,
+        lift=(treatment.value - control.value) / abs(control.value) if control.value else None,
         lift_interval=ratios.lift(control, treatment, width),
-        p_value=found.p_value,
+        p_value=alone.p_value,
         z=found.z,
         method=method,
+        enough=enough,
         reduced=reduced if metric.covariate else None,
+        adjusted=(control.value, treatment.value) if metric.covariate else None,
+        imbalance=imbalance if metric.covariate else None,
     )
 
 
@@ -167,7 +224,7 @@ def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) ->
     method = "counts above the pooled quantile"
     if scale[0] is None or scale[1] is None:
         known = [None if one is None else one / 1e6 for one in scale]
-        return Compared(metric=metric, control=known[0], treatment=known[1], method=method)
+        return Compared(metric=metric, control=known[0], treatment=known[1], method=method, enough=False)
     c, t = scale[0] / 1e6, scale[1] / 1e6
     effects = [max(1.0, _alike(tally)) for tally in (control, treatment)]
     n = [sum(counts.values()) / effect for counts, effect in zip(arms, effects, strict=True)]
@@ -175,10 +232,11 @@ def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) ->
     c_low, c_high = _order_limits(arms[0], n[0], metric.quantile, held.z)
     t_low, t_high = _order_limits(arms[1], n[1], metric.quantile, held.z)
     ratio = math.log(t / c)
-    low = ratio - math.hypot(math.log(t / t_low), math.log(c_high / c))
-    high = ratio + math.hypot(math.log(t_high / t), math.log(c / c_low))
+    low = ratio - math.hypot(_log_ratio(t, t_low), _log_ratio(c_high, c))
+    high = ratio + math.hypot(_log_ratio(t_high, t), _log_ratio(c, c_low))
     return Compared(
         metric=metric,
+        enough=min(n) >= FEWEST,
         control=c,
         treatment=t,
         difference=t - c,
@@ -216,11 +274,21 @@ def _above(
 
 
 def _order_limits(counts: Mapping[int, int], n: float, q: float, z: float) -> Interval:
-    """A quantile's interval by order statistics: the ranks that z standard errors around q take in, in seconds."""
-    half = z * math.sqrt(q * (1 - q) / n) if math.isfinite(z) else 1.0
-    ends = quantile(counts, max(0.0, q - half)), quantile(counts, min(1.0, q + half))
-    low, high = (end or middle(0) for end in ends)
-    return low * 0.99 / 1e6, high * 1.01 / 1e6  # a bucket's middle is within 1 % of what it holds
+    """A quantile's interval by order statistics: the ranks that z standard errors around q take in, in seconds.
+
+    Where that is more than all values, there is no end: the largest of a hundred values is no bound of their p99.
+    """
+    half = z * math.sqrt(q * (1 - q) / n)
+    low = quantile(counts, q - half) if half < q else None
+    high = quantile(counts, q + half) if half < 1 - q else None
+    return (  # a bucket's middle is within 1 % of what it holds
+        0.0 if low is None else low * 0.99 / 1e6,
+        math.inf if high is None else high * 1.01 / 1e6,
+    )
+
+
+def _log_ratio(larger: float, smaller: float) -> float:
+    return math.log(larger / smaller) if smaller > 0 else math.inf
 
 
 def every_metric(plan: Iterable[Metric], arms: Iterable[Tally]) -> tuple[Metric, ...]:
@@ -230,14 +298,26 @@ def every_metric(plan: Iterable[Metric], arms: Iterable[Tally]) -> tuple[Metric,
     return (*planned, *(average(name) for name in sorted(names, key=lambda name: (name != LATENCY, name))))
 
 
-def guarded(found: Compared) -> str:
-    """Whether a guardrail is `held` (shown within its margin), `broken` (shown beyond it), or still `open`."""
-    if found.lift_interval is None:
-        return "open"
+def guarded(found: Compared, held: Ruler, treatment: str) -> str:
+    """Whether a guardrail is `held` (shown within its margin), `broken` (shown beyond it), or still `open`.
+
+    A test of non-inferiority at each look, with the design's bounds. What a look of a plan has shown stays shown, until
+    another shows the opposite; between looks that count nothing new is shown.
+    """
+    before = held.guardrails.get(f"{treatment}:{found.metric.name}", "open")
+    if not held.open or not found.enough or found.lift_interval is None:
+        return before
     worst, best = found.lift_interval if found.metric.better > 0 else (-found.lift_interval[1], -found.lift_interval[0])
     if worst > -found.metric.margin:
         return "held"
-    return "broken" if best < -found.metric.margin else "open"
+    return "broken" if best < -found.metric.margin else before
+
+
+def mismatched(found: Compared, held: Ruler) -> bool:
+    """Whether units differed before the test by more than chance explains, by the covariate; at any look."""
+    if not found.imbalance or not found.enough:
+        return False
+    return sequence_p(found.imbalance, held.fraction, SPLIT_ALPHA) <= SPLIT_ALPHA
 
 
 def stepped(found: Mapping[str, Compared], held: Ruler) -> frozenset[str]:
@@ -254,8 +334,8 @@ def stepped(found: Mapping[str, Compared], held: Ruler) -> frozenset[str]:
     return frozenset(done)
 
 
-def told(found: Compared, held: Ruler) -> dict[str, Any]:
-    """A comparison as plain values; relative figures in percent."""
+def told(found: Compared, held: Ruler, treatment: str) -> dict[str, Any]:
+    """A comparison as plain values; relative figures in percent, None for an end that an interval does not have."""
     lifted = found.lift_interval
     result: dict[str, Any] = {
         "kind": found.metric.kind.value,
@@ -265,23 +345,26 @@ def told(found: Compared, held: Ruler) -> dict[str, Any]:
         "difference": found.difference,
         "interval": [_finite(end) for end in found.interval],
         "relative": None if found.lift is None else 100 * found.lift,
-        "relative_interval": None if lifted is None else [100 * end for end in lifted],
+        "relative_interval": None if lifted is None else [_finite(100 * end) for end in lifted],
         "z": _finite(found.z),
         "p_value": found.p_value,
-        "sequential_p_value": held.sequential_p(found.z) if held.design == "confidence_sequence" else None,
+        "sequential_p_value": found.sequential_p(held, treatment),
+        "enough_units": found.enough,
         "method": found.method,
     }
-    if found.reduced is not None:
-        result["variance_reduction"] = found.reduced
+    if found.reduced is not None and found.adjusted is not None:
+        control, treated = found.adjusted
+        result.update(variance_reduction=found.reduced, adjusted_control=control, adjusted_treatment=treated)
+        result["covariate_z"] = found.imbalance
     if found.metric.role is Role.GUARDRAIL:
-        result.update(margin=100 * found.metric.margin, guardrail=guarded(found))
+        result.update(margin=100 * found.metric.margin, guardrail=guarded(found, held, treatment))
     return result
 
 
 def adjust(found: Sequence[dict[str, Any]]) -> None:
     """Adjusted p values over a family, written beside the plain ones: Holm's, and Benjamini and Hochberg's.
 
-    Over the p values that hold at any look where there are such, over those of one look otherwise.
+    Of the p values that hold however often they are read, so these do too: 1 where no look has counted yet.
     """
     if not found:
         return
@@ -289,9 +372,7 @@ def adjust(found: Sequence[dict[str, Any]]) -> None:
 
     from modelyard.stats.multiple import benjamini_hochberg, holm
 
-    p_values = np.array(
-        [one["p_value" if one["sequential_p_value"] is None else "sequential_p_value"] for one in found]
-    )
+    p_values = np.array([1.0 if one["sequential_p_value"] is None else one["sequential_p_value"] for one in found])
     for one, by_holm, by_bh in zip(found, holm(p_values), benjamini_hochberg(p_values), strict=True):
         one.update(p_value_holm=float(by_holm), p_value_benjamini_hochberg=float(by_bh))
 

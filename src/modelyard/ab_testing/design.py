@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from modelyard.ab_testing.experiments import ABTest
@@ -20,17 +20,20 @@ Design = Literal["fixed", "group_sequential", "confidence_sequence"]
 class Look:
     """One analysis that spent error probability: when in information, and what crossed its bound.
 
-    `significant` names treatments, and `treatment:metric` where the goal is not the success rate alone.
+    `significant` names treatments, and `treatment:metric` where the goal is not the success rate alone. `p_values` pay for
+    all looks up to this one, and `guardrails` are the states that were shown, both by `treatment:metric`.
     """
 
     fraction: float
     alpha: float
     significant: tuple[str, ...] = ()
+    p_values: Mapping[str, float] = field(default_factory=dict)
+    guardrails: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruler:
-    """How far a difference must stand out now: the design, whether this look counts, and what was decided before.
+    """How far a difference must stand out now: the design, whether this look counts, and what was shown before.
 
     `alpha` is for all hypotheses together, `each` is the part that one of them has before any is decided; `z` goes with it.
     """
@@ -44,6 +47,8 @@ class Ruler:
     decided: tuple[str, ...]
     note: str
     times: tuple[float, ...] = ()
+    p_values: Mapping[str, float] = field(default_factory=dict)  # the least of earlier looks
+    guardrails: Mapping[str, str] = field(default_factory=dict)  # what earlier looks have shown
 
     def limit(self, alpha: float) -> float:
         """How many standard errors it takes at another alpha."""
@@ -53,14 +58,31 @@ class Ruler:
 
         return bounds(self.times, alpha)[-1] if self.times else math.inf
 
-    def sequential_p(self, z: float) -> float | None:
-        """The p value that holds at any look; None for designs whose looks have bounds instead."""
-        return sequence_p(z, self.fraction, self.each) if self.design == "confidence_sequence" else None
+    def sequential_p(self, name: str, z: float) -> float | None:
+        """The p value of `treatment:metric` that holds however often it is read; None before the first look that counts.
+
+        Of a confidence sequence, that of its e-value. With a planned sample, the least over the looks so far of the alpha
+        whose bounds would have been passed: secondary metrics pay for looks as goals do.
+        """
+        if self.design == "confidence_sequence":
+            return sequence_p(z, self.fraction, self.each)
+        known = self.p_values.get(name)
+        if not self.open:
+            return known
+        from modelyard.stats.group_sequential import sequential_p  # needs numpy
+
+        found = sequential_p(self.times, z)
+        return found if known is None else min(known, found)
 
     @property
     def open(self) -> bool:
         """Whether a difference that stands out now may be decided on."""
         return math.isfinite(self.z) and (self.design == "confidence_sequence" or self.counts)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the test is looked at more than once, so that the first odd moment may end it."""
+        return self.design != "fixed"
 
 
 def checked_level(confidence_level: float) -> float:
@@ -98,27 +120,32 @@ def ruler(
 def _planned(fraction: float, looks: Sequence[Look], alpha: float, each: float, planned: int) -> Ruler:
     from modelyard.stats.group_sequential import bounds
 
-    fraction = min(1.0, fraction)
     before = [look.fraction for look in looks]
     last = before[-1] if before else 0.0
-    counts = fraction > last and (fraction - last >= LOOK_APART or fraction == 1.0)
+    counts = last < 1 and fraction > last and (fraction - last >= LOOK_APART or fraction >= 1)
     times = (*before, fraction) if counts else tuple(before)
+    alone = len(times) == 1 and times[0] >= 1
     note = (
-        f"one look at the planned {planned:,} units"
-        if times == (1.0,)
-        else f"look {len(times)} of a plan of {planned:,} units"
+        f"one look at the planned {planned:,} units" if alone else f"look {len(times)} of a plan of {planned:,} units"
     )
     if not counts and times:
         again = math.ceil((last + LOOK_APART) * planned)
         note += f"; the next look counts from {again:,} units" if last < 1 else "; it is over"
+    as_sure = [
+        look for look in looks if look.alpha <= alpha * (1 + 1e-9)
+    ]  # what a laxer look has shown is not shown here
     return Ruler(
-        design="fixed" if times == (1.0,) else "group_sequential",
+        design="fixed" if alone else "group_sequential",
         alpha=alpha,
         each=each,
         z=bounds(times, each)[-1] if times else math.inf,
         fraction=fraction,
         counts=counts,
-        decided=tuple(sorted({name for look in looks for name in look.significant})),
+        decided=tuple(sorted({name for look in as_sure for name in look.significant})),
         note=note,
         times=times,
+        p_values={
+            name: min(look.p_values.get(name, 1.0) for look in looks) for look in looks for name in look.p_values
+        },
+        guardrails={name: state for look in as_sure for name, state in look.guardrails.items()},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from modelyard.ab_testing.experiments import (
     TrafficSplitStrategy,
     Variant,
 )
-from modelyard.ab_testing.metrics import Kind
+from modelyard.ab_testing.metrics import Kind, Role
 from modelyard.ab_testing.recording import Recorder
 from modelyard.ab_testing.sizing import Sizing
 from modelyard.core.area import Area
@@ -38,13 +38,22 @@ from modelyard.core.work import Store, Work
 FEWEST = 100  # units of a round of Thompson sampling: its comparison rests on the normal law
 
 
+@dataclass(slots=True)
+class Remembered:
+    """A test as recording remembers it, until when, and how records of its arms begin, by variant and success."""
+
+    test: ABTest
+    until: float
+    heads: dict[tuple[str, bool], bytes] = field(default_factory=dict)
+
+
 class Plans(Area):
     """Tests and holdouts as they are planned, begun and ended."""
 
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(storage_path, clock=clock)
         self._recorder = Recorder(self.store)
-        self._tests: dict[str, tuple[float, ABTest]] = {}  # what recording remembers, and until when
+        self._tests: dict[str, Remembered] = {}
 
     @operation("POST", "/ab-tests", needs="ab_testing.write")
     def create_test(
@@ -374,6 +383,11 @@ def _check_inference(test: ABTest) -> None:
         )
     if not 0 < test.tolerated_loss < 1:
         raise Invalid(f"tolerated_loss is {test.tolerated_loss}; give a part of the control's value between 0 and 1.")
+    if test.adaptive and any(metric.role is Role.GUARDRAIL for metric in test.metrics):
+        raise Invalid(
+            "Thompson sampling cannot hold a guardrail: no sound relative interval is known while shares move. Make the "
+            "metric secondary, or choose another inference."
+        )
     if test.adaptive and (test.round_units < FEWEST or test.strategy is not TrafficSplitStrategy.HASH_BASED):
         raise Invalid(f"Thompson sampling needs rounds of {FEWEST} units or more and the strategy hash_based.")
 

@@ -9,12 +9,14 @@ from typing import Any
 from modelyard.ab_testing import allocating, sentences
 from modelyard.ab_testing.allocating import ByRound
 from modelyard.ab_testing.comparing import (
+    SPLIT_ALPHA,
     Compared,
     adjust,
     compared,
     estimate,
     every_metric,
     guarded,
+    mismatched,
     one_look,
     rate_of,
     stepped,
@@ -29,7 +31,6 @@ from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-SPLIT_ALPHA = 0.001
 
 
 def analyze(
@@ -41,9 +42,8 @@ def analyze(
     rounds: ByRound = (),
 ) -> tuple[dict[str, Any], Look | None]:
     """The whole analysis as plain values, and the look it spent, if it did. `rounds` are those of Thompson sampling."""
-    units = sum(tallies[variant.name].units for variant in test.variants)
     reached = allocating.information(test, rounds) if test.adaptive and rounds else None
-    held = ruler(test, units, looks, checked_level(confidence_level), fraction=reached)
+    held = ruler(test, _units(test, tallies), looks, checked_level(confidence_level), fraction=reached)
     metrics = every_metric(test.metrics, tallies.values())
     found = _findings(test, tallies, rounds, metrics, held)
     goals = {
@@ -60,6 +60,12 @@ def analyze(
         "comparisons": comparisons,
         **comparisons[test.treatments[0].name],
         "sample_ratio": sample_ratio(test, tallies, rounds),
+        "covariate_mismatch": [
+            f"{metric} of {name}"
+            for name, ones in found.items()
+            for metric, one in ones.items()
+            if mismatched(one, held)
+        ],
         "statistically_significant": any(one["statistically_significant"] for one in comparisons.values()),
         "winner": _winner(test, comparisons, found),
     }
@@ -68,8 +74,34 @@ def analyze(
     if test.inference is Inference.BAYESIAN:
         _believe(test, tallies, result, confidence_level)
     result["conclusion"] = sentences.conclusion(test, tallies, result, held, found)
-    spent = Look(fraction=held.fraction, alpha=held.alpha, significant=tuple(sorted(decided)))
-    return result, spent if held.counts else None
+    return result, _look(held, decided, found) if held.counts else None
+
+
+def _look(held: Ruler, decided: frozenset[str], found: Mapping[str, Mapping[str, Compared]]) -> Look:
+    """What this look has shown, for those that come after it."""
+    every = [(f"{name}:{metric}", name, one) for name, ones in found.items() for metric, one in ones.items()]
+    p_values = {key: one.sequential_p(held, name) for key, name, one in every}
+    return Look(
+        fraction=held.fraction,
+        alpha=held.alpha,
+        significant=tuple(sorted(decided)),
+        p_values={key: p for key, p in p_values.items() if p is not None and p < 1},
+        guardrails={key: guarded(one, held, name) for key, name, one in every if one.metric.role is Role.GUARDRAIL},
+    )
+
+
+def _units(test: ABTest, tallies: Mapping[str, Tally]) -> float:
+    """The units so far; of a ramp, as many of the full shares as would tell the arms apart as well."""
+    if test.strategy is not TrafficSplitStrategy.RAMP:
+        return sum(tallies[variant.name].units for variant in test.variants)
+    control = tallies[test.control.name].units
+    return min(
+        _pairs(control, tallies[one.name].units) / _pairs(test.control.share, one.share) for one in test.treatments
+    )
+
+
+def _pairs(control: float, treatment: float) -> float:
+    return control * treatment / (control + treatment) if control and treatment else 0.0
 
 
 def hypothesis(test: ABTest, treatment: str, metric: Metric) -> str:
@@ -143,16 +175,18 @@ def _comparison(
     """One treatment as plain values: the decision on its goals, the success rate's figures, and every other metric."""
     goals = [one for one in found.values() if one.metric.role is Role.GOAL]
     sure = [one for one in goals if hypothesis(test, name, one.metric) in decided]
-    success = told(found[SUCCESS], held)
-    others = {metric: told(one, held) for metric, one in found.items() if metric not in (SUCCESS, LATENCY)}
-    latency = told(found[LATENCY], held) if LATENCY in found and found[LATENCY].difference is not None else None
+    success = told(found[SUCCESS], held, name)
+    others = {metric: told(one, held, name) for metric, one in found.items() if metric not in (SUCCESS, LATENCY)}
+    latency = told(found[LATENCY], held, name) if LATENCY in found and found[LATENCY].difference is not None else None
     if latency is not None and found[LATENCY].metric.role is not Role.SECONDARY:
         others[LATENCY] = latency
     return {
         "statistically_significant": bool(sure),
         "better": bool(sure) and all(one.gain > 0 for one in sure),
         "goals": {one.metric.name: "sure" if one in sure else "open" for one in goals},
-        "guardrails": {metric: guarded(one) for metric, one in found.items() if one.metric.role is Role.GUARDRAIL},
+        "guardrails": {
+            metric: guarded(one, held, name) for metric, one in found.items() if one.metric.role is Role.GUARDRAIL
+        },
         "z": success["z"],
         "p_value": success["p_value"],
         "sequential_p_value": success["sequential_p_value"],
@@ -209,6 +243,7 @@ def _arm(tally: Tally, model: str, metrics: Sequence[Metric], level: float) -> d
         "requests": rate.requests,
         "units": rate.units,
         "successes": tally.successes,
+        "corrected": tally.corrected,
         "success_rate": rate.rate if rate.requests else None,
         "success_interval": list(wilson(rate.events, rate.n, level)) if rate.requests else None,
         "design_effect": rate.design_effect,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelyard.ab_testing.comparing import Compared, rate_of
+from modelyard.ab_testing import sizing
+from modelyard.ab_testing.comparing import FEWEST, Compared, estimate, rate_of
 from modelyard.ab_testing.design import Ruler
-from modelyard.ab_testing.experiments import ABTest
-from modelyard.ab_testing.metrics import Kind, Metric
+from modelyard.ab_testing.experiments import ABTest, TestStatus
+from modelyard.ab_testing.metrics import Kind, Metric, Role
 from modelyard.ab_testing.tally import Tally
 from modelyard.stats.power import detectable_lift, mean_sample_size
 
@@ -21,122 +23,225 @@ def conclusion(
     """The sentence of a test; what forbids an answer comes first."""
     empty = [variant.name for variant in test.variants if not tallies[variant.name].requests]
     if empty:
-        return f"Not enough evidence: no results yet for {', '.join(empty)}. Go on recording."
+        return f"Not enough evidence: no results yet for {_listed(empty)}. {_go_on(test)}"
     if result["sample_ratio"]["mismatch"]:
         return _mismatch(result["sample_ratio"])
+    if result["covariate_mismatch"]:
+        return (
+            f"Do not trust the difference: units differed before the test by the covariate of "
+            f"{_listed(result['covariate_mismatch'])}. Find out why first: is it told of every unit in every variant?"
+        )
     if "bayesian" in result:
-        return _believed(test, result["bayesian"], result["winner"])
-    if result["winner"] is not None:
-        return _won(test, result["winner"], found)
-    return _open(test, tallies, result, held, found)
+        return _believed(test, result)
+    if result["winner"] not in (None, test.control.name):
+        return f"{_better(result, found[result['winner']], result['winner'])}. {_promote(test, result['winner'])}"
+    return _without_winner(test, tallies, result, held, found)
 
 
 def _mismatch(split: Mapping[str, Any]) -> str:
     told = ", ".join(
         f"{name} {split['seen'][name]:.1%} instead of {share:.1%}" for name, share in split["planned"].items()
     )
-    return f"Do not trust the difference: units did not arrive in the planned shares ({told}). Find out why first."
+    return (
+        f"Do not trust the difference: units did not arrive in the planned shares ({told}). Find out why first: are "
+        "results lost in one variant, or units assigned elsewhere?"
+    )
 
 
-def _won(test: ABTest, winner: str, found: Findings) -> str:
-    goal = test.goals[0]
-    if winner == test.control.name:
-        value = written(goal, found[test.treatments[0].name][goal.name].control)
-        return f"No treatment beats the control's {_called(goal)} of {value}, and the difference is sure. Keep {test.control.model}."
-    model = next(variant.model for variant in test.variants if variant.name == winner)
-    told = _change(winner, found[winner])
-    return f"{told}, and the difference is sure. Conclude the test and promote {model}."
+def _without_winner(
+    test: ABTest, tallies: Mapping[str, Tally], result: Mapping[str, Any], held: Ruler, found: Findings
+) -> str:
+    """What is known of each treatment that has been decided on; else that there is not enough evidence."""
+    told, lost = [], []
+    for name, one in result["comparisons"].items():
+        broken = [metric for metric, state in one["guardrails"].items() if state == "broken"]
+        waiting = [metric for metric, state in one["guardrails"].items() if state == "open"]
+        if broken:
+            told.append(f"{name} is worse on {_listed(broken)} by more than the margin allows")
+            lost.append(name)
+        elif one["better"]:
+            told.append(
+                f"{_better(result, found[name], name)}, but {_listed(waiting)} is not shown yet to keep its margin"
+            )
+        elif one["statistically_significant"]:
+            told.append(_worse(result, found[name], name))
+            lost.append(name)
+    if not told:
+        return _undecided(test, tallies, held, found)
+    return f"{'; '.join(told)}. {_after(test, lost)}"
 
 
-def _change(name: str, found: Mapping[str, Compared]) -> str:
-    """The first sure improvement in words."""
-    one = max(found.values(), key=lambda one: (one.metric.role.value == "goal") * one.gain * abs(one.z))
-    by = f"{100 * one.lift:+.2f} %, " if one.lift is not None else ""
-    values = f"({by}{written(one.metric, one.treatment)} against {written(one.metric, one.control)})"
+def _after(test: ABTest, lost: list[str]) -> str:
+    """What to do where some treatments are out."""
+    if len(lost) == len(test.treatments):
+        kept = f"keep {test.control.model}"
+        return f"Stop the test and {kept}." if test.status is TestStatus.RUNNING else f"{kept[0].upper()}{kept[1:]}."
+    if lost:
+        return f"Do not promote {_listed(lost)}. {_go_on(test)}"
+    return _go_on(test)
+
+
+def _better(result: Mapping[str, Any], found: Mapping[str, Compared], name: str) -> str:
+    return f"{name} {_changes(result, found, name, 1)}, {_beyond(result)}"
+
+
+def _worse(result: Mapping[str, Any], found: Mapping[str, Compared], name: str) -> str:
+    """Goals that are worse, beside those that are better, if there are such."""
+    up = _changes(result, found, name, 1)
+    return f"{name} {_changes(result, found, name, -1)}{f', though it {up}' if up else ''}, {_beyond(result)}"
+
+
+def _beyond(result: Mapping[str, Any]) -> str:
+    return f"more than chance explains at {100 * result['confidence_level']:.6g}% confidence"
+
+
+def _changes(result: Mapping[str, Any], found: Mapping[str, Compared], name: str, sign: int) -> str:
+    """The decided goals that went one way, in words."""
+    decided = result["comparisons"][name]["goals"]
+    changed = [one for goal, one in found.items() if decided.get(goal) == "sure" and one.gain * sign > 0]
+    return " and ".join(_change(one) for one in changed)
+
+
+def _change(one: Compared) -> str:
+    control, treatment = one.adjusted or (one.control, one.treatment)
+    by = "" if one.lift is None else f", {one.lift:+.2%}{_between(one)}"
+    values = f"({written(one.metric, treatment, control)} against {written(one.metric, control, treatment)}{by})"
     if one.metric.kind is Kind.RATE:
-        return f"{name} succeeds more often {values}"
-    return f"{name} has a better {_called(one.metric)} {values}"
+        return f"succeeds {'more' if one.gain > 0 else 'less'} often {values}"
+    return f"has a {'better' if one.gain > 0 else 'worse'} {one.metric.name} {values}"
 
 
-def _open(test: ABTest, tallies: Mapping[str, Tally], result: Mapping[str, Any], held: Ruler, found: Findings) -> str:
-    """Nobody has won: what stands against it, or that there is not enough evidence."""
-    broken = [f"{name} on {metric}" for name, metric in _guards(result, "broken")]
-    if broken:
-        return f"{', '.join(broken)}: worse by more than the margin, and the difference is sure. Stop it and keep {test.control.model}."
-    better = [name for name, one in result["comparisons"].items() if one["better"]]
-    waiting = [f"{metric} of {name}" for name, metric in _guards(result, "open") if name in better]
-    if waiting:
-        told = _change(better[0], found[better[0]])
-        return f"{told}, but it is not shown yet that {', '.join(waiting)} is within its margin. Go on recording."
-    worse = [name for name, one in result["comparisons"].items() if one["statistically_significant"]]
-    if worse:
-        return f"{', '.join(worse)} {_worse(test)} than the control. Stop it and go on with the others."
-    return _undecided(test, tallies, held)
+def _between(one: Compared) -> str:
+    """The interval of a lift, where it has two ends."""
+    if one.lift_interval is None or not math.isfinite(one.lift_interval[1]):
+        return ""
+    return f", between {one.lift_interval[0]:+.2%} and {one.lift_interval[1]:+.2%}"
 
 
-def _worse(test: ABTest) -> str:
-    goal = test.goals[0]
-    return "succeeds less often" if goal.kind is Kind.RATE and len(test.goals) == 1 else "does worse"
-
-
-def _guards(result: Mapping[str, Any], state: str) -> list[tuple[str, str]]:
-    return [
-        (name, metric)
-        for name, one in result["comparisons"].items()
-        for metric, guard in one["guardrails"].items()
-        if guard == state
-    ]
-
-
-def _undecided(test: ABTest, tallies: Mapping[str, Tally], held: Ruler) -> str:
+def _undecided(test: ABTest, tallies: Mapping[str, Tally], held: Ruler, found: Findings) -> str:
     units = sum(tallies[variant.name].units for variant in test.variants)
-    largest = test.planned_units or max(test.horizon, units)
-    lift = _findable(test, tallies[test.control.name], largest)
-    can = f" {largest:,} units would find a lift of {lift:.1%} four times in five." if lift else ""
-    if held.design != "confidence_sequence" and held.fraction >= 1:
-        return f"No difference was shown with the planned {largest:,} units.{can} Keep {test.control.model} or plan a larger test."
-    return f"Not enough evidence yet after {units:,} units: no difference is sure.{can} Go on recording."
+    largest = max(test.planned_units or test.horizon, units)
+    lift = _findable(test, tallies[test.control.name], largest, held)
+    can = f" {largest:,} units show a lift of {lift:.1%} in four of five tests." if lift else ""
+    known = _known(test, held, found)
+    if test.planned_units is not None and held.fraction >= 1:
+        return (
+            f"No difference was shown with the planned {test.planned_units:,} units{known}.{can} "
+            f"Keep {test.control.model}, or plan a larger test."
+        )
+    unfit = sorted({name for ones in found.values() for name, one in ones.items() if _is_goal(one) and not one.enough})
+    if unfit:
+        known = f": {_listed(unfit)} is judged from {FEWEST} units in each variant on, a ratio once its denominator is not near zero"
+    so_far = f"Not enough evidence yet after {units:,} unit{'' if units == 1 else 's'}{known}.{can}"
+    if test.planned_units is not None and not held.counts and test.status is TestStatus.RUNNING:
+        return f"{so_far} Nothing is decided at this look: it comes too soon after the last one. {_go_on(test)}"
+    return f"{so_far} {_go_on(test)}"
 
 
-def _findable(test: ABTest, control: Tally, units: int) -> float | None:
-    """The relative change of the goal that one look at so many units would find with 80 % power."""
-    share, goal = 1 - test.control.share, test.goals[0]
-    if not 0 < share < 1:
+def _is_goal(one: Compared) -> bool:
+    return one.metric.role is Role.GOAL
+
+
+def _known(test: ABTest, held: Ruler, found: Findings) -> str:
+    """Where the change of the first goal lies, if that is known."""
+    goal = test.goals[0]
+    called = "the success rate" if goal.kind is Kind.RATE else goal.name
+    told = [
+        f"{name} changes {called} by {low:+.2%} to {high:+.2%}"
+        for name, ones in found.items()
+        if math.isfinite(held.z) and ones[goal.name].lift_interval is not None
+        for low, high in [ones[goal.name].lift_interval or (0.0, math.inf)]
+        if math.isfinite(high)
+    ]
+    return f": {', '.join(told)}" if told else ""
+
+
+def _findable(test: ABTest, control: Tally, units: int, held: Ruler) -> float | None:
+    """The relative change of the first goal that the least of the treatments would show with 80 % power."""
+    goal, least = test.goals[0], min(variant.share for variant in test.treatments)
+    pair = least + test.control.share
+    share, paired = least / pair, units * pair
+    if held.design == "confidence_sequence":
+        paired /= sizing.at_any_time(held.each, 0.8, max(units / test.horizon, 1.0))
+    if not 0 < share < 1 or paired < 1:
         return None
     if goal.kind is Kind.RATE:
         rate = rate_of(control).rate
-        return detectable_lift(rate, units=units, treatment_share=share) if 0 < rate < 1 else None
-    from modelyard.ab_testing.comparing import estimate
-
+        return (
+            detectable_lift(rate, units=int(paired), alpha=held.each, treatment_share=share) if 0 < rate < 1 else None
+        )
     known = estimate(goal, control)
-    if known is None or known.value <= 0 or not known.variance:
+    if known is None or not known.value or not known.variance:
         return None
     deviation = (known.variance * known.n) ** 0.5
-    one = mean_sample_size(1.0, mean=known.value, deviation=deviation, treatment_share=share)
-    return float((one / units) ** 0.5)
+    one = mean_sample_size(1.0, mean=abs(known.value), deviation=deviation, alpha=held.each, treatment_share=share)
+    return float((one / paired) ** 0.5)
 
 
-def _believed(test: ABTest, told: Mapping[str, Any], winner: str | None) -> str:
+def _believed(test: ABTest, result: Mapping[str, Any]) -> str:
     """Bayesian words: chances and losses, never significance."""
+    told = result["bayesian"]
     if not told["variants"]:
-        return "Not enough evidence: a variant has fewer than two units. Go on recording."
-    best = min(told["variants"], key=lambda name: told["variants"][name]["expected_loss"])
+        return f"Not enough evidence: it takes {FEWEST} units in each variant. {_go_on(test)}"
+    best = told["choice"] or min(told["variants"], key=lambda name: told["variants"][name]["expected_loss"])
     one = told["variants"][best]
-    chance = f"{best} is the best with {one['chance_of_being_best']:.1%} probability"
-    loss = f"choosing it is expected to lose {one['expected_loss']:.2g} of {told['metric']}"
-    if winner is None:
-        return f"Not enough evidence yet: {chance}, and {loss}. Go on recording."
+    chance = f"{best} is the best with {_chance(one['chance_of_being_best'])} probability"
+    loss = _loss(one["expected_loss"], told["variants"][test.control.name]["mean"], test.goals[0])
+    if told["choice"] is None:
+        return f"Not enough evidence yet: {chance}, and {loss}. {_go_on(test)}"
+    guards = result["comparisons"].get(best, {"guardrails": {}})["guardrails"]
+    for state, means in (
+        ("broken", "is worse than its margin allows"),
+        ("open", "is not shown yet to keep its margin"),
+    ):
+        names = [name for name, found in guards.items() if found == state]
+        if names:
+            step = f"Stop the test and keep {test.control.model}." if state == "broken" else _go_on(test)
+            return f"{chance}, and {loss}, but {_listed(names)} {means}. {step}"
+    return f"{chance}, and {loss}, which is tolerated. {_promote(test, best)}"
+
+
+def _loss(loss: float, control: float, goal: Metric) -> str:
+    """What choosing a variant is expected to lose, as a part of the control's value."""
+    called = "success rate" if goal.kind is Kind.RATE else goal.name
+    part = 100 * loss / abs(control) if control else math.inf
+    much = "less than 0.001%" if part < 0.001 else f"{part:.2g}%" if part < 1e6 else f"{loss:.2g}, more than all"
+    return f"choosing it is expected to lose {much} of the control's {called}"
+
+
+def _chance(part: float) -> str:
+    return "over 99.9%" if part > 0.999 else f"{part:.1%}"
+
+
+def _promote(test: ABTest, winner: str) -> str:
+    """What to do with a winner, the control included."""
     model = next(variant.model for variant in test.variants if variant.name == winner)
-    step = f"Keep {model}" if winner == test.control.name else f"Conclude the test and promote {model}"
-    return f"{chance}, and {loss}, which is tolerated. {step}."
+    if test.status is TestStatus.CONCLUDED:
+        return f"The test has been concluded with {test.winner or 'no winner'}."
+    if winner == test.control.name:
+        return f"Keep {model}."
+    return f"Conclude the test and promote {model}."
 
 
-def written(metric: Metric, value: float | None) -> str:
-    """A metric's value as it is written."""
+def _go_on(test: ABTest) -> str:
+    if test.status is TestStatus.DRAFT:
+        return "Start the test."
+    if test.status is TestStatus.RUNNING:
+        return "Go on recording."
+    return f"The test has ended: keep {test.control.model}, or create a new test."
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def written(metric: Metric, value: float | None, other: float | None = None) -> str:
+    """A metric's value as it is written, with digits enough to tell it from the other."""
     if value is None:
         return "nothing"
-    return f"{value:.2%}" if metric.kind is Kind.RATE else f"{value:.6g}"
-
-
-def _called(metric: Metric) -> str:
-    return "success rate" if metric.kind is Kind.RATE else metric.name
+    apart = abs(value - other) if other is not None else 0.0
+    if metric.kind is Kind.RATE:
+        digits = max(2, 1 - math.floor(math.log10(100 * apart))) if apart > 0 else 2
+        return f"{value:.{min(digits, 8)}%}"
+    digits = math.ceil(math.log10(abs(value) / apart)) + 2 if apart > 0 and value else 6
+    return f"{value:.{min(max(digits, 6), 15)}g}"

@@ -52,7 +52,7 @@ def sized(
     else:
         raise Invalid("Say what is now: base_rate of a success rate, or mean and deviation of another metric.")
     one = pair / (share + rest) * (1 - correlation**2)
-    planned, free = math.ceil(one * _looking(looks, alpha, power)), math.ceil(one * _free(alpha, power))
+    planned, free = math.ceil(one * _looking(looks, alpha, power)), math.ceil(one * at_any_time(alpha, power))
     days = [None if units_per_day is None else math.ceil(units / units_per_day) for units in (planned, free)]
     return Sizing(
         units=planned,
@@ -72,10 +72,16 @@ def _looking(looks: int, alpha: float, power: float) -> float:
     return inflation(looks, alpha=alpha, power=power)
 
 
-def _free(alpha: float, power: float) -> float:
-    """What a confidence sequence costs whose horizon is the sample: the power of its last look alone, so a little much."""
+def at_any_time(alpha: float, power: float, information: float = 1.0) -> float:
+    """How many times the units of one look a confidence sequence needs: the power of its last look alone, so a little much.
+
+    `information` is that look's, as a part of the horizon.
+
+    >>> round(at_any_time(0.05, 0.8), 2)
+    1.91
+    """
     tail = normal_isf(1 - power)
-    return ((sequence_z(1.0, alpha) + tail) / (normal_isf(alpha / 2) + tail)) ** 2
+    return ((sequence_z(information, alpha) + tail) / (normal_isf(alpha / 2) + tail)) ** 2
 
 
 def _said(planned: int, free: int, looks: int, days: int | None) -> str:

@@ -17,6 +17,7 @@ from modelyard.core.errors import Invalid
 from modelyard.stats.distributions import normal_isf, two_sided
 
 POINTS = 401  # of the grid between the bounds: the published tables are met to four digits
+_LADDER = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 1e-4, 1e-6)
 WIDEST = 37.0  # standard errors; two_sided(37) is the last normal tail that is not zero
 
 
@@ -43,17 +44,47 @@ class _Walk:
 
 
 def bounds(fractions: Sequence[float], alpha: float = 0.05) -> list[float]:
-    """The |z| to exceed at each look, for rising information fractions; a fraction above 1 counts as 1.
+    """The |z| to exceed at each look, for rising information fractions; by the first one at or above 1 alpha is spent.
+
+    A last look that comes late (at 1.2, say) is told by its true fraction: how it goes with earlier looks hangs on that.
 
     All in terms of survival functions: with 1 - cdf the first of many looks would underflow to a bound that is lost.
 
     >>> [round(bound, 3) for bound in bounds([0.2, 0.4, 0.6, 0.8, 1.0])]  # Lan-DeMets, five equal looks
     [4.877, 3.357, 2.68, 2.29, 2.031]
     """
-    times = [min(float(fraction), 1.0) for fraction in fractions]
+    times = [float(fraction) for fraction in fractions]
     if any(b <= a for a, b in zip([0.0, *times], times, strict=False)):
         raise Invalid(f"Looks must be at rising information fractions above 0, not at {list(fractions)}.")
     return [_walked(tuple(times[: look + 1]), alpha).bound / math.sqrt(time) for look, time in enumerate(times)]
+
+
+def sequential_p(fractions: Sequence[float], z: float) -> float:
+    """The p value of the last look that pays for all looks: the least alpha at which its bound would be passed.
+
+    P(it is ever at or below a, at any of the looks) <= a for every a, for the bounds hold at each (the repeated p value of
+    Jennison, Turnbull 2000, chapter 9; its least value over the looks is the sequential p value of Liu, Anderson 2008,
+    JASA 103). Between the levels of a ladder the bound is nearly straight in the normal quantile of alpha. 1 from 0.5 on;
+    1e-6 is the least that is told.
+
+    >>> round(sequential_p([0.5, 1.0], 1.969), 3), sequential_p([0.5], 1.0), round(sequential_p([1.0], 1.96), 3)
+    (0.05, 1.0, 0.05)
+    """
+    far, last = abs(z), tuple(float(fraction) for fraction in fractions)
+    before = (_ladder_bound(last, _LADDER[0]), normal_isf(_LADDER[0] / 4))
+    if far < before[0]:
+        return 1.0
+    for alpha in _LADDER[1:]:
+        after = (_ladder_bound(last, alpha), normal_isf(alpha / 4))
+        if far < after[0]:
+            part = (far - before[0]) / (after[0] - before[0])
+            return 2 * two_sided(before[1] + part * (after[1] - before[1]))
+        before = after
+    return _LADDER[-1]
+
+
+def _ladder_bound(times: tuple[float, ...], alpha: float) -> float:
+    return _walked(times, alpha).bound / math.sqrt(times[-1])
 
 
 @lru_cache(maxsize=1024)  # a test's next look goes on from its last

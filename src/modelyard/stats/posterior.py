@@ -121,16 +121,22 @@ def difference_interval(control: Posterior, treatment: Posterior, level: float) 
 
 
 def lift_interval(control: Posterior, treatment: Posterior, level: float) -> tuple[float, float] | None:
-    """The central credible interval of treatment over control, less 1; None where the control may be zero or less.
+    """The central credible interval of treatment over control, less 1; None where the control may be zero.
+
+    Laws of negative values (where less is better) have the ratio of the values themselves.
 
     >>> low, high = lift_interval(beta(1000, 10_000), beta(1100, 10_000), 0.95)
     >>> low < 0.1 < high
     True
     """
-    if control.ends[0] <= 0:
+    if control.ends[0] <= 0 <= control.ends[1]:
         return None
-    low, high = treatment.ends[0] / control.ends[1] - 1, treatment.ends[1] / control.ends[0] - 1
-    return _central(lambda r: float(np.mean(treatment.below(control.slices * (1 + r)))), low, high, level)
+    ends = [above / below - 1 for above in treatment.ends for below in control.ends]
+    if control.ends[0] > 0:
+        below = lambda r: float(np.mean(treatment.below(control.slices * (1 + r))))  # noqa: E731
+    else:
+        below = lambda r: float(np.mean(1 - treatment.below(control.slices * (1 + r))))  # noqa: E731
+    return _central(below, min(ends), max(ends), level)
 
 
 def _central(below: Callable[[float], float], low: float, high: float, level: float) -> tuple[float, float]:

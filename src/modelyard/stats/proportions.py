@@ -1,7 +1,8 @@
 """Two proportions: is there a difference, how large is it, and by what factor.
 
 The decision is the pooled score test (Fisher's mid-p under ten events), the difference has Newcombe's interval and the
-ratio a log-ratio interval: the three agree with each other where the delta method on a skewed ratio does not.
+ratio that of Koopman, which turns the same score test around: the three agree with each other where the delta method on a
+skewed ratio does not.
 Counts may be effective ones (not whole) after a design-effect correction.
 """
 
@@ -122,25 +123,51 @@ def lift_interval(
     level: float = 0.95,
     z: float | None = None,
 ) -> Interval | None:
-    """The interval of treatment rate over control rate, less 1, from the normal law of the log ratio (Katz et al. 1978).
+    """The ratios of treatment rate to control rate, less 1, that a score test does not reject (Koopman 1984).
 
-    A zero count takes half an event in both arms (Walter 1975). None where an arm has no units. `z` replaces the level's.
+    It leaves 0 out just where the pooled score test rejects, holds its level at rates near 0 and near 1 and for lopsided
+    splits, and never has no width: all successes in both arms leave room on both sides. Without events in an arm it has
+    one end only: the upper one is infinite without events in the control. None where an arm has no units. `z` replaces
+    the level's.
 
     >>> [round(x, 2) for x in lift_interval(12, 100_000, 31, 100_000)]
-    [0.33, 4.03]
+    [0.34, 3.97]
     """
+    _checked(control_events, control_n)
+    _checked(treatment_events, treatment_n)
     if not control_n or not treatment_n:
         return None
-    add = 0.0 if control_events and treatment_events else 0.5
-    c, cn, t, tn = control_events + add, control_n + add, treatment_events + add, treatment_n + add
-    log_ratio = math.log(t / tn) - math.log(c / cn)
-    error = math.sqrt(max(0.0, 1 / c - 1 / cn + 1 / t - 1 / tn))
     z = normal_isf((1 - level) / 2) if z is None else z
-    return _expm1(log_ratio - z * error), _expm1(log_ratio + z * error)
+    counts = (control_events, control_n, treatment_events, treatment_n)
+    low = _ratio_where(counts, z) - 1 if treatment_events else -1.0
+    return low, _ratio_where(counts, -z) - 1 if control_events else math.inf
 
 
-def _expm1(x: float) -> float:
-    return math.expm1(min(x, 700.0))
+def _ratio_where(counts: tuple[float, float, float, float], z: float) -> float:
+    """The ratio at which the score test has this z; found by bisection, for the score falls as the ratio rises."""
+    low, high = 0.5, 2.0
+    while _ratio_score(counts, low) < z and low > 1e-12:
+        low /= 16
+    while _ratio_score(counts, high) > z and high < 1e12:
+        high *= 16
+    while high / low > 1 + 1e-10:
+        half = math.sqrt(low * high)
+        low, high = (half, high) if _ratio_score(counts, half) > z else (low, half)
+    return high
+
+
+def _ratio_score(counts: tuple[float, float, float, float], ratio: float) -> float:
+    """The score that treatment rate = ratio * control rate: the rates in its error are the likeliest that obey it."""
+    c, cn, t, tn = counts
+    # The control rate solves a p^2 - b p + (c + t) = 0; this form of the smaller root loses no digits.
+    a, b = ratio * (cn + tn), ratio * (tn + c) + t + cn
+    control = min(1.0, 2 * (c + t) / (b + math.sqrt(max(0.0, b * b - 4 * a * (c + t)))))
+    treated = min(1.0, ratio * control)
+    variance = treated * (1 - treated) / tn + ratio * ratio * control * (1 - control) / cn
+    apart = t / tn - ratio * c / cn
+    if variance <= 0:
+        return 0.0 if not apart else math.copysign(math.inf, apart)
+    return apart / math.sqrt(variance)
 
 
 def _checked(events: float, n: float) -> None:

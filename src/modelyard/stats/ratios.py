@@ -31,13 +31,14 @@ class Estimate:
     covariate: float = 0.0
     covariate_variance: float = 0.0
     covariance: float = 0.0
+    steady: float = math.inf  # how many standard errors its denominator lies off zero
 
 
 def mean(spread: Spread) -> Estimate | None:
     """The mean of the first number over units, with the second as its covariate; None for fewer than two units.
 
     >>> mean(Spread(n=4, means=(2.0,), products=((12.0,),)))
-    Estimate(n=4, value=2.0, variance=1.0, covariate=0.0, covariate_variance=0.0, covariance=0.0)
+    Estimate(n=4, value=2.0, variance=1.0, covariate=0.0, covariate_variance=0.0, covariance=0.0, steady=inf)
     """
     if spread.n < 2:
         return None
@@ -62,7 +63,13 @@ def ratio(spread: Spread) -> Estimate | None:
         return None
     main = _weights(spread, 0, 1)
     value = spread.means[0] / spread.means[1]
-    plain = Estimate(n=spread.n, value=value, variance=max(0.0, _product(spread, main, main)))
+    error = math.sqrt(spread.products[1][1] / (spread.n - 1) / spread.n)
+    plain = Estimate(
+        n=spread.n,
+        value=value,
+        variance=max(0.0, _product(spread, main, main)),
+        steady=abs(spread.means[1]) / error if error else math.inf,
+    )
     if len(spread.means) == 2 or abs(spread.means[3]) < TINY:
         return plain
     covariate = _weights(spread, 2, 3)
@@ -92,21 +99,62 @@ def _product(spread: Spread, first: tuple[float, ...], second: tuple[float, ...]
 def adjusted(control: Estimate, treatment: Estimate) -> tuple[Estimate, Estimate, float]:
     """Both arms less what the covariate explains, and the part of the variance that went; unchanged without a covariate.
 
-    The slope is that of the regression of the units' values on the covariate within arms (ANCOVA's).
+    The slope is that of the regression of the units' values on the covariate within arms (ANCOVA's), and so is the error:
+    the slope takes a degree of freedom, and its own error counts by how far apart the arms' covariates lie.
     """
-    weights = [one.n * (one.n - 1) for one in (control, treatment)]  # back from errors of means to sums over units
-    explained = sum(w * one.covariance for w, one in zip(weights, (control, treatment), strict=True))
-    spread = sum(w * one.covariate_variance for w, one in zip(weights, (control, treatment), strict=True))
-    if spread <= 0:
+    arms = control, treatment
+    weights = [one.n * (one.n - 1) for one in arms]  # back from errors of means to sums over units
+    explained = sum(w * one.covariance for w, one in zip(weights, arms, strict=True))
+    spread = sum(w * one.covariate_variance for w, one in zip(weights, arms, strict=True))
+    units = control.n + treatment.n
+    if units < 4 or not all(
+        one.covariate_variance > 0 for one in arms
+    ):  # one arm's covariates may not have come at all
         return control, treatment, 0.0
     slope = explained / spread
-    middle = (control.n * control.covariate + treatment.n * treatment.covariate) / (control.n + treatment.n)
+    middle = (control.n * control.covariate + treatment.n * treatment.covariate) / units
+    apart = (treatment.covariate - control.covariate) ** 2 / spread / (1 / control.n + 1 / treatment.n)
+    known = (units - 2) / (units - 3) * (1 + apart)
     found = []
-    for one in (control, treatment):
+    for one in arms:
         variance = one.variance - 2 * slope * one.covariance + slope * slope * one.covariate_variance
-        found.append(Estimate(n=one.n, value=one.value - slope * (one.covariate - middle), variance=max(0.0, variance)))
+        value = one.value - slope * (one.covariate - middle)
+        found.append(Estimate(n=one.n, value=value, variance=max(0.0, variance) * known, steady=one.steady))
     before = control.variance + treatment.variance
     return found[0], found[1], 1 - (found[0].variance + found[1].variance) / before if before else 0.0
+
+
+def imbalance(control: Estimate, treatment: Estimate) -> float:
+    """The z score of the covariate's difference between the arms: a standard normal where units were assigned soundly.
+
+    >>> a = Estimate(n=50, value=1.0, variance=0.01, covariate=1.0, covariate_variance=0.02)
+    >>> round(imbalance(a, replace(a, covariate=1.4)), 3)
+    2.0
+    """
+    own, pooled = _errors(control.n, control.covariate_variance, treatment.n, treatment.covariate_variance)
+    error = math.sqrt(max(own, pooled))
+    return (treatment.covariate - control.covariate) / error if error else 0.0
+
+
+def cautious(control: Estimate, treatment: Estimate) -> tuple[Estimate, Estimate]:
+    """Both arms with the wider of Welch's error and the pooled one: for tests that are looked at again and again.
+
+    A small arm that has not met a rare large value yet takes its own spread for far too small, and a test that stops at
+    the first difference that stands out stops there: with 5 % of the units in one arm, half of all comparisons of equal
+    arms whose values are 0 or (in 2 of 100 units) 1. The spread of both arms together knows better.
+    """
+    own, pooled = _errors(control.n, control.variance, treatment.n, treatment.variance)
+    if pooled <= own:
+        return control, treatment
+    wider = pooled / own
+    return replace(control, variance=control.variance * wider), replace(treatment, variance=treatment.variance * wider)
+
+
+def _errors(control: int, control_variance: float, treatment: int, treatment_variance: float) -> tuple[float, float]:
+    """The variance of a difference of means: from each arm's own spread, and from that of both."""
+    squares = control * (control - 1) * control_variance + treatment * (treatment - 1) * treatment_variance
+    pooled = squares / (control + treatment - 2) * (1 / control + 1 / treatment)
+    return control_variance + treatment_variance, pooled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +214,10 @@ def wide(z: float, df: float) -> float:
 
 
 def lift(control: Estimate, treatment: Estimate, width: float) -> Interval | None:
-    """Fieller's interval of treatment over control, less 1, `width` standard errors wide (Fieller 1954).
+    """Fieller's interval of the relative change, as parts of the control's size, `width` standard errors wide (Fieller 1954).
 
-    None where the interval of the control itself reaches zero: any lift is possible then.
+    Up is up for a negative control too: from -10 to -8 is +0.2. None where the interval of the control itself reaches
+    zero: any relative change is possible then.
 
     >>> [round(x, 3) for x in lift(Estimate(n=99, value=2.0, variance=0.01), Estimate(n=99, value=2.2, variance=0.01), 1.96)]
     [-0.036, 0.257]
@@ -177,9 +226,13 @@ def lift(control: Estimate, treatment: Estimate, width: float) -> Interval | Non
         raise Invalid(f"An interval {width} standard errors wide cannot be.")
     if not math.isfinite(width):
         return None
-    c, t = control.value, treatment.value
-    leading = c * c - width**2 * control.variance
-    if c <= 0 or leading <= 0:
+    c, t, wide = control.value, treatment.value, width**2
+    leading = c * c - wide * control.variance
+    if not c or leading <= 0:
         return None
-    root = math.sqrt(max(0.0, (t * c) ** 2 - leading * (t * t - width**2 * treatment.variance)))
-    return (t * c - root) / leading - 1, (t * c + root) / leading - 1
+    # Solved for the lift itself, not for the ratio: large means with a small spread would lose all digits there.
+    middle = (t - c) * c + wide * control.variance
+    both = c * c * treatment.variance + t * t * control.variance - wide * control.variance * treatment.variance
+    root = width * math.sqrt(max(0.0, both))
+    low, high = (middle - root) / leading, (middle + root) / leading
+    return (low, high) if c > 0 else (-high, -low)

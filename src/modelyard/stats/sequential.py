@@ -77,16 +77,51 @@ def rate_difference(
 ) -> tuple[float, float]:
     """Bounds of canary rate less baseline rate; each side errs, ever, with probability at most alpha.
 
-    Four fifths of alpha go to the canary, which has the smaller sample in every step that matters.
-
     >>> low, high = rate_difference(10, 10_000, 1, 1_000)
     >>> low < 0 < high < 0.01
     True
     """
+    baseline, canary = _rate_limits(baseline_events, baseline_n, canary_events, canary_n, alpha)
+    return canary[0] - baseline[1], canary[1] - baseline[0]
+
+
+def rate_ratio(
+    baseline_events: float, baseline_n: float, canary_events: float, canary_n: float, *, alpha: float = 0.05
+) -> tuple[float, float]:
+    """Bounds of canary rate over baseline rate, on the same grounds as `rate_difference`; the upper one may be infinite.
+
+    >>> low, high = rate_ratio(1000, 10_000, 1100, 10_000)
+    >>> round(low, 2), round(high, 2)
+    (0.9, 1.35)
+    """
+    baseline, canary = _rate_limits(baseline_events, baseline_n, canary_events, canary_n, alpha)
+    return canary[0] / baseline[1], canary[1] / baseline[0] if baseline[0] > 0 else math.inf
+
+
+def rates_p(baseline_events: float, baseline_n: float, canary_events: float, canary_n: float) -> float:
+    """The always-valid p value that two rates are equal: the least of some levels at which 0 is outside their bounds.
+
+    >>> rates_p(2, 1000, 3, 1000), rates_p(0, 1000, 60, 1000) <= 0.001
+    (1.0, True)
+    """
+    found = 1.0
+    for level in (0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 1e-4, 1e-6):
+        low, high = rate_difference(baseline_events, baseline_n, canary_events, canary_n, alpha=level / 2)
+        if low <= 0 <= high:
+            break
+        found = level
+    return found
+
+
+def _rate_limits(
+    baseline_events: float, baseline_n: float, canary_events: float, canary_n: float, alpha: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bounds of both rates. Four fifths of alpha go to the canary, which has the smaller sample in every step that matters."""
     canary, baseline = 0.8 * alpha, 0.2 * alpha
-    high = upper_rate(canary_events, canary_n, canary) - lower_rate(baseline_events, baseline_n, baseline)
-    low = lower_rate(canary_events, canary_n, canary) - upper_rate(baseline_events, baseline_n, baseline)
-    return low, high
+    return (
+        (lower_rate(baseline_events, baseline_n, baseline), upper_rate(baseline_events, baseline_n, baseline)),
+        (lower_rate(canary_events, canary_n, canary), upper_rate(canary_events, canary_n, canary)),
+    )
 
 
 def _log_evidence(events: float, n: float, p: float) -> float:
