@@ -160,6 +160,8 @@ def test_a_shadow_passes_on_agreement_and_falls_on_errors():
     assert judged(compared=2000, agreed=1980).verdict is Verdict.PROMOTE
     assert judged(compared=2000, agreed=1700).reasons[0].startswith("agreement not yet shown")
     assert judged(compared=2000, agreed=2000, errors=400).verdict is Verdict.ROLL_BACK
+    assert judged(compared=0, errors=20).verdict is Verdict.ROLL_BACK, "one that ends its process is never compared"
+    assert judged(compared=0, errors=1).reasons[0] == "not enough evidence: 0 of 200 units"
 
 
 @given(st.floats(0, 1), st.floats(0, 10), st.integers(0, 5000))
