@@ -88,3 +88,16 @@ class Late(Deadly):
         name = Path(file).read_text()
         if name:
             WAYS[name]()
+
+
+class Greedy(Deadly):
+    """Takes so many MiB for such a row, and keeps them."""
+
+    def __init__(self, mebibytes: str) -> None:
+        super().__init__("wait")
+        self._size, self._kept = int(mebibytes) << 20, np.zeros(0)
+
+    def predict(self, batch: np.ndarray) -> Output:
+        if (batch[:, 0] > 100).any():
+            self._kept = np.ones(self._size, dtype=np.int8)
+        return super().predict(batch)
