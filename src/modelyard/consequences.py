@@ -50,8 +50,10 @@ def route(areas: Areas, event: Event) -> None:
         return
     try:
         areas("serving").apply(msgspec.convert(event.details["traffic"], Traffic, strict=False))
-    except (Conflict, Invalid) as error:  # a newer routing is in force already, or it never can be
-        log.info("routing of %s skipped: %s", event.resource_id, error)
+    except Conflict as error:  # this one or a newer is in force: another process has heard of it too
+        log.debug("routing of %s skipped: %s", event.resource_id, error)
+    except Invalid as error:  # it never can be
+        log.warning("routing of %s skipped: %s", event.resource_id, error)
 
 
 def crown(areas: Areas, event: Event) -> None:

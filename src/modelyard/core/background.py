@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from modelyard.core.errors import YardError
 from modelyard.core.ids import new_id
 from modelyard.core.instants import micros
+from modelyard.core.lasting import Lasting
 from modelyard.core.work import Work
 
 Owner = TypeVar("Owner")
@@ -56,7 +56,7 @@ class Background(threading.Thread, Generic[Owner]):
     """Lets its owner take a turn every `interval` seconds, until it is stopped or the owner is dropped.
 
     `turn` is called with the owner, a name to hold leases by, and what tells it to end early; `last` with the owner and the
-    name, when the thread is stopped. What fails is logged and tried again.
+    name, when the thread is stopped. What fails is logged, once a minute while it lasts, and tried again.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Background(threading.Thread, Generic[Owner]):
         self._owner = weakref.ref(owner)
         self._turn, self._last = turn, last
         self._stopped = threading.Event()
-        self._log = logging.getLogger(name.replace("-", "."))
+        self._lasting = Lasting(f"{name} failed and will try again", logging.getLogger(name.replace("-", ".")))
         atexit.register(self._end)  # before the database closes its connections at exit, which is registered earlier
 
     def run(self) -> None:
@@ -84,12 +84,8 @@ class Background(threading.Thread, Generic[Owner]):
             if owner is None:
                 atexit.unregister(self._end)
                 return
-            try:
+            with self._lasting.round():
                 self._turn(owner, self.holder, self._stopped)
-            except YardError as error:
-                self._log.warning("%s failed and will try again: %s", self.name, error)
-            except Exception:  # noqa: BLE001  # a thread that had ended in silence would leave its work undone for good
-                self._log.exception("%s failed and will try again.", self.name)
             del owner  # held only while at work, so that a dropped owner ends the thread
 
     def stop(self) -> None:

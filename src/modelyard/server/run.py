@@ -22,10 +22,10 @@ from starlette.types import ASGIApp
 
 from modelyard.access.identity import Identities
 from modelyard.core.errors import Forbidden, Invalid, Unavailable
+from modelyard.core.lasting import Lasting
 from modelyard.deployment.rollouts import DeploymentStatus
 from modelyard.server.app import LOOPBACK, create_app
 from modelyard.server.protocol import BoundedProtocol
-from modelyard.serving.lasting import Lasting
 from modelyard.yard import Yard
 
 if TYPE_CHECKING:

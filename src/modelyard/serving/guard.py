@@ -21,7 +21,7 @@ from modelyard.core.errors import Invalid
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.serving.counters import Counters
 from modelyard.serving.detectors import Tests, begin_rounds, judged_now, tests_of
-from modelyard.serving.lasting import keep
+from modelyard.serving.lasting import Lasting, keep
 from modelyard.serving.places import Places, read, write_once
 from modelyard.serving.rules import trip_of, trips
 from modelyard.stats.rollback import strongest
@@ -29,6 +29,7 @@ from modelyard.stats.rollback import strongest
 Report = Callable[[str, GuardTrip], object]
 log = logging.getLogger("modelyard.serving")
 RETRY_S = 1.0
+_WRITING = Lasting("A rollback is carried out, but cannot be written down yet", log)
 LOOK_S = 0.05  # slow answers are so frequent that they are judged together
 
 
@@ -94,11 +95,9 @@ def _write(places: Places, route: Guarded, tests: Tests) -> None:
     assert guard is not None  # only a guarded route is judged
     counts = replace(route.counters.merged(route.traffic), tests=tests)
     decision = trip_of(route.traffic, counts=counts, at=time.time())
-    try:
+    with _WRITING.round():  # a full disk: the traffic goes back all the same, and the next look tries again
         if write_once(places.trip(guard.rollout_id, guard.step), decision):
             log.warning("%s rolled back to the baseline: %s", route.traffic.endpoint, decision.reason)
-    except OSError as error:  # a full disk: the traffic goes back all the same, and the next look tries again
-        log.error("%s is rolled back, but that cannot be written down yet: %s", route.traffic.endpoint, error)  # noqa: TRY400
 
 
 def unrecorded(places: Places) -> list[Path]:
@@ -111,13 +110,8 @@ def mark_recorded(path: Path) -> None:
     _mark(path).touch()
 
 
-def report_all(places: Places, place: str, report: Report) -> bool:
-    """Report what is not recorded; True if nothing is left to do."""
-    done = [_report_one(path, place, report) for path in unrecorded(places)]
-    return all(done)
-
-
-def _report_one(path: Path, place: str, report: Report) -> bool:
+def report_one(path: Path, place: str, report: Report) -> None:
+    """Report a decision that is not recorded, unless another process is at it; what the hook raises goes through."""
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,13 +119,9 @@ def _report_one(path: Path, place: str, report: Report) -> bool:
             report(place, read(path, GuardTrip))
             mark_recorded(path)
     except BlockingIOError:
-        return False  # another process is at it; if it dies, the lock is free and the next look does it
-    except Exception:  # the hook is another area's: whatever stops it, the decision stands and is told again
-        log.exception("%s could not be reported. It is tried again in %g s.", path, RETRY_S)
-        return False
+        pass  # if the other dies, the lock is free and the next look does it
     finally:
         os.close(handle)
-    return True
 
 
 def _mark(path: Path) -> Path:
@@ -154,14 +144,20 @@ class Reporter(threading.Thread):
         super().__init__(name="modelyard-reporter", daemon=True)
         self._places, self._place, self._reference = places, place, reference
         self._ended = threading.Event()
+        self._lasting = Lasting("A rollback cannot be recorded yet", log)  # it stands, and is told again
 
     def run(self) -> None:
-        """Look four times a second until stopped."""
-        keep(RETRY_S / 4, self._look, "Decisions cannot be reported", ended=self._ended)
+        """Look four times a second until stopped; what could not be recorded waits for a second."""
+        keep(RETRY_S / 4, self.look, "Decisions cannot be looked for", ended=self._ended)
 
-    def _look(self) -> None:
-        if unrecorded(self._places):
-            report_all(self._places, self._place, self._call)
+    def look(self) -> None:
+        """Report each decision that is not recorded; one that cannot be keeps no other waiting."""
+        waiting = unrecorded(self._places)
+        for path in waiting:
+            with self._lasting.round():
+                report_one(path, self._place, self._call)
+        if waiting and unrecorded(self._places):
+            self._ended.wait(RETRY_S)
 
     def _call(self, place: str, trip: GuardTrip) -> object:
         return hook(self._reference)(place, trip)
