@@ -1,27 +1,38 @@
 """Journals: each recorded result is appended to a file at once and later folded into the database, exactly once.
 
-One line is one write(2), so what was recorded survives the death of the process (not a power cut: that lasts until the
-fold has committed). A journal belongs to one process, which holds a lock on it; a journal that nobody holds is folded to
-its end and removed. The database remembers how far each has been folded, in the transaction that adds the counts.
+One call's results are one line, written by one write(2) whose last byte ends it: what was acknowledged survives the death
+of the process, and of a call that was cut short nothing counts. (A power cut is survived once the fold has committed.) A
+journal belongs to one process, which holds a lock on it; a journal that nobody holds is folded to its end and removed. The
+database remembers how far each has been folded, in the transaction that adds the counts.
+
+A line holds records, each of one result or of several that differ in their latency alone.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
+import struct
+import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from array import array
+from binascii import hexlify
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelyard.ab_testing.metrics import BUILT_IN, LATENCY
 from modelyard.core.errors import Invalid, Unavailable
 from modelyard.core.ids import new_id
 
 SUFFIX = ".journal"
+BETWEEN = b"\x1e"  # records of one line: no id has it, since ids are printable
+ALONE = b"\t\t\t"  # how the record of results ends that have no unit, no id and no numbers of their own
 LARGEST = 1e50  # its powers are still floats when variances of ratios are computed
+LONGEST = 512  # characters of an id
+_PACKED = struct.Struct("<d").pack
 
 
 class Journal:
@@ -38,27 +49,28 @@ class Journal:
         fcntl.flock(self._handle, fcntl.LOCK_EX)
         self.path = folder / f"{name}{SUFFIX}"
         hidden.rename(self.path)  # it appears under its name only once it is locked, so nobody takes it for abandoned
-        self.process = os.getpid()
+        self.size = 0
         self.release = weakref.finalize(self, os.close, self._handle)
 
-    def append(self, lines: bytes) -> None:
-        """Add whole lines with one write."""
+    def append(self, line: bytes) -> None:
+        """Add a whole line with one write."""
         try:
-            written = os.write(self._handle, lines)
+            written = os.write(self._handle, line)
         except OSError as error:
             raise Unavailable(
                 f"{self.path} cannot be written: {error.strerror}. The result was not recorded."
             ) from error
-        if written != len(lines):
-            os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
+        if written != len(line):
+            os.ftruncate(self._handle, self.size)
             raise Unavailable(f"The disk that holds {self.path} is full. The result was not recorded. Free some space.")
+        self.size += written
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Whole lines of a journal that the database does not know yet."""
+    """Whole lines of a journal that the database does not know yet, and where they end."""
 
-    lines: list[bytes]
+    lines: bytes
     end: int
 
 
@@ -78,10 +90,10 @@ class Opened:
         """The whole lines from `start` on; none if another process has folded and removed the journal meanwhile."""
         status = os.fstat(self._handle)
         if status.st_nlink == 0:
-            return Waiting([], start)
+            return Waiting(b"", start)
         data = os.pread(self._handle, max(0, status.st_size - start), start)
         end = data.rfind(b"\n") + 1
-        return Waiting(data[:end].split(b"\n")[:-1], start + end)
+        return Waiting(data[:end], start + end)
 
     def close(self) -> None:
         """Let go of the journal."""
@@ -103,7 +115,7 @@ def opened(folder: Path) -> Iterator[Opened]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of a journal."""
+    """One result."""
 
     test_id: str
     variant: str
@@ -121,57 +133,103 @@ class Result:
         return {**measured, **self.metrics} if self.metrics else measured
 
 
-def line(
+def record(
     test_id: str,
     variant: str,
-    success: bool,
-    *,
+    number: int,
+    success: Any,
     latency: float | None = None,
-    unit: str = "",
+    *,
+    unit: str | None = None,
+    result_id: str | None = None,
     metrics: Mapping[str, float] | None = None,
-    number: int = 0,
-    result_id: str = "",
 ) -> bytes:
-    """One result as a line; Invalid for numbers that are none, negative latencies and control characters.
+    """One result as a record; Invalid for numbers that are none, negative latencies and ids that cannot be printed.
 
-    >>> line("t", "control", True, latency=0.05)
-    b't\\tcontrol\\t0\\t1\\t0.05\\t\\t\\t\\n'
+    >>> record("t", "control", 0, True, unit="user7")
+    b't\\tcontrol\\t0\\t1\\t1\\t\\tuser7\\t\\t'
     """
-    if latency is not None and not 0 <= latency <= LARGEST:
-        raise Invalid(f"latency is {latency}; a latency in seconds is a number of 0 or more.")
-    told = "" if latency is None else repr(float(latency))
-    if not (unit or result_id or metrics):
-        return f"{test_id}\t{variant}\t{number}\t{1 if success else 0}\t{told}\t\t\t\n".encode()
+    told = b"" if latency is None else packed((latency,))
     for name in (unit, result_id):
-        if name and (not name.isprintable() or len(name) > 512):
-            raise Invalid(f"{name[:40]!r} is no id of a unit or a result. Use up to 512 printable characters.")
+        if name is not None:
+            check_id(name)
     numbers = _checked(metrics) if metrics else ""
-    text = f"{test_id}\t{variant}\t{number}\t{1 if success else 0}\t{told}\t{unit}\t{result_id}\t{numbers}\n"
-    return text.encode("utf-8", "surrogatepass")
+    own = f"\t{unit or ''}\t{result_id or ''}\t{numbers}".encode()
+    return head(test_id, variant, number, success) + told + own
 
 
-def parsed(text: bytes) -> Result:
-    """The result that a line holds."""
-    fields = text.decode("utf-8", "surrogatepass").split("\t", 7)
-    test_id, variant, number, success, latency, unit, result_id, metrics = fields
+def head(test_id: str, variant: str, number: int, success: Any, times: int = 1) -> bytes:
+    """How the record begins of results of an arm that ended alike: latencies follow, and ALONE if that is all.
+
+    >>> head("t", "control", 0, True) + packed([0.05]) + ALONE
+    b't\\tcontrol\\t0\\t1\\t1\\t9a9999999999a93f\\t\\t\\t'
+    """
+    return f"{test_id}\t{variant}\t{number}\t{judged(success):d}\t{times}\t".encode()
+
+
+def packed(latencies: Sequence[float]) -> bytes:
+    """Latencies as hexadecimal digits, sixteen each (IEEE 754, little-endian); Invalid for what is none."""
+    told = [latency if type(latency) is float else _number(latency) for latency in latencies]
+    for latency in told:
+        if not 0 <= latency <= LARGEST:
+            raise Invalid(f"latency is {latency!r:.40}; a latency in seconds is a number of 0 or more.")
+    return hexlify(_PACKED(*told) if len(told) == 1 else struct.pack(f"<{len(told)}d", *told))
+
+
+def unpacked(digits: str) -> array[float]:
+    """The latencies that `packed` packed."""
+    found = array("d", bytes.fromhex(digits))
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+def parsed(text: str) -> Result:
+    """The result that a record of one holds."""
+    test_id, variant, number, success, _, latency, unit, result_id, metrics = text.split("\t", 8)
     return Result(
         test_id,
         variant,
         int(number),
         int(success),
-        float(latency) if latency else None,
+        unpacked(latency)[0] if latency else None,
         unit,
         result_id,
         json.loads(metrics) if metrics else None,
     )
 
 
+def check_id(name: Any) -> None:
+    """Invalid for what is no id of a unit or a result."""
+    if type(name) is not str or not name.isprintable() or not 0 < len(name) <= LONGEST:
+        raise Invalid(f"{name!r:.40} is no id of a unit or a result. Use text of 1 to {LONGEST} printable characters.")
+
+
+def judged(success: Any) -> bool:
+    """Whether it was a success, NumPy's booleans and 1 and 0 included; Invalid for what says neither."""
+    if not isinstance(success, str) and success in (True, False):
+        return bool(success)
+    raise Invalid(f"success is {success!r:.40}; say True or False.")
+
+
 def _checked(metrics: Mapping[str, float]) -> str:
+    numbers: dict[str, float] = {}
     for name, value in metrics.items():
-        if not name or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise Invalid(f"The metric {name!r} is {value!r}; a metric has a name and a finite number.")
-        if abs(value) > LARGEST:
-            raise Invalid(f"The metric {name!r} is {value!r}; record numbers of at most {LARGEST:g}, in a larger unit.")
+        if not name or not isinstance(name, str) or not name.isprintable():
+            raise Invalid(f"A metric is called {name!r:.40}. Name it with printable characters.")
+        number = numbers[name] = _number(value)
+        if not -LARGEST <= number <= LARGEST:
+            raise Invalid(f"The metric {name!r} is {number}; record finite numbers of at most {LARGEST:g}.")
         if name in BUILT_IN:
             raise Invalid(f"{name!r} is what every result brings by itself. Record your number under another name.")
-    return json.dumps({name: float(value) for name, value in metrics.items()})
+    return json.dumps(numbers)
+
+
+def _number(value: Any) -> float:
+    """NumPy's numbers and integers as well; Invalid for what is no number, and for integers beyond every float."""
+    try:
+        if not isinstance(value, (bool, str, bytes)):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise Invalid(f"{value!r:.40} is no number that can be recorded. Latencies and metrics are numbers.")

@@ -53,7 +53,14 @@ PARTS = {  # name in the document -> (table, what orders its rows); every row ha
         "round",
     ),
     "assignments": (Table(name="ab_assignments", columns=("unit", "variant", "round")), "unit"),
-    "results": (Table(name="ab_result_ids", columns=("result_id",)), "result_id"),
+    "results": (
+        Table(
+            name="ab_results",
+            columns=("result_id", "variant", "round", "unit", "success", "latency", "metrics"),
+            values=frozenset({"metrics"}),
+        ),
+        "result_id",
+    ),
     "sources": (
         Table(
             name="ab_sources",

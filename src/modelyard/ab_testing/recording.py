@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+import weakref
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from modelyard.ab_testing import journal, store
+from modelyard.ab_testing import journal
+from modelyard.ab_testing.counting import Arm, Counting
 from modelyard.ab_testing.journal import Journal, Opened, Result
-from modelyard.ab_testing.metrics import Layout, layout
-from modelyard.ab_testing.tally import Tally, Unit
-from modelyard.core.errors import Unavailable
+from modelyard.ab_testing.store import folded, forget_journal, save_folded
+from modelyard.core.errors import YardError
 from modelyard.core.ports import Connection
 from modelyard.core.work import Store
 
 log = logging.getLogger("modelyard.ab_testing")
 
-ALONE = b"\t\t\t"  # how the line of a result ends that has no unit, no id and no numbers of its own
 FOLD_EVERY = 8192  # results: bounds what an analysis in another process has to read to some milliseconds
+FOLD_AFTER = 60.0  # seconds: bounds what an analysis on another machine cannot see yet, as long as results come
+LARGEST = 16 * 1024 * 1024  # bytes of a journal that is not started anew
 
 
 class Recorder:
@@ -29,24 +34,36 @@ class Recorder:
     def __init__(self, area_store: Store) -> None:
         self._store = area_store
         self._folder: Path = area_store.folder / "ab_testing"
-        self._mutex = threading.Lock()
         self._journal: Journal | None = None
         self._since = 0
+        self._fresh()
+        _RECORDERS.add(self)
 
-    def append(self, lines: bytes, count: int = 1) -> None:
-        """Keep results; now and then also fold what this process has kept."""
+    def append(self, line: bytes, count: int = 1) -> None:
+        """Keep the results of a call; now and then also fold what this process has kept."""
         with self._mutex:
             kept = self._journal
-            if kept is None or kept.process != os.getpid():  # a forked child starts a journal of its own
+            if kept is None:
                 kept = self._journal = Journal(self._folder)
-                self._since = 0
-            kept.append(lines)
+            kept.append(line)
             self._since += count
-            full = self._since >= FOLD_EVERY
-            if full:
+        if self._since >= FOLD_EVERY:
+            self.fold_own()
+
+    def fold_own(self) -> None:
+        """Fold what this process has kept."""
+        with self._mutex:
+            kept, self._since, self._due = self._journal, 0, time.monotonic() + FOLD_AFTER
+            if kept is None:
+                return
+            if kept.size > LARGEST:
                 self._retire()
-        if full:
-            self._fold(kept.path)
+        self._fold(kept.path)
+
+    def fold_late(self) -> None:
+        """Fold what this process has kept if that was not done for a minute."""
+        if self._since and time.monotonic() > self._due:
+            self.fold_own()
 
     def fold(self) -> None:
         """Bring every journal of the folder into the database."""
@@ -58,10 +75,15 @@ class Recorder:
         with self._mutex:
             self._retire()
 
+    def _fresh(self) -> None:
+        """Start with no journal: when made, and in a forked child, where its parent's lock may be taken for ever."""
+        self._mutex, self._due = threading.Lock(), time.monotonic() + FOLD_AFTER
+        self._journal, self._since = None, 0
+
     def _retire(self) -> None:
         if self._journal is not None:
             self._journal.release()
-        self._journal, self._since = None, 0
+        self._journal = None
 
     def _fold(self, path: Path) -> None:
         """Fold one journal. What cannot be folded now is kept, so it is no error of the result just recorded."""
@@ -71,7 +93,7 @@ class Recorder:
             return
         try:
             self._fold_one(one)
-        except Unavailable as error:
+        except YardError as error:
             log.warning("results stay in %s for now: %s", path, error)
         finally:
             one.close()
@@ -79,84 +101,85 @@ class Recorder:
     def _fold_one(self, one: Opened) -> None:
         name = one.path.name
         with self._store.work() as work:
-            start = store.folded(work.rows, name)
+            start = folded(work.rows, name)
             waiting = one.waiting(start)
             if waiting.lines:
-                fold_lines(work.rows, waiting.lines)
-                store.save_folded(work.rows, name, waiting.end)
+                if damaged := fold_lines(work.rows, waiting.lines):
+                    _set_aside(one.path, damaged)
+                save_folded(work.rows, name, waiting.end)
         if one.abandoned:
             one.path.unlink(missing_ok=True)
             with self._store.work() as work:
-                store.forget_journal(work.rows, name)
+                forget_journal(work.rows, name)
 
 
-def fold_lines(rows: Connection, lines: Iterable[bytes]) -> None:
-    """Add a journal's lines to the tallies. Results that have a latency at most are counted together."""
-    alone: dict[bytes, list[bytes]] = defaultdict(list)
+def _set_aside(path: Path, damaged: bytes) -> None:
+    """Keep what cannot be read where a person finds it; the other results must not wait for it."""
+    beside = path.with_suffix(".damaged")
+    with beside.open("ab") as file:
+        file.write(damaged)
+    log.error("%d bytes of %s cannot be read and count nothing. They are kept in %s.", len(damaged), path, beside)
+
+
+def fold_lines(rows: Connection, lines: bytes) -> bytes:
+    """Add a journal's lines to the tallies; returns those that a disk has damaged."""
+    counting, damaged = Counting(rows), b""
+    try:
+        read = _read(counting, lines)
+    except (ValueError, LookupError):
+        whole = [line for line in lines.splitlines(keepends=True) if _is_whole(counting, line)]
+        damaged = b"".join(line for line in lines.splitlines(keepends=True) if line not in set(whole))
+        read = _read(counting, b"".join(whole))
+    for (arm, success, times), latencies in read.alone:
+        counting.add_alone(arm, success, latencies, times)
+    counting.add(read.others)
+    counting.write()
+    return damaged
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What lines hold: results that bring a latency at most, and all others."""
+
+    alone: Sequence[tuple[tuple[Arm, int, int], Sequence[float]]]  # (arm, success, how many), their latencies
+    others: Sequence[Result]
+
+
+def _read(counting: Counting, lines: bytes) -> _Read:
+    """What lines hold, without counting it; ValueError or LookupError for what was never written so."""
+    heads: dict[str, list[str]] = defaultdict(list)  # their latencies
     others: list[Result] = []
-    for text in lines:
-        if text.endswith(ALONE):
-            head, _, latency = text[: -len(ALONE)].rpartition(b"\t")
-            alone[head].append(latency)
+    alone: list[tuple[tuple[Arm, int, int], array[float]]] = []
+    ends = journal.ALONE.decode()
+    for text in lines.replace(b"\n", journal.BETWEEN).decode().split(journal.BETWEEN.decode())[:-1]:
+        if text.endswith(ends):
+            head, latencies, _, _, _ = text.rsplit("\t", 4)
+            heads[head].append(latencies)
         else:
             others.append(journal.parsed(text))
-    counting = Counting(rows)
-    for head, latencies in alone.items():
-        test_id, variant, number, success = head.decode().split("\t")
-        if counting.layout(test_id).summed:
-            others += [journal.parsed(b"\t".join((head, latency)) + ALONE) for latency in latencies]
-            continue
-        told = [float(latency) for latency in latencies if latency]
-        counting.tallies[test_id, variant, int(number)].count_alone(int(success), told, len(latencies))
-    counting.add(others)
-    counting.write()
+    for head, told in heads.items():
+        test_id, variant, number, success, times = head.split("\t")
+        key = (test_id, variant, int(number)), int(success), int(times) * len(told)
+        alone.append((key, journal.unpacked("".join(told))))
+    for test_id, variant in {arm[:2] for (arm, _, _), _ in alone} | {(one.test_id, one.variant) for one in others}:
+        counting.plan(test_id, variant)
+    return _Read(alone, others)
 
 
-def add(rows: Connection, results: Iterable[Result]) -> None:
-    """Add results to the tallies of their arms."""
-    counting = Counting(rows)
-    counting.add(results)
-    counting.write()
+def _is_whole(counting: Counting, line: bytes) -> bool:
+    try:
+        _read(counting, line)
+    except (ValueError, LookupError):
+        return False
+    return True
 
 
-class Counting:
-    """What one transaction counts, before it is written."""
+_RECORDERS: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
-    def __init__(self, rows: Connection) -> None:
-        self._rows = rows
-        self.tallies: dict[tuple[str, str, int], Tally] = defaultdict(Tally)
-        self._units: dict[tuple[str, str, str], tuple[int, Unit, Unit]] = {}
-        self._layouts: dict[str, Layout] = {}
 
-    def layout(self, test_id: str) -> Layout:
-        """What counting asks of a test's plan."""
-        if test_id not in self._layouts:
-            test = store.find_test(self._rows, test_id)
-            self._layouts[test_id] = layout(test.metrics if test else ())
-        return self._layouts[test_id]
+def _after_fork() -> None:
+    for recorder in list(_RECORDERS):
+        recorder._fresh()
 
-    def add(self, results: Iterable[Result]) -> None:
-        """Count results. One whose id was counted before is left out."""
-        for result in results:
-            if result.result_id and not store.result_is_new(self._rows, result.test_id, result.result_id):
-                continue
-            plan, numbers = self.layout(result.test_id), result.numbers
-            tally = self.tallies[result.test_id, result.variant, result.number]
-            tally.spot(numbers, plan)
-            if not result.unit:
-                tally.count_result(result.success, numbers, plan)
-                continue
-            key = (result.test_id, result.variant, result.unit)
-            if key not in self._units:
-                before = store.find_unit(self._rows, *key)
-                self._units[key] = (result.number, before, before.copy())
-            self._units[key][2].add(result.success, numbers, plan.covariates)
 
-    def write(self) -> None:
-        """Bring what was counted into the tables."""
-        for (test_id, variant, _), (number, before, after) in self._units.items():
-            self.tallies[test_id, variant, number].count_unit(before, after, self.layout(test_id))
-        store.save_units(self._rows, ((*key, after) for key, (_, _, after) in self._units.items()))
-        for (test_id, variant, number), tally in self.tallies.items():
-            tally.merge(store.arm_tally(self._rows, test_id, variant, number))
-            store.save_tally(self._rows, test_id, variant, number, tally)
+os.register_at_fork(after_in_child=_after_fork)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import random
 import secrets
-import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelyard.ab_testing import allocating, assignment, journal, rules, store
+from modelyard.ab_testing import allocating, assignment, rules, store
 from modelyard.ab_testing.experiments import ABTest, Round, TestStatus, TrafficSplitStrategy
-from modelyard.ab_testing.metrics import Kind
-from modelyard.ab_testing.planning import Plans, emit, known
+from modelyard.ab_testing.planning import emit, known
+from modelyard.ab_testing.results import Results
 from modelyard.ab_testing.tally import Tally
-from modelyard.core.canonical import dumps
-from modelyard.core.errors import Conflict, Invalid, NotFound, nearest
+from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.operations import operation
@@ -29,7 +26,7 @@ REMEMBERED = 1.0  # seconds that another process's start or stop may take to be 
 RESULT = ("variant", "success", "latency", "custom_metrics", "unit_id", "result_id")
 
 
-class ABTestManager(Plans):
+class ABTestManager(Results):
     """Creates tests, assigns variants, records results and analyses them."""
 
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -57,7 +54,7 @@ class ABTestManager(Plans):
         >>> manager.get_variant(test.test_id, user_id="user7") == manager.get_variant(test.test_id, user_id="user7")
         True
         """
-        test = self._remembered(test_id)
+        test = self._remembered(test_id).test
         if test.status is not TestStatus.RUNNING:
             return test.winner or test.control.name
         if user_id is None:
@@ -102,108 +99,6 @@ class ABTestManager(Plans):
             arms.append(Arm(name=variant.name, model=ref.name, version=ref.version, weight=share))
         return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), salt=test_id)
 
-    @operation("POST", "/ab-tests/{test_id}/results", needs="ab_testing.write")
-    def record_request(
-        self,
-        test_id: str,
-        variant: str,
-        *,
-        success: bool,
-        latency: float | None = None,
-        custom_metrics: dict[str, float] | None = None,
-        unit_id: str | None = None,
-        result_id: str | None = None,
-    ) -> None:
-        """Count one result: whether it succeeded, its latency in seconds, and any named numbers.
-
-        Give `unit_id` where a unit makes several requests: units are what was assigned, so they are what is compared. Give
-        `result_id` where a result may be told twice: it counts once. Covariates are told among `custom_metrics`.
-        The result outlives the process once this returns, and a power cut once an analysis or the next fold (every 8192
-        results) has run. Conflict for a test that does not run, Invalid for a unit that is assigned elsewhere.
-
-        >>> from modelyard.ab_testing import ABTestManager
-        >>> manager = ABTestManager(folder)
-        >>> test = manager.create_test("New model", control_variant="fraud:v1.0.0", treatment_variant="fraud:v2.0.0")
-        >>> _ = manager.start_test(test.test_id)
-        >>> manager.record_request(test.test_id, "control", success=True, latency=0.05)
-        >>> manager.analyze_test(test.test_id)["control"]["requests"]
-        1
-        """
-        line = self._line(
-            self._recording(test_id),
-            variant=variant,
-            success=success,
-            latency=latency,
-            custom_metrics=custom_metrics,
-            unit_id=unit_id,
-            result_id=result_id,
-        )
-        self._recorder.append(line)
-
-    def record_many(self, test_id: str, results: Iterable[Mapping[str, Any]]) -> int:
-        """How many results were recorded: mappings with the arguments of `record_request`, kept all or none.
-
-        >>> from modelyard.ab_testing import ABTestManager
-        >>> manager = ABTestManager(folder)
-        >>> test = manager.create_test("New model", control_variant="fraud:v1.0.0", treatment_variant="fraud:v2.0.0")
-        >>> _ = manager.start_test(test.test_id)
-        >>> manager.record_many(test.test_id, [{"variant": "control", "success": True}] * 3)
-        3
-        """
-        test, lines = self._recording(test_id), []
-        for result in results:
-            if set(result) - set(RESULT) or not {"variant", "success"} <= set(result):
-                raise Invalid(
-                    "A result needs variant and success, and knows latency, unit_id, result_id and custom_metrics; "
-                    f"got {sorted(result)}."
-                )
-            lines.append(self._line(test, **result))
-        if lines:
-            self._recorder.append(b"".join(lines), len(lines))
-        return len(lines)
-
-    @operation("PUT", "/ab-tests/{test_id}/counts", needs="ab_testing.write")
-    def record_counts(
-        self,
-        test_id: str,
-        variant: str,
-        *,
-        source: str,
-        generation: int,
-        requests: int,
-        errors: int,
-        latency: dict[str, int] | None = None,
-    ) -> None:
-        """Take over the running totals of an arm that serving counts, by source and generation.
-
-        Telling the same totals again, or older ones late, changes nothing. `latency` is a log-bucket histogram in
-        microseconds (stats.sketch).
-
-        >>> from modelyard.ab_testing import ABTestManager
-        >>> manager = ABTestManager(folder)
-        >>> test = manager.create_test("New model", control_variant="fraud:v1.0.0", treatment_variant="fraud:v2.0.0")
-        >>> for _ in range(2):
-        ...     manager.record_counts(test.test_id, "control", source="web", generation=1, requests=100, errors=3)
-        >>> manager.analyze_test(test.test_id)["control"]["requests"]
-        100
-        """
-        if not 0 <= errors <= requests:
-            raise Invalid(f"{errors} errors in {requests} requests cannot be.")
-        with self.store.work() as work:
-            test = known(work.rows, test_id)
-            if test.adaptive:
-                raise Conflict(f"{test_id} moves shares in rounds, which totals do not tell apart. Record each result.")
-            self._check_arm(test, variant, None)
-            histogram = dumps({int(bucket): int(count) for bucket, count in (latency or {}).items()})
-            values = {"test_id": test_id, "variant": variant, "source": source, "generation": generation}
-            totals = {"requests": requests, "errors": errors, "latency": histogram}
-            store.save_source(work.rows, {**values, **totals})
-
-    def forget_counts(self, test_id: str, *, source: str) -> int:
-        """How many totals of a source were let go of: what it counted is told by results from now on."""
-        with self.store.work() as work:
-            return store.drop_source(work.rows, test_id, source)
-
     @operation("POST", "/ab-tests/{test_id}/analysis", needs="ab_testing.read")
     def analyze_test(self, test_id: str, confidence_level: float = 0.95) -> dict[str, Any]:
         """Whether the arms differ, by how much, and what to do next; takes the same time for any number of results.
@@ -235,82 +130,6 @@ class ABTestManager(Plans):
             severity = EventSeverity.WARNING if found["sample_ratio"]["mismatch"] else EventSeverity.INFO
             work.emit(EventType.AB_TEST_ANALYZED, Resource("ab_test", test_id), found, severity=severity)
         return found
-
-    def _recording(self, test_id: str) -> ABTest:
-        test = self._remembered(test_id)
-        if test.status is not TestStatus.RUNNING:
-            raise Conflict(f"{test_id} takes no results: it is {test.status.value}. Start it, or create a new test.")
-        return test
-
-    def _remembered(self, test_id: str) -> ABTest:
-        known = self._tests.get(test_id)
-        if known is not None and time.monotonic() < known[0]:
-            return known[1]
-        test = self.get_test(test_id)
-        self._tests[test_id] = (time.monotonic() + REMEMBERED, test)
-        return test
-
-    def _line(
-        self,
-        test: ABTest,
-        *,
-        variant: str,
-        success: bool,
-        latency: float | None = None,
-        custom_metrics: Mapping[str, float] | None = None,
-        unit_id: str | None = None,
-        result_id: str | None = None,
-    ) -> bytes:
-        """A result as a line of the journal, checked against the test."""
-        number = self._check_arm(test, variant, unit_id)
-        if custom_metrics:
-            _check_quantiled(test, custom_metrics)
-        return journal.line(
-            test.test_id,
-            variant,
-            success,
-            latency=latency,
-            unit=unit_id or "",
-            metrics=custom_metrics,
-            number=number,
-            result_id=result_id or "",
-        )
-
-    def _check_arm(self, test: ABTest, variant: str, unit: str | None) -> int:
-        """The round that a result counts for; an error for a variant that its unit does not have."""
-        for one in test.variants:  # the quickest way, and every result takes it
-            if one.name == variant:
-                break
-        else:
-            raise NotFound(f"{test.test_id} has no variant {variant!r}. {nearest(str(variant), list(test.shares))}")
-        if unit is None:
-            if test.adaptive:
-                raise Invalid(f"{test.test_id} assigns units in rounds: pass unit_id with every result.")
-            return 0
-        if not assignment.takes_part(test, unit):
-            raise Invalid(
-                f"{unit!r} was never assigned: it is in a holdout, or outside {test.test_id}'s part of its group."
-            )
-        if test.adaptive:
-            return self._round_of(test, variant, unit)
-        if not test.strategy.sticky:
-            return 0
-        assigned = assignment.variant_at(test, assignment.place(test.test_id, unit))
-        early = test.ramp_seconds and variant == test.control.name  # met the control before the ramp reached it
-        if assigned != variant and not early:
-            raise Invalid(f"{unit!r} is assigned to {assigned}, not to {variant}. Record what get_variant answered.")
-        return 0
-
-    def _round_of(self, test: ABTest, variant: str, unit: str) -> int:
-        with self.store.reading() as rows:
-            given = store.assignment(rows, test.test_id, unit)
-        if given is None:
-            raise Invalid(
-                f"{unit!r} was never assigned by {test.test_id}. Ask get_variant before a result is recorded."
-            )
-        if given[0] != variant:
-            raise Invalid(f"{unit!r} is assigned to {given[0]}, not to {variant}. Record what get_variant answered.")
-        return given[1]
 
     def _given(self, test: ABTest, unit: str) -> tuple[str, int]:
         """The variant and round of a unit, for good: the ones it has, or those of the round that runs now."""
@@ -347,12 +166,6 @@ class ABTestManager(Plans):
             self._even = (start, counter + 1)
             return assignment.even_place(counter, start)
         return self._random.random()
-
-
-def _check_quantiled(test: ABTest, numbers: Mapping[str, float]) -> None:
-    for metric in test.metrics:
-        if metric.kind is Kind.QUANTILE and not numbers.get(metric.numerator, 0) >= 0:
-            raise Invalid(f"{metric.numerator} is {numbers[metric.numerator]}; quantiles are of numbers of 0 or more.")
 
 
 def _tally(rows: Connection, test_id: str, variant: str) -> Tally:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelyard.ab_testing.design import Look
 from modelyard.ab_testing.experiments import ABTest, Held, Inference, Round, TestStatus, TrafficSplitStrategy, Variant
+from modelyard.ab_testing.journal import Result
 from modelyard.ab_testing.metrics import LATENCY, from_plain
 from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.core.canonical import dumps
 from modelyard.core.instants import Instant, from_micros, micros
 from modelyard.core.ports import Connection, Row
+
+LOOKED_UP = 500  # names in one statement
 
 
 def insert_test(rows: Connection, test: ABTest) -> None:
@@ -112,51 +115,83 @@ def save_tally(rows: Connection, test_id: str, variant: str, number: int, tally:
     )
 
 
-def find_unit(rows: Connection, test_id: str, variant: str, unit: str) -> Unit:
-    """What one unit has brought so far."""
-    row = rows.one(
-        "SELECT requests, successes, sums FROM ab_units WHERE test_id = :test_id AND variant = :variant AND unit = :unit",
-        test_id=test_id,
-        variant=variant,
-        unit=unit,
-    )
-    return Unit.from_plain(row["requests"], row["successes"], json.loads(row["sums"])) if row else Unit()
+def find_units(rows: Connection, test_id: str, units: Iterable[str]) -> dict[tuple[str, str], Unit]:
+    """What units have brought so far, by variant and unit; those are left out that have brought nothing."""
+    found = {}
+    for names, values in _listed(units):
+        for variant, unit, requests, successes, sums in rows.tuples(
+            "SELECT variant, unit, requests, successes, sums FROM ab_units "
+            f"WHERE test_id = :test_id AND unit IN ({names})",
+            test_id=test_id,
+            **values,
+        ):
+            found[variant, unit] = Unit.from_plain(requests, successes, json.loads(sums))
+    return found
 
 
-def save_units(rows: Connection, units: Iterable[tuple[str, str, str, Unit]]) -> None:
-    """Write what units have brought, by test, variant and unit."""
+def save_units(rows: Connection, units: Mapping[tuple[str, str, str], Unit]) -> None:
+    """Write what units have brought, by test, variant and unit; one that has nothing any more goes."""
+    written = [
+        {
+            "test_id": test_id,
+            "variant": variant,
+            "unit": name,
+            "requests": unit.requests,
+            "successes": unit.successes,
+            "sums": dumps(unit.plain()),
+        }
+        for (test_id, variant, name), unit in units.items()
+    ]
     rows.many(
         "INSERT INTO ab_units (test_id, variant, unit, requests, successes, sums) "
         "VALUES (:test_id, :variant, :unit, :requests, :successes, :sums) ON CONFLICT (test_id, variant, unit) "
         "DO UPDATE SET requests = :requests, successes = :successes, sums = :sums",
-        [
-            {
-                "test_id": test_id,
-                "variant": variant,
-                "unit": name,
-                "requests": unit.requests,
-                "successes": unit.successes,
-                "sums": dumps(unit.plain()),
-            }
-            for test_id, variant, name, unit in units
-        ],
+        [one for one in written if one["requests"]],
+    )
+    rows.many(
+        "DELETE FROM ab_units WHERE test_id = :test_id AND variant = :variant AND unit = :unit",
+        [one for one in written if not one["requests"]],
     )
 
 
-def result_is_new(rows: Connection, test_id: str, result_id: str) -> bool:
-    """Whether a result of this id has not been counted yet; it has from now on."""
-    row = rows.one(
-        "SELECT 1 FROM ab_result_ids WHERE test_id = :test_id AND result_id = :result_id",
+def results_of(rows: Connection, test_id: str, ids: Iterable[str]) -> dict[str, Result | None]:
+    """What the results of these ids say, None for a withdrawn one; those are left out that were never counted."""
+    found = {}
+    for names, values in _listed(ids):
+        for row in rows.all(
+            f"SELECT * FROM ab_results WHERE test_id = :test_id AND result_id IN ({names})", test_id=test_id, **values
+        ):
+            found[row["result_id"]] = None if row["success"] is None else _result_from(row)
+    return found
+
+
+def add_results(rows: Connection, results: Iterable[Result]) -> None:
+    """Remember results that have an id, so that each counts once and can be corrected."""
+    rows.many(
+        "INSERT INTO ab_results (test_id, result_id, variant, round, unit, success, latency, metrics) "
+        "VALUES (:test_id, :result_id, :variant, :number, :unit, :success, :latency, :metrics)",
+        [_row_of(one) for one in results],
+    )
+
+
+def change_result(rows: Connection, test_id: str, result_id: str, after: Result | None) -> None:
+    """Remember what a result says now; None for one that was withdrawn."""
+    said = {"success": None, "latency": None, "metrics": "{}"} if after is None else _row_of(after)
+    rows.run(
+        "UPDATE ab_results SET success = :success, latency = :latency, metrics = :metrics "
+        "WHERE test_id = :test_id AND result_id = :result_id",
+        **{name: said[name] for name in ("success", "latency", "metrics")},
         test_id=test_id,
         result_id=result_id,
     )
-    if row is None:
-        rows.run(
-            "INSERT INTO ab_result_ids (test_id, result_id) VALUES (:test_id, :result_id)",
-            test_id=test_id,
-            result_id=result_id,
-        )
-    return row is None
+
+
+def forget_unit(rows: Connection, unit: str) -> int:
+    """Delete every row of a unit, in whichever test; returns how many. The tallies stay."""
+    return sum(
+        rows.run(f"DELETE FROM {table} WHERE unit = :unit", unit=unit)
+        for table in ("ab_units", "ab_assignments", "ab_results")
+    )
 
 
 def insert_holdout(rows: Connection, holdout: Held, at: Instant, by: str) -> None:
@@ -339,6 +374,40 @@ def test_from(row: Row) -> ABTest:
         holdouts=tuple(Held(**one) for one in plan["holdouts"]),
         winner=row["winner"],
         conclusion=row["conclusion"],
+    )
+
+
+def _listed(names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Parts of a list as a statement's parameters: (`:name0, :name1, ...`, their values)."""
+    left = sorted(names)
+    for start in range(0, len(left), LOOKED_UP):
+        values = {f"name{place}": one for place, one in enumerate(left[start : start + LOOKED_UP])}
+        yield ", ".join(f":{name}" for name in values), values
+
+
+def _row_of(result: Result) -> dict[str, Any]:
+    return {
+        "test_id": result.test_id,
+        "result_id": result.result_id,
+        "variant": result.variant,
+        "number": result.number,
+        "unit": result.unit,
+        "success": result.success,
+        "latency": result.latency,
+        "metrics": json.dumps(result.metrics or {}),
+    }
+
+
+def _result_from(row: Row) -> Result:
+    return Result(
+        row["test_id"],
+        row["variant"],
+        row["round"],
+        row["success"],
+        row["latency"],
+        row["unit"],
+        row["result_id"],
+        json.loads(row["metrics"]) or None,
     )
 
 

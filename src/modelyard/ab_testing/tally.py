@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.ab_testing.metrics import LATENCY, RESULTS, SUCCESS, Kind, Layout, Metric, average
-from modelyard.stats.cross import Cross, Exact, exact, plus
-from modelyard.stats.sketch import bucket, merged
+from modelyard.stats.cross import Cross, Exact, exact, plus, reduced
+from modelyard.stats.sketch import bucket, histogram, merged
 
-INTEGERS = ("requests", "successes", "units", "nn", "ss", "ns")
+INTEGERS = ("requests", "successes", "units", "nn", "ss", "ns", "corrected")
 ONE: Exact = (1, 0)
 NONE: Exact = (0, 0)
 NOTHING_PLANNED = Layout()
@@ -27,16 +26,27 @@ class Unit:
     totals: dict[str, Exact] = field(default_factory=dict)
     known: dict[str, float] = field(default_factory=dict)  # covariates
 
-    def add(self, success: int, numbers: Mapping[str, float], before: frozenset[str] = frozenset()) -> None:
-        """Count one result; `before` names the covariates among its numbers."""
-        self.requests += 1
-        self.successes += success
+    def add(
+        self, success: int, numbers: Mapping[str, float], before: frozenset[str] = frozenset(), times: int = 1
+    ) -> None:
+        """Count one result, or with -1 take it out; `before` names the covariates among its numbers."""
+        self.requests += times
+        self.successes += success * times
         for name, value in numbers.items():
-            if name in before:
+            if name not in before:
+                self._sum(name, exact(value), times)
+            elif times > 0:
                 self.known[name] = max(value, self.known.get(name, value))
-            else:
-                self.counts[name] = self.counts.get(name, 0) + 1
-                self.totals[name] = plus(self.totals.get(name, NONE), exact(value))
+        if not self.requests:
+            self.known.clear()
+
+    def _sum(self, name: str, value: Exact, times: int) -> None:
+        count = self.counts.get(name, 0) + times
+        if not count:
+            del self.counts[name], self.totals[name]
+            return
+        self.counts[name] = count
+        self.totals[name] = plus(self.totals.get(name, NONE), (value[0] * times, value[1]))
 
     def copy(self) -> Unit:
         """The same, for later comparison."""
@@ -61,7 +71,8 @@ class Unit:
 
     def plain(self) -> dict[str, Any]:
         """JSON form of what is beside the counts of results."""
-        totals = {name: [self.counts[name], f"{total[0]:x}", total[1]] for name, total in sorted(self.totals.items())}
+        exactly = {name: reduced(total) for name, total in sorted(self.totals.items())}
+        totals = {name: [self.counts[name], f"{total[0]:x}", total[1]] for name, total in exactly.items()}
         return {"totals": totals, "known": dict(sorted(self.known.items()))} if totals or self.known else {}
 
     @classmethod
@@ -83,7 +94,7 @@ class Tally:
 
     With n the requests and s the successes of a unit, `nn`, `ss` and `ns` are the sums of n*n, s*s and n*s over units:
     all that the variance of the success rate takes when a unit makes several requests (delta method). `metrics` has the
-    same of every other metric. A request without a unit is a unit of its own.
+    same of every other metric. A request without a unit is a unit of its own. `corrected` counts corrections.
     """
 
     requests: int = 0
@@ -92,6 +103,7 @@ class Tally:
     nn: int = 0
     ss: int = 0
     ns: int = 0
+    corrected: int = 0
     metrics: dict[str, Cross] = field(default_factory=dict)
     histograms: dict[str, dict[int, int]] = field(default_factory=dict)
 
@@ -110,49 +122,55 @@ class Tally:
             self.ss += times
             self.ns += times
 
-    def count_result(self, success: int, numbers: Mapping[str, float], plan: Layout = NOTHING_PLANNED) -> None:
-        """Count one result of a unit that makes no other."""
+    def count_result(
+        self, success: int, numbers: Mapping[str, float], plan: Layout = NOTHING_PLANNED, times: int = 1
+    ) -> None:
+        """Count `times` results alike of units that make no other; with -1, take one out."""
         if not numbers and not plan.summed:
-            self.count(success)
+            self.count(success, times)
             return
         unit = Unit()
         unit.add(success, numbers, plan.covariates)
-        self.count_unit(Unit(), unit, plan)
+        self.count_unit(Unit(), unit, plan, times)
 
-    def count_unit(self, before: Unit, after: Unit, plan: Layout = NOTHING_PLANNED) -> None:
-        """Count what one unit has now instead of what it had."""
-        self.requests += after.requests - before.requests
-        self.successes += after.successes - before.successes
-        self.units += (after.requests > 0) - (before.requests > 0)
-        self.nn += after.requests**2 - before.requests**2
-        self.ss += after.successes**2 - before.successes**2
-        self.ns += after.requests * after.successes - before.requests * before.successes
-        for metric in _measured(after, plan):
+    def count_unit(self, before: Unit, after: Unit, plan: Layout = NOTHING_PLANNED, times: int = 1) -> None:
+        """Count what one unit has now instead of what it had, `times` over."""
+        self.requests += times * (after.requests - before.requests)
+        self.successes += times * (after.successes - before.successes)
+        self.units += times * ((after.requests > 0) - (before.requests > 0))
+        self.nn += times * (after.requests**2 - before.requests**2)
+        self.ss += times * (after.successes**2 - before.successes**2)
+        self.ns += times * (after.requests * after.successes - before.requests * before.successes)
+        for metric in _measured(before, after, plan):
             had, has = before.values(metric), after.values(metric)
             if had == has:
                 continue
             sums = self.metrics.setdefault(metric.name, Cross(metric.size))
             if had is not None:
-                sums.add(had, -1)
+                sums.add(had, -times)
             if has is not None:
-                sums.add(has)
+                sums.add(has, times)
 
-    def spot(self, numbers: Mapping[str, float], plan: Layout = NOTHING_PLANNED) -> None:
-        """Count numbers in the histograms that quantiles are read from."""
+    def spot(self, numbers: Mapping[str, float], plan: Layout = NOTHING_PLANNED, times: int = 1) -> None:
+        """Count numbers in the histograms that quantiles are read from; with -1, take them out."""
         for name in plan.spotted & numbers.keys():
             counts = self.histograms.setdefault(name, {})
             index = bucket(numbers[name] * 1e6)
-            counts[index] = counts.get(index, 0) + 1
+            counts[index] = counts.get(index, 0) + times
 
-    def count_alone(self, success: int, latencies: Sequence[float], times: int) -> None:
+    def count_alone(self, success: int, latencies: Sequence[float], times: int, plan: Layout = NOTHING_PLANNED) -> None:
         """Count `times` results of units that make no other, some of them with a latency: as one by one, but quicker."""
-        self.count(success, times)
-        if not latencies:
+        if latencies:
+            found = histogram([latency * 1e6 for latency in latencies])
+            self.histograms[LATENCY] = merged(self.histograms.get(LATENCY, {}), found)
+        if plan.summed:
+            self.count_result(success, {}, plan, times - len(latencies))
+            for latency in latencies:
+                self.count_result(success, {LATENCY: latency}, plan)
             return
-        self.metrics.setdefault(LATENCY, Cross(2)).add_values(latencies)
-        counts = self.histograms.setdefault(LATENCY, {})
-        for index, count in Counter(bucket(latency * 1e6) for latency in latencies).items():
-            counts[index] = counts.get(index, 0) + count
+        self.count(success, times)
+        if latencies:
+            self.metrics.setdefault(LATENCY, Cross(2)).add_values(latencies)
 
     def merge(self, other: Tally) -> None:
         """Count what another shard has counted. Units must not be shared between shards."""
@@ -164,14 +182,16 @@ class Tally:
             self.metrics.setdefault(name, Cross(sums.size)).merge(sums)
 
     def plain(self) -> dict[str, Any]:
-        """JSON form."""
+        """JSON form, the same for whatever way the same results were counted."""
+        kept = {name: {i: n for i, n in counts.items() if n} for name, counts in self.histograms.items()}
         return {
             **{name: getattr(self, name) for name in INTEGERS},
             "histograms": {
                 name: {str(index): count for index, count in sorted(counts.items())}
-                for name, counts in sorted(self.histograms.items())
+                for name, counts in sorted(kept.items())
+                if counts
             },
-            "metrics": {name: sums.plain() for name, sums in sorted(self.metrics.items())},
+            "metrics": {name: sums.plain() for name, sums in sorted(self.metrics.items()) if sums.n},
         }
 
     @classmethod
@@ -187,6 +207,7 @@ class Tally:
         )
 
 
-def _measured(unit: Unit, plan: Layout) -> Iterable[Metric]:
+def _measured(before: Unit, after: Unit, plan: Layout) -> Iterable[Metric]:
     """The metrics that a unit's results count for: the planned ones, and the average of every other number."""
-    return [*plan.summed, *(average(name) for name in unit.totals if name not in plan.taken)]
+    others = [name for name in {**before.totals, **after.totals} if name not in plan.taken]
+    return [*plan.summed, *map(average, others)]

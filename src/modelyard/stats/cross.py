@@ -33,6 +33,16 @@ def plus(first: Exact, second: Exact) -> Exact:
     return (first[0] << (power - first[1])) + (second[0] << (power - second[1])), power
 
 
+def reduced(number: Exact) -> Exact:
+    """The same number over the least power of two.
+
+    >>> reduced((12, 4))
+    (3, 2)
+    """
+    shared = _shared_zeros([number[0]], [], number[1])
+    return number[0] >> shared, number[1] - shared
+
+
 def exact_sums(values: Sequence[float]) -> tuple[int, int, int]:
     """(power, total in units of 2**-power, sum of squares in units of 2**(-2 power)) of finite floats, exactly.
 

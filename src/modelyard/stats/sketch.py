@@ -7,7 +7,7 @@ bound: Masson, Rim, Lee 2019, arXiv 1908.10693). Values below `SMALLEST` fall in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 RELATIVE_ERROR = 0.01
 _GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
@@ -22,6 +22,23 @@ def bucket(value: float) -> int:
     (0, 0, 346)
     """
     return math.ceil(math.log(value) * _PER_LOG) if value > SMALLEST else 0
+
+
+def histogram(values: Sequence[float]) -> dict[int, int]:
+    """How many of the values each bucket holds: as `bucket` one by one, but quicker.
+
+    >>> histogram([0.5, 1000.0, 1000.0])
+    {0: 1, 346: 2}
+    """
+    import numpy as np  # only where many values are counted at once
+
+    whole = np.asarray(values, dtype=np.float64)
+    places = np.log(np.maximum(whole, SMALLEST)) * _PER_LOG
+    found = np.ceil(places).astype(np.int64)
+    edges = np.abs(places - np.rint(places)) < 1e-6  # where another logarithm may round to the other side
+    found[edges] = [bucket(value) for value in whole[edges].tolist()]
+    indices, counts = np.unique(found, return_counts=True)
+    return dict(zip(indices.tolist(), counts.tolist(), strict=True))
 
 
 def middle(index: int) -> float:

@@ -1,4 +1,4 @@
--- made by revisions 62f4c73f3416343d9d1c71635fb389519f0e4f22edf734b8597d91a3dca2cfa1
+-- made by revisions 197057259abb2ab6b4951e2f0fc823aa650292a4e08501278ddfb218cad4cc96
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -39,9 +39,15 @@ CREATE TABLE ab_looks (
 	PRIMARY KEY (test_id, look), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );
-CREATE TABLE ab_result_ids (
+CREATE TABLE ab_results (
 	test_id TEXT NOT NULL, 
 	result_id TEXT NOT NULL, 
+	variant TEXT NOT NULL, 
+	round INTEGER NOT NULL, 
+	unit TEXT NOT NULL, 
+	success INTEGER, 
+	latency FLOAT, 
+	metrics TEXT NOT NULL, 
 	PRIMARY KEY (test_id, result_id), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );

@@ -81,9 +81,15 @@ def upgrade() -> None:
         sa.Column("round", sa.Integer, nullable=False),
     )
     op.create_table(
-        "ab_result_ids",  # results that were told with an id, so that a repeated one counts once
+        "ab_results",  # those that were told with an id, so that each counts once and can be corrected
         sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
         sa.Column("result_id", sa.Text, primary_key=True),
+        sa.Column("variant", sa.Text, nullable=False),
+        sa.Column("round", sa.Integer, nullable=False),
+        sa.Column("unit", sa.Text, nullable=False),  # "": a unit of its own
+        sa.Column("success", sa.Integer),  # NULL: withdrawn
+        sa.Column("latency", sa.Float),
+        sa.Column("metrics", sa.Text, nullable=False),  # JSON: name to number
     )
     op.create_table(
         "ab_holdouts",
