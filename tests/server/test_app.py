@@ -14,6 +14,7 @@ from modelyard import Yard
 from modelyard.core.events import EventType
 from modelyard.core.operations import operations
 from modelyard.server.app import create_app
+from modelyard.server.run import Controller
 
 VERSION = "/api/v1/models/fraud/versions/v1.0.0"
 
@@ -146,6 +147,17 @@ def test_health_tells_how_many_events_there_are(client: TestClient, yard: Yard) 
     before = client.get("/api/v1/health").json()["events"]
     yard.audit.log_model_deployment("fraud", "v1.0.0", "bob")
     assert client.get("/api/v1/health").json()["events"] == before + 1
+
+
+def test_health_says_when_nobody_looks_after_the_rollouts(tmp_path: Path, yard: Yard) -> None:
+    app = create_app(yard, local_user="local@example.org")
+    app.state.controller = controller = Controller(str(tmp_path / "yard"), None)
+    client = TestClient(app)
+    assert client.get("/api/v1/health").json()["status"] == "ok"
+    controller._looked -= 60  # its store cannot be written to, say
+    told = client.get("/api/v1/health").json()
+    assert told["status"] == "degraded"
+    assert told["controller_silent_s"] >= 60
 
 
 def test_a_file_comes_in_by_parts_that_may_be_sent_again(client: TestClient, yard: Yard, small_model: Path) -> None:

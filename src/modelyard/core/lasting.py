@@ -20,6 +20,7 @@ class Lasting:
 
     def __init__(self, trouble: str, log: logging.Logger | None = None) -> None:
         self.log = log or logging.getLogger("modelyard")
+        self.failures = 0
         self._trouble = trouble
         self._told: dict[str, float] = {}
 
@@ -36,6 +37,7 @@ class Lasting:
                 self.log.exception("%s.", self._trouble)
 
     def _new(self, what: str) -> bool:
+        self.failures += 1
         now = time.monotonic()
         self._told = {known: at for known, at in self._told.items() if now - at < AGAIN_S}
         if what in self._told:

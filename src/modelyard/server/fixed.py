@@ -22,6 +22,7 @@ from modelyard.server.calls import encoded
 
 UPLOAD_NEEDS = "artifacts.write"
 LARGEST_PART = 32 << 20  # bytes, which are held in memory
+SILENT_S = 10.0  # a controller looks twice a second; a lease lasts as long
 _TOUCH = Touch(anywhere=True)
 _ONE = threading.Lock()
 _CREDENTIALS = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -37,10 +38,19 @@ class Credentials(BaseModel):
 
 @declares(PUBLIC)
 def health(request: Request) -> Any:
-    """Whether the yard can be read."""
+    """Whether the yard can be read, and whether the rollouts are looked after.
+
+    `controller_silent_s` is how long ago all of them were looked at; above ten seconds (the store cannot be written to, say)
+    the status is `degraded`. The serving processes go on with their routing and their guards all the same.
+    """
     with request.app.state.yard.store.reading() as rows:
         row = rows.one("SELECT max(position) AS last FROM events")
-    return {"status": "ok", "version": __version__, "events": (row or {}).get("last") or 0}
+    told = {"status": "ok", "version": __version__, "events": (row or {}).get("last") or 0}
+    controller = getattr(request.app.state, "controller", None)  # none where the application is mounted elsewhere
+    if controller is None:
+        return told
+    silent = controller.silent_s
+    return told | {"status": "degraded" if silent > SILENT_S else "ok", "controller_silent_s": round(silent, 1)}
 
 
 @cache

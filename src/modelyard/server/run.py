@@ -80,6 +80,7 @@ class Controller:
         self._place, self._files = place, files
         self._stop = threading.Event()
         self._lasting = Lasting("Controller", log)
+        self._looked = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="modelyard-controller", daemon=True)
 
     def start(self) -> None:
@@ -90,6 +91,11 @@ class Controller:
         """Stop after the look that is under way."""
         self._stop.set()
         self._thread.join(timeout=30)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since it last looked at everything that is to be looked at."""
+        return time.monotonic() - self._looked
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -105,11 +111,7 @@ class Controller:
         asking.start()
         tidied, collected = -TIDY_EVERY, time.monotonic()
         while not self._stop.wait(LOOK_EVERY):
-            with self._lasting.round():
-                yard.dispatch()
-                for deployment in _running(yard):
-                    with self._lasting.round():  # one that cannot be looked at keeps no other waiting
-                        yard.step(deployment.deployment_id, controller=name)
+            self._look(yard, name)
             if time.monotonic() >= tidied + TIDY_EVERY:
                 with self._lasting.round():
                     yard.registry.expire_requests()
@@ -124,6 +126,16 @@ class Controller:
         asking.join(timeout=30)
         with self._lasting.round():
             yard.deployments.let_go(name)
+
+    def _look(self, yard: Yard, name: str) -> None:
+        before = self._lasting.failures
+        with self._lasting.round():
+            yard.dispatch()
+            for deployment in _running(yard):
+                with self._lasting.round():  # one that cannot be looked at keeps no other waiting
+                    yard.step(deployment.deployment_id, controller=name)
+        if self._lasting.failures == before:
+            self._looked = time.monotonic()
 
     def _ask(self, yard: Yard) -> None:
         lasting = Lasting("Guardrails", log)
@@ -155,7 +167,7 @@ def serve(place: str, files: str | None, listening: Listening, *, user: str, oid
         making = meanwhile.submit(create_app, yard, local_user=user, hosts=hosts, issuer=issuer)
         with _predictions(yard, listening) as plane:
             app = making.result()  # made while the serving processes started
-            controller = Controller(place, files)
+            controller = app.state.controller = Controller(place, files)
             controller.start()
             log.info("control plane on %s, predictions on %s", listening.url, plane.url)
             try:
