@@ -4,8 +4,8 @@
 
 A `modelyard serve` with its controller; the new version fails in 5 % of its answers and gets 5 % of the requests, which
 come at a steady rate whatever the answers do. Once with the controller at work, once with its process, which also
-supervises the serving processes, stopped by SIGSTOP before the first request. Then a blue-green switch and its return,
-by the answers, under the same traffic.
+supervises the serving processes, stopped by SIGSTOP before the first request. Then takeovers by hand and the returns from
+them once completed, by the answers, under the same traffic: blue-green, and canaries with and without a kept baseline.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import asyncio
 import json
 import os
 import random
-import signal
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,12 @@ import numpy as np
 from modelyard import Yard
 from modelyard.core.models import FeatureSpec, Signature
 from modelyard.core.ports import Output
+from modelyard.testing.servers import until
 from modelyard.testing.serving import YardServer
 
 ENDPOINT = "fraud"
 CONNECTIONS = 32
+LOADING = 3.0  # seconds that a version takes to load, as one of some hundred megabytes may
 
 
 class Sometimes:
@@ -42,6 +43,7 @@ class Sometimes:
     signature = Signature(inputs=(FeatureSpec(name="a"),), task="binary", classes=(0, 1))
 
     def __init__(self, rate: str = "0") -> None:
+        time.sleep(LOADING)
         self.rate = float(rate)
 
     def predict(self, batch: np.ndarray) -> Output:
@@ -103,16 +105,6 @@ class Load:
             self.answers.append((sent, time.time(), int(told.split()[1]), arm, version))
 
 
-def until(what: Callable[[], Any], seconds: float = 120) -> Any:
-    """What it answers once that is true."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        if time.monotonic() > end:
-            raise TimeoutError("it did not come about")
-        time.sleep(0.02)
-    return found
-
-
 def prepared(yard: Yard) -> None:
     """Two versions, the first of which answers."""
     yard.serving.configure(ENDPOINT, {"trusted_code": True})
@@ -121,44 +113,18 @@ def prepared(yard: Yard) -> None:
     yard.deployments.start(ENDPOINT, "v1.0.0", strategy="direct")
 
 
-def carried(yard: Yard, generation: int, workers: int) -> bool:
-    """Whether every serving process carries a generation out."""
-    return [one.generations.get(ENDPOINT) for one in yard.serving.processes()].count(generation) >= workers
-
-
-def stop(yard: Yard, pid: int) -> None:
-    """Stop a process while it writes nothing: within a transaction it would hold the database's lock all the while.
-
-    The decision and the routing need no database; being recorded there does.
-    """
-    with yard.store.work():
-        os.kill(pid, signal.SIGSTOP)
-        until(lambda: {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks(pid)} == {"T"})
-
-
-def tasks(pid: int) -> list[Path]:
-    """The threads of a process."""
-    return list(Path(f"/proc/{pid}/task").iterdir())
-
-
 def bad_canary(rate: float, workers: int, *, stopped: bool) -> dict[str, float]:
     """One rollout of the bad version, to its end."""
     with tempfile.TemporaryDirectory() as place, Yard(place) as yard:
         prepared(yard)
         with YardServer(place, workers=workers) as server:
             rollout = yard.roll_out(ENDPOINT, "v3.0.0", steps=[0.05, 1.0])
-            until(lambda: carried(yard, rollout.generation, workers))
-            if stopped:
-                stop(yard, server.process.pid)
-            try:
-                with Load(server.predictions_url, rate) as load:
-                    (trip,) = until(yard.serving.trips)
-                    recorded = until(lambda: not yard.deployments.get_deployment(rollout.deployment_id).status.active)
-                    told = time.time() - trip.at
-                    until(lambda: time.time() > trip.at + 4)
-            finally:
-                os.kill(server.process.pid, signal.SIGCONT)
-            assert recorded
+            until(lambda: server.carries_out(yard, ENDPOINT, rollout.generation))
+            with server.stopped(yard) if stopped else nullcontext(), Load(server.predictions_url, rate) as load:
+                (trip,) = until(yard.serving.trips)
+                until(lambda: not yard.deployments.get_deployment(rollout.deployment_id).status.active)
+                told = time.time() - trip.at
+                until(lambda: time.time() > trip.at + 4)
             late = [
                 sent - trip.at for sent, _, _, arm, version in load.answers if version == "v3.0.0" and sent > trip.at
             ]
@@ -173,24 +139,27 @@ def bad_canary(rate: float, workers: int, *, stopped: bool) -> dict[str, float]:
             }
 
 
-def blue_green(rate: float, workers: int) -> dict[str, float]:
-    """The switch and the return: from the command to the last request that the old side answers, in ms."""
+def there_and_back(rate: float, workers: int, strategy: str, **terms: Any) -> dict[str, float]:
+    """A version takes over by a person's hand and is taken back once completed.
+
+    From each command to the last request that the old side answers, in ms; the versions take LOADING seconds to load.
+    """
     with tempfile.TemporaryDirectory() as place, Yard(place) as yard:
         prepared(yard)
         with YardServer(place, workers=workers) as server:
-            rollout = yard.roll_out(ENDPOINT, "v2.0.0", strategy="blue_green")
-            until(lambda: carried(yard, rollout.generation, workers))
+            rollout = yard.roll_out(ENDPOINT, "v2.0.0", strategy=strategy, **terms)
+            until(lambda: server.carries_out(yard, ENDPOINT, rollout.generation))
             found = {}
             with Load(server.predictions_url, rate) as load:
                 until(lambda: len(load.answers) > rate)
                 for name, act, old in (
-                    ("switch", yard.deployments.promote, "v1.0.0"),
-                    ("return", yard.deployments.rollback, "v2.0.0"),
+                    ("there", yard.deployments.promote, "v1.0.0"),
+                    ("back", yard.deployments.rollback, "v2.0.0"),
                 ):
                     at = time.time()
                     act(rollout.deployment_id)
                     done = time.time()
-                    until(lambda at=at: load.answers[-1][0] > at + 2)
+                    until(lambda at=at: load.answers[-1][0] > at + LOADING + 3)
                     late = [sent - at for sent, _, _, _, version in load.answers if version == old and sent > at]
                     found[f"{name}: last request answered by the old side, ms after the command"] = 1000 * max(late)
                     found[f"{name}: the command itself, ms"] = 1000 * (done - at)
@@ -220,7 +189,12 @@ def main() -> None:
         ("bad canary, controller stopped by SIGSTOP", True),
     ):
         table(name, [bad_canary(given.rate, given.workers, stopped=stopped) for _ in range(given.rounds)])
-    table("blue-green", [blue_green(given.rate, given.workers) for _ in range(given.rounds)])
+    for name, strategy, terms in (
+        ("blue-green", "blue_green", {}),
+        ("a completed canary, its baseline kept in memory", "canary", {"steps": [0.5, 1.0]}),
+        ("a completed canary, keep_seconds 0", "canary", {"steps": [0.5, 1.0], "keep_seconds": 0.0}),
+    ):
+        table(name, [there_and_back(given.rate, given.workers, strategy, **terms) for _ in range(given.rounds)])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,11 @@ import httpx
 import pytest
 
 from modelyard import Yard
+from modelyard.testing.servers import until
 from modelyard.testing.serving import YardServer
 
 MODELS = Path(__file__).parents[1] / "serving" / "local_models.py"
 WORKERS = 2
-
-
-def until(reached: Callable[[], Any], seconds: float = 60) -> Any:
-    """What the condition answers once it is true; the test fails when it never is."""
-    end = time.monotonic() + seconds
-    while not (found := reached()):
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.02)
-    return found
 
 
 def install(yard: Yard, **versions: str) -> None:
@@ -36,27 +25,6 @@ def install(yard: Yard, **versions: str) -> None:
     for version, settings in versions.items():
         reference = f"{MODELS}:Linear@{settings}"
         yard.serving.install("fraud", "fraud", version.replace("_", "."), reference, "python")
-
-
-def stop(yard: Yard, pid: int) -> None:
-    """Stop a process while it writes nothing: within a transaction it would hold the database's lock all the while.
-
-    The decision and the routing need no database; being recorded there does.
-    """
-    with yard.store.work():
-        os.kill(pid, signal.SIGSTOP)
-        until(lambda: {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks(pid)} == {"T"})
-
-
-def tasks(pid: int) -> list[Path]:
-    """The threads of a process."""
-    return list(Path(f"/proc/{pid}/task").iterdir())
-
-
-def everywhere(yard: Yard, generation: int) -> bool:
-    """Whether every serving process carries the generation out."""
-    at = [one.generations.get("fraud") for one in yard.serving.processes() if one.ready]
-    return at.count(generation) == WORKERS
 
 
 def ask(client: httpx.Client, a: float | None = None, **headers: str) -> httpx.Response:
@@ -80,16 +48,14 @@ def canary(folder: Path, settings: str, **terms: Any) -> Iterator[tuple[Yard, Ya
         yard.deployments.start("fraud", "v1.0.0", strategy="direct")
         with YardServer(folder, workers=WORKERS) as server:
             rollout = yard.roll_out("fraud", "v3.0.0", **terms)
-            until(lambda: everywhere(yard, rollout.generation))
+            until(lambda: server.carries_out(yard, "fraud", rollout.generation))
             yield yard, server, rollout
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["controller at work", "controller stopped"])
 def test_a_bad_canary_is_taken_back_in_every_process(tmp_path: Path, stopped: bool) -> None:
     with canary(tmp_path / "yard", '{"fail": 0.3}', steps=[0.2, 1.0]) as (yard, server, rollout):
-        if stopped:
-            stop(yard, server.process.pid)
-        try:
+        with server.stopped(yard) if stopped else nullcontext():
             with httpx.Client(base_url=server.predictions_url) as client:
                 until(lambda: ask(client) and yard.serving.trips())
                 after = Counter(ask(client).headers["x-modelyard-version"] for _ in range(50))
@@ -97,16 +63,14 @@ def test_a_bad_canary_is_taken_back_in_every_process(tmp_path: Path, stopped: bo
             assert set(fresh(server.predictions_url)) == {"v1.0.0"}
             until(lambda: yard.deployments.get_deployment(rollout.deployment_id).status.value == "rolled_back")
             back = yard.deployments.get_deployment(rollout.deployment_id)
-            until(lambda: everywhere(yard, back.generation))
-        finally:
-            os.kill(server.process.pid, signal.SIGCONT)
+            until(lambda: server.carries_out(yard, "fraud", back.generation))
         assert "failed on the canary" in back.reason
         assert yard.serving.traffic("fraud").arms[0].version == "v1.0.0"
         assert [arm.version for arm in yard.serving.traffic("fraud").arms] == [
             "v1.0.0"
         ]  # nothing of the failed one stays
         again = yard.roll_out("fraud", "v3.0.0")  # and it may be tried again at once
-        until(lambda: everywhere(yard, again.generation))
+        until(lambda: server.carries_out(yard, "fraud", again.generation))
         assert [entry.what for entry in yard.deployments.history(rollout.deployment_id)].count("rolled_back") == 1
 
 
@@ -127,19 +91,21 @@ def test_testers_reach_an_arm_by_header_and_count_for_nothing(tmp_path: Path) ->
         assert yard.deployments.get_deployment(rollout.deployment_id).status.active
 
 
-def test_a_version_that_cannot_be_loaded_is_no_riddle(tmp_path: Path) -> None:
+def test_a_version_that_cannot_be_loaded_goes_back_with_its_reason(tmp_path: Path) -> None:
     folder = tmp_path / "yard"
     with Yard(folder) as yard:
         install(yard, v1_0_0="{}")
         yard.serving.install("fraud", "fraud", "v3.0.0", f"{MODELS}:Missing@{{}}", "python")
         yard.deployments.start("fraud", "v1.0.0", strategy="direct")
         with YardServer(folder, workers=WORKERS) as server:
-            rollout = yard.roll_out("fraud", "v3.0.0")
-            reasons = until(
-                lambda: [
-                    r for r in yard.deployments.look(rollout.deployment_id).reasons if r.startswith("not carried out")
-                ]
+            rollout = yard.roll_out("fraud", "v3.0.0", ready_seconds=1.0)
+            ended = until(
+                lambda: not (one := yard.deployments.get_deployment(rollout.deployment_id)).status.active and one
             )
-            assert "Missing" in reasons[0]
+            assert ended.status.value == "rolled_back"
+            assert ended.reason.startswith("not carried out for ")
+            assert "Missing" in ended.reason
             assert set(fresh(server.predictions_url, 5)) == {"v1.0.0"}
-            assert yard.deployments.abort(rollout.deployment_id).status.value == "aborted"
+            assert "not carried out" in [
+                entry.reasons[0].partition(":")[0] for entry in yard.deployments.history(rollout.deployment_id)
+            ]

@@ -16,7 +16,7 @@ from modelyard.core.measures import Measurement
 from modelyard.deployment.rollouts import Guardrail, Rollout
 from modelyard.stats.bounded import Running
 
-PART = 0.05  # of alpha, shared by all guardrails of a rollout
+PART = 0.04  # of alpha, shared by all guardrails of a rollout
 UNSEEN = (0.0, 0.0, 0.0, -math.inf)
 
 

@@ -6,16 +6,15 @@ incident of both: nothing is promoted and somebody is told, but going back would
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.measures import Measurement
-from modelyard.core.traffic import ArmCounts
+from modelyard.core.traffic import LATENCY_LIMIT, ArmCounts
 from modelyard.deployment.rollouts import Rollout
+from modelyard.stats.rounds import weight_of
 from modelyard.stats.sequential import lower_rate, upper_rate
 from modelyard.stats.sketch import middle
 
-PART = 0.05  # of alpha, half for each limit
+PART = 0.04  # of alpha, half for each limit
 SLOWEST = 0.05  # the part of answers above a p95
 
 
@@ -34,21 +33,28 @@ def _errors(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> Decision | None
     return _decided(rollout, "error rate", limit, counts, f"{limit:.2%} of requests")
 
 
-def _latency(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> Decision | None:
+def latency_ms(rollout: Rollout) -> float | None:
+    """The hard limit of the p95 in the step that begins, None without one."""
     frozen, times = rollout.progress.latency_ms.get("p95"), rollout.terms.latency_limit
-    if frozen is None or times is None:
+    return None if frozen is None or times is None else frozen * times
+
+
+def _latency(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> Decision | None:
+    limit = latency_ms(rollout)
+    if limit is None:
         return None
-    limit = frozen * times
-    counts = _above(new.latency, limit), _above(old.latency, limit)
-    told = f"{limit:.4g} ms, {times:g} times the baseline's p95 when the step began, for 5 % of answers"
-    return _decided(rollout, "p95", SLOWEST, counts, told)
+    told = f"{limit:.4g} ms, {rollout.terms.latency_limit:g} times the baseline's p95 when the step began, for 5 % of answers"
+    return _decided(rollout, "p95", SLOWEST, (_above(new, limit), _above(old, limit)), told)
 
 
 def _decided(
     rollout: Rollout, what: str, limit: float, counts: tuple[tuple[int, int], tuple[int, int]], told: str
 ) -> Decision | None:
-    """The bounds of both arms against a limit of a rate."""
-    alpha = PART * rollout.terms.alpha / 2 / 2
+    """The bounds of both arms against a limit of a rate.
+
+    Counts begin anew in each step, and once more where its latency is frozen: so do the bounds, each time with a part.
+    """
+    alpha = PART * rollout.terms.alpha * weight_of(rollout.step + 1) / 2 / 2 / 2
     (bad, n), (base, m) = counts
     low, high = lower_rate(bad, n, alpha), upper_rate(base, m, alpha)
     if low <= limit:
@@ -68,7 +74,11 @@ def _decided(
     return Decision(verdict=Verdict.ROLL_BACK, reasons=(reason,), measurements=(found,))
 
 
-def _above(histogram: Mapping[int, int], limit_ms: float) -> tuple[int, int]:
-    """(how many values lie above the limit, how many there are); buckets are of microseconds."""
+def _above(arm: ArmCounts, limit_ms: float) -> tuple[int, int]:
+    """(how many first answers of units lie above the limit, how many there are), where serving has counted them; else of
+    all answers by their histogram, whose buckets are of microseconds."""
+    if LATENCY_LIMIT in arm.slower:
+        return arm.slower[LATENCY_LIMIT], arm.requests
     limit = limit_ms * 1000
-    return sum(count for index, count in histogram.items() if middle(index) > limit), sum(histogram.values())
+    above = sum(count for index, count in arm.latency.items() if middle(index) > limit)
+    return above, sum(arm.latency.values())

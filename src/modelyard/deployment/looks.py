@@ -75,7 +75,7 @@ def left(work: Work, rollout: Rollout, seen: TrafficCounts | None) -> tuple[Prog
         latency_ms=kept.latency_ms,
         carried=kept.carried,
         canary_requests=kept.canary_requests,
-        held="",
+        held=(),
         stuck_since=None,
     )
     return progress, standing

@@ -72,7 +72,7 @@ def to_step(work: Work, row: Row, step: int, *, progress: Progress, decision: De
         "status": DeploymentStatus.RUNNING.value,
         "generation": store.next_generation(work.rows, row["endpoint"], row["generation"]),
         "step_started_at": started,
-        "state": store.state_text(replace(progress, held="")),
+        "state": store.state_text(replace(progress, held=())),
     }
     event = EventType.DEPLOYMENT_STARTED if what == "started" else EventType.DEPLOYMENT_ADVANCED
     return record(work, changed, what=what, decision=decision, event=event)
@@ -121,15 +121,20 @@ def amend(work: Work, row: Row, *, steps: tuple[Step, ...], terms: Terms, decisi
 
 
 def hold(work: Work, row: Row, rollout: Rollout, *, progress: Progress, decision: Decision) -> Row:
-    """Remember the look. Tell of a hold when its kind changes, so that a controller that looks each second floods nobody."""
+    """Remember the look. Tell of each kind of hold once a step, of an alarming one each time that it begins anew.
+
+    So a controller that looks each second floods nobody, also where two bounds take turns at their margins.
+    """
     kind = decision.reasons[0].partition(":")[0]
     waiting = kind == "gate" and rollout.status is DeploymentStatus.RUNNING
     status = DeploymentStatus.WAITING if waiting else rollout.status
-    state = store.state_text(replace(progress, held=kind))
+    held = tuple(one for one in progress.held if one == kind or not one.startswith(ALARMING))
+    new = kind not in held
+    state = store.state_text(replace(progress, held=(*held, kind) if new else held))
     if state == row["state"] and status is rollout.status:
         return row
     changed = {**row, "status": status.value, "state": state}
-    if kind != rollout.progress.held:
+    if new:
         severity = EventSeverity.WARNING if kind.startswith(ALARMING) else EventSeverity.INFO
         event = EventType.DEPLOYMENT_HELD
         return record(work, changed, what="held", decision=decision, event=event, severity=severity)

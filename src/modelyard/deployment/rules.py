@@ -27,7 +27,7 @@ from modelyard.core.traffic import (
     Traffic,
     TrafficCounts,
 )
-from modelyard.deployment import guardrails, limits
+from modelyard.deployment import guardrails, limits, margins
 from modelyard.deployment.rollouts import (
     DeploymentStatus,
     PerformanceMetrics,
@@ -37,16 +37,16 @@ from modelyard.deployment.rollouts import (
 )
 from modelyard.stats import rollback
 from modelyard.stats.rollback import ANSWERS, ERRORS, log_evidence, strongest, up_to_now
-from modelyard.stats.sequential import lower_rate, rate_difference, upper_rate
+from modelyard.stats.rounds import weight_of
+from modelyard.stats.sequential import lower_rate, rate_difference
 from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
 
 SHADOW, PREVIEW = "shadow", "preview"
 QUANTILES = rollback.QUANTILES
-PROMOTION_ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
 SPLIT_ALPHA = 0.001  # of the sample-ratio check
-FREEZE_AT = 200  # baseline answers: p95 from fewer jumps about; p99 needs no more, its roughness costs power only
-GUARD_PART = 0.9  # of alpha: the tests that the serving processes judge too; the rest is for limits and guardrails
+GUARD_PART = 0.90  # of alpha: the tests of the serving processes; `limits` and `guardrails` have theirs
+SHADOW_PART = 0.02
 
 
 def advance(rollout: Rollout, seen: TrafficCounts, now: Instant, trouble: str = "") -> Decision:
@@ -143,7 +143,7 @@ def left_step(rollout: Rollout, seen: TrafficCounts) -> Progress:
         latency_ms=frozen_latency(seen) or progress.latency_ms,
         carried=tests_now(rollout, seen),
         canary_requests=progress.canary_requests + canary(seen).requests,
-        held="",
+        held=(),
         stuck_since=None,
     )
 
@@ -151,7 +151,7 @@ def left_step(rollout: Rollout, seen: TrafficCounts) -> Progress:
 def frozen_latency(seen: TrafficCounts) -> dict[str, float]:
     """The baseline's p50, p95 and p99 in milliseconds; empty before it has answered enough."""
     counts = baseline(seen).latency
-    if sum(counts.values()) < FREEZE_AT:
+    if sum(counts.values()) < margins.FREEZE_AT:
         return {}
     found = {name: quantile(counts, q) for name, q in QUANTILES.items()}
     return {name: value / 1000 for name, value in found.items() if value is not None}
@@ -295,11 +295,11 @@ def _units_hold(rollout: Rollout, units: int, now: Instant) -> str:
 def _judged_harm(rollout: Rollout, seen: TrafficCounts, measured: tuple[Measurement, ...]) -> Decision:
     """Promote where the bounds of harm in errors and in latency lie inside their margins."""
     new, old = _counted(rollout, seen)
-    errors = _error_measure(new, old)
-    latency, latency_reason = _latency(rollout, seen)
+    errors = margins.errors(new, old)
+    latency, latency_reason = margins.latency(rollout, new, old)
     found = (*measured, errors, *([latency] if latency else []))
     margin = rollout.terms.margin
-    assert errors.high is not None  # _error_measure always bounds
+    assert errors.high is not None  # it is always bounded
     if errors.high > margin:
         reason = (
             f"errors not yet inside the margin: at most {errors.high:+.4f} against {margin:g}, {new.requests} units"
@@ -324,49 +324,6 @@ def _promotion(rollout: Rollout, why: str, found: tuple[Measurement, ...]) -> De
     return Decision(verdict=Verdict.PROMOTE, reasons=(why,), measurements=found)
 
 
-def _error_measure(new: ArmCounts, old: ArmCounts) -> Measurement:
-    low, high = rate_difference(old.errors, old.requests, new.errors, new.requests, alpha=PROMOTION_ALPHA)
-    both = old.requests and new.requests
-    return Measurement(
-        name="error_rate_difference",
-        value=new.errors / new.requests - old.errors / old.requests if both else None,
-        low=low,
-        high=high,
-        n=new.requests,
-        method="sub-Bernoulli confidence sequences, 95 % each side",
-    )
-
-
-def _latency(rollout: Rollout, seen: TrafficCounts) -> tuple[Measurement | None, str]:
-    """Is the canary's p95 within its margin? The measurement, and why it is not yet known to be.
-
-    With t the frozen p95: the baseline's quantile at the level where it now stands at t, times 1 + margin, is not
-    exceeded by the canary's quantile at that level if P(canary > (1 + margin) t) <= P(baseline > t). A shared slowdown
-    moves both sides.
-    """
-    frozen, margin = rollout.progress.latency_ms.get("p95"), rollout.terms.latency_margin
-    new, old = _counted(rollout, seen)
-    if frozen is None:
-        measured = sum(old.latency.values())
-        told = f"baseline latency not frozen yet: {min(measured, FREEZE_AT)} of {FREEZE_AT} answers"
-        return None, told if measured else ""
-    if "p95" not in new.slower or "p95" not in old.slower or not new.requests or not old.requests:
-        return None, "latency not measured: the arms have no counts above the frozen p95 for this step"
-    (above, n), (base, m) = (new.slower["p95"], new.requests), (old.slower["p95"], old.requests)
-    limit = frozen * (1 + margin)
-    high = upper_rate(above, n, 0.8 * PROMOTION_ALPHA) - lower_rate(base, m, 0.2 * PROMOTION_ALPHA)
-    found = Measurement(
-        name="latency_p95_excess",
-        value=above / n - base / m,
-        high=high,
-        n=n,
-        method=f"share of canary answers above {limit:.4g} ms less share of baseline answers above {frozen:.4g} ms",
-    )
-    if high > 0:
-        return found, f"latency not yet inside the margin: p95 may lie above {limit:.4g} ms, {n} units"
-    return found, ""
-
-
 def _judged_shadow(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
     """A shadow step: its answers are compared with the primary's, its errors with the primary's error rate.
 
@@ -378,18 +335,17 @@ def _judged_shadow(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decis
         return Decision(verdict=Verdict.HOLD, reasons=("paused: the shadow goes on being compared",))
     compared, tried = counts.compared, counts.compared + counts.errors
     new = ArmCounts(requests=tried, errors=counts.errors)
-    errors, agreement = _error_measure(new, baseline(seen)), _agreement(counts)
+    errors, agreement = margins.errors_of_copies(new, baseline(seen)), _agreement(counts)
     found = (errors, agreement)
-    worse = rate_difference(
-        baseline(seen).errors, baseline(seen).requests, new.errors, new.requests, alpha=GUARD_PART * terms.alpha
-    )[0]
+    old, alpha = baseline(seen), SHADOW_PART * terms.alpha * weight_of(rollout.step + 1)
+    worse = rate_difference(old.errors, old.requests, new.errors, new.requests, alpha=alpha)[0]
     if worse > terms.margin:
         reason = f"worse than the baseline: the shadow failed {counts.errors} of {tried} times, at least {worse:+.4f} more often"
         return Decision(verdict=Verdict.ROLL_BACK, reasons=(reason,), measurements=found)
     hold = _units_hold(rollout, compared, now)
     if hold or not compared:
         return Decision(verdict=Verdict.HOLD, reasons=(hold or "not enough evidence: nothing compared yet",))
-    assert errors.high is not None  # _error_measure always bounds
+    assert errors.high is not None  # it is always bounded
     assert agreement.low is not None
     if errors.high > terms.margin:
         reason = f"errors not yet inside the margin: at most {errors.high:+.4f} against {terms.margin:g}, {tried} units"
@@ -407,7 +363,7 @@ def _agreement(counts: ShadowCounts) -> Measurement:
     return Measurement(
         name="agreement",
         value=counts.agreed / n if n else 0.0,
-        low=lower_rate(counts.agreed, n, PROMOTION_ALPHA),
+        low=lower_rate(counts.agreed, n, margins.ALPHA),
         n=n,
         method="sub-Bernoulli",
     )
@@ -419,10 +375,11 @@ def _guard(rollout: Rollout) -> Guard:
         rollout_id=rollout.deployment_id,
         step=rollout.step,
         share=rollout.now_at.share,
-        alpha=GUARD_PART * terms.alpha,
+        alpha=float(f"{GUARD_PART * terms.alpha:.12g}"),  # 0.0009 and not 0.0009000000000000001
         warmup=terms.warmup,
         latency_ms=dict(progress.latency_ms),
         latency_margin=terms.latency_margin,
+        latency_limit_ms=limits.latency_ms(rollout),
         carried=dict(progress.carried),
     )
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from modelyard.core.errors import Unavailable
 
@@ -45,6 +46,20 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log:
             end(process)
             raise Unavailable(f"{process.args!r} did not start.\n{tail}")
         time.sleep(0.01)
+
+
+def until(reached: Callable[[], Any], seconds: float = START_SECONDS) -> Any:
+    """What the condition answers once that is true; TimeoutError when it never is.
+
+    >>> until(lambda: "there")
+    'there'
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := reached()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"It did not come about in {seconds:g} s.")
+        time.sleep(0.02)
+    return found
 
 
 def end(process: subprocess.Popen[bytes], sign: signal.Signals = signal.SIGTERM) -> None:

@@ -9,22 +9,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from modelyard.testing.servers import end, free_port, wait_until
+from modelyard.testing.servers import end, free_port, until, wait_until
+from modelyard.yard import Yard
 
 
 class YardServer:
     """A running `modelyard serve` on the loopback address. `seconds` is how long it took until it answered."""
 
     def __init__(self, place: str | Path, *arguments: str, workers: int = 1, **environment: str) -> None:
-        self.port = _two_free_ports()
+        self.port, self.workers = _two_free_ports(), workers
         self._secure = "--tls-cert" in arguments
         self.log = Path(tempfile.mkstemp(prefix="modelyard-serve-", suffix=".log")[1])
         command = [sys.executable, "-m", "modelyard", "serve", "--port", str(self.port), "--workers", str(workers)]
@@ -56,6 +57,27 @@ class YardServer:
         """Status and JSON of a GET, or of a POST with a body."""
         answer = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
         return answer.status_code, answer.json()
+
+    def carries_out(self, yard: Yard, endpoint: str, generation: int) -> bool:
+        """Whether every serving process carries this generation of an endpoint's routing out."""
+        at = [one.generations.get(endpoint) for one in yard.serving.processes() if one.ready]
+        return at.count(generation) >= self.workers
+
+    @contextmanager
+    def stopped(self, yard: Yard) -> Iterator[None]:
+        """Within it the server's own process, its controller with it, is stopped by SIGSTOP; its serving processes are not.
+
+        It is stopped while it writes nothing: within a transaction it would hold the database's lock all the while. A
+        rollback and its routing need no database; being recorded there does.
+        """
+        threads = Path(f"/proc/{self.process.pid}/task")
+        with yard.store.work():
+            os.kill(self.process.pid, signal.SIGSTOP)
+            until(lambda: {_state(task) for task in threads.iterdir()} == {"T"})
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def processes(self) -> list[int]:
         """The process ids of the server and of everything that it has started."""
@@ -96,6 +118,10 @@ class YardServer:
             return self.ask(f"{self.url}/api/v1/health")[0] == 200
         except (httpx.TransportError, ConnectionError):
             return False
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _alive(entry: Path) -> bool:

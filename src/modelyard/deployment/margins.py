@@ -1,0 +1,70 @@
+"""What a version has to show before it is promoted: that it is not worse than the baseline by more than its margins. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from modelyard.core.measures import Measurement
+from modelyard.core.traffic import ArmCounts
+from modelyard.deployment.rollouts import Rollout
+from modelyard.stats.harm import excess_bound, ratio_bound
+from modelyard.stats.sequential import rate_difference
+
+ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
+FREEZE_AT = 200  # baseline answers: p95 from fewer jumps about; p99 needs no more, its roughness costs power only
+
+
+def errors(new: ArmCounts, old: ArmCounts) -> Measurement:
+    """How far the canary's error rate lies from the baseline's, at most and at least."""
+    low, _ = rate_difference(old.errors, old.requests, new.errors, new.requests, alpha=ALPHA)
+    high = excess_bound(old.errors, old.requests, new.errors, new.requests, alpha=ALPHA)
+    return _difference(new, old, low, high, "sub-Bernoulli e-processes of both arms together, 95 % each side")
+
+
+def errors_of_copies(new: ArmCounts, old: ArmCounts) -> Measurement:
+    """The same where both have answered the same requests, so that their failures depend on each other."""
+    low, high = rate_difference(old.errors, old.requests, new.errors, new.requests, alpha=ALPHA)
+    return _difference(new, old, low, high, "sub-Bernoulli confidence sequences, 95 % each side")
+
+
+def _difference(new: ArmCounts, old: ArmCounts, low: float, high: float, method: str) -> Measurement:
+    both = old.requests and new.requests
+    return Measurement(
+        name="error_rate_difference",
+        value=new.errors / new.requests - old.errors / old.requests if both else None,
+        low=low,
+        high=high,
+        n=new.requests,
+        method=method,
+    )
+
+
+def latency(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> tuple[Measurement | None, str]:
+    """Is the canary's p95 within its margin? The measurement, and why it is not yet known to be.
+
+    With t the frozen p95: the baseline's quantile at the level where it now stands at t, times 1 + margin, is not
+    exceeded by the canary's quantile at that level if P(canary > (1 + margin) t) <= P(baseline > t). A shared slowdown
+    moves both sides. Measured is the ratio of the two less 1, from the slow answers alone.
+    """
+    frozen, margin = rollout.progress.latency_ms.get("p95"), rollout.terms.latency_margin
+    if frozen is None:
+        measured = sum(old.latency.values())
+        told = f"baseline latency not frozen yet: {min(measured, FREEZE_AT)} of {FREEZE_AT} answers"
+        return None, told if measured else ""
+    if "p95" not in new.slower or "p95" not in old.slower or not new.requests or not old.requests:
+        return None, "latency not measured: the arms have no counts above the frozen p95 for this step"
+    above, base = new.slower["p95"], old.slower["p95"]
+    limit = frozen * (1 + margin)
+    high = ratio_bound(above, base, rollout.now_at.share, ALPHA) - 1
+    found = Measurement(
+        name="latency_p95_excess",
+        value=above / new.requests / (base / old.requests) - 1 if base else None,
+        high=high if math.isfinite(high) else None,
+        n=new.requests,
+        method=f"share of canary answers above {limit:.4g} ms over share of baseline answers above {frozen:.4g} ms, "
+        "less 1; binomial e-process",
+        details={"canary_above": above, "baseline_above": base},
+    )
+    if high > 0:
+        return found, f"latency not yet inside the margin: p95 may lie above {limit:.4g} ms, {new.requests} units"
+    return found, ""
