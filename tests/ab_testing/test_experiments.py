@@ -399,8 +399,8 @@ def test_a_look_too_near_the_last_is_not_spent_and_says_so():
     [
         ((0, 0), (0, 0), "Not enough evidence: no results yet for control, treatment."),
         ((1, 1), (0, 1), "Not enough evidence yet after 2 units"),
-        ((900, 1000), (980, 1000), "treatment succeeds more often (+8.89 %, 98.00% against 90.00%)"),
-        ((980, 1000), (900, 1000), "No treatment beats the control's success rate of 98.00%"),
+        ((900, 1000), (980, 1000), "treatment succeeds more often (98.00% against 90.00%, +8.89%, between +"),
+        ((980, 1000), (900, 1000), "treatment succeeds less often (90.00% against 98.00%, -8.16%, between -"),
         ((900, 1000), (2940, 3000), "Do not trust the difference"),
     ],
 )

@@ -9,14 +9,14 @@ from typing import Any
 
 from modelyard.ab_testing.design import Ruler
 from modelyard.ab_testing.metrics import LATENCY, Kind, Metric, Role, average
-from modelyard.ab_testing.tally import Tally
+from modelyard.ab_testing.tally import PAIRS, WEIGHTS, Tally
 from modelyard.stats import ratios
 from modelyard.stats.cross import Cross
 from modelyard.stats.distributions import normal_isf, t_sf
 from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, score_test
 from modelyard.stats.ratios import Estimate, Interval
 from modelyard.stats.sequential import rate_difference, rate_ratio, rates_p, sequence_p
-from modelyard.stats.sketch import bucket, quantile
+from modelyard.stats.sketch import below, bucket, merged, quantile
 
 ANY = (-math.inf, math.inf)
 FEWEST = 10  # units an arm: below, the spread of values that repeat (0 and 1, say) is anybody's guess
@@ -217,7 +217,7 @@ def _estimates(metric: Metric, control: Estimate | None, treatment: Estimate | N
 def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> Compared:
     """The test counts values above the pooled quantile in each arm (Mood's); the intervals put the quantiles' together.
 
-    Where units bring several values, they count as if each unit's were all alike: wider than needed, never narrower.
+    Where units bring several values, each arm counts as many as would tell as much if they were independent.
     """
     arms = [tally.histograms.get(metric.numerator, {}) for tally in (control, treatment)]
     scale = [quantile(counts, metric.quantile) for counts in arms]
@@ -226,8 +226,9 @@ def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) ->
         known = [None if one is None else one / 1e6 for one in scale]
         return Compared(metric=metric, control=known[0], treatment=known[1], method=method, enough=False)
     c, t = scale[0] / 1e6, scale[1] / 1e6
-    effects = [max(1.0, _alike(tally)) for tally in (control, treatment)]
-    n = [sum(counts.values()) / effect for counts, effect in zip(arms, effects, strict=True)]
+    n = [
+        sum(counts.values()) / effect for counts, effect in zip(arms, _effects(metric, control, treatment), strict=True)
+    ]
     z, p_value, few = _above(arms, n, metric.quantile)
     c_low, c_high = _order_limits(arms[0], n[0], metric.quantile, held.z)
     t_low, t_high = _order_limits(arms[1], n[1], metric.quantile, held.z)
@@ -236,7 +237,7 @@ def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) ->
     high = ratio + math.hypot(_log_ratio(t_high, t), _log_ratio(c, c_low))
     return Compared(
         metric=metric,
-        enough=min(n) >= FEWEST,
+        enough=min(*n, control.units, treatment.units) >= FEWEST,
         control=c,
         treatment=t,
         difference=t - c,
@@ -250,9 +251,31 @@ def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) ->
     )
 
 
-def _alike(tally: Tally) -> float:
-    """The design effect of units whose values are all alike: the mean number of results over units met by results."""
-    return tally.nn / tally.requests if tally.requests else 1.0
+def _effects(metric: Metric, control: Tally, treatment: Tally) -> list[float]:
+    """The design effects at each arm's own quantile, each at least that of both arms at theirs together."""
+    arms, name = (control, treatment), metric.numerator
+    both = merged(*(tally.histograms[name] for tally in arms))
+    floor = clustering(arms, name, bucket(quantile(both, metric.quantile) or 0.0))
+    own = [bucket(quantile(tally.histograms[name], metric.quantile) or 0.0) for tally in arms]
+    return [max(floor, clustering((tally,), name, index)) for tally, index in zip(arms, own, strict=True)]
+
+
+def clustering(tallies: Sequence[Tally], name: str, index: int) -> float:
+    """How many times the variance of independent values that of a share of values, up to a bucket, is over units.
+
+    The delta method for the ratio of values below to values, both summed over units; 1 where each unit brings one.
+    """
+    counts, pairs, weights = ([one.histograms.get(name + part, {}) for one in tallies] for part in ("", PAIRS, WEIGHTS))
+    if not any(weights):
+        return 1.0
+    values, low = sum(sum(one.values()) for one in counts), sum(below(one, index) for one in counts)
+    part = low / values if values else 0.0
+    if not 0 < part < 1:
+        return 1.0 + sum(sum(one.values()) for one in weights) / values if values else 1.0
+    squares = low + sum(below(one, index) for one in pairs)
+    products = low + sum(below(one, index) for one in weights)
+    sizes = values + sum(sum(one.values()) for one in weights)
+    return max(1.0, (squares - 2 * part * products + part * part * sizes) / values / (part * (1 - part)))
 
 
 def _above(

@@ -85,7 +85,7 @@ class Counting:
             tally.count_result(result.success, numbers, plan, times)
             return
         unit = self._units[result.test_id, result.variant, result.unit].after
-        unit.add(result.success, numbers, plan.covariates, times)
+        unit.add(result.success, numbers, plan, times)
 
     def _settle_covariates(self, after: Result) -> None:
         """A covariate that a correction tells takes the place of the one that was known."""

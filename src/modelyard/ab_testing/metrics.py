@@ -115,6 +115,7 @@ class Layout:
     summed: tuple[Metric, ...] = ()
     covariates: frozenset[str] = frozenset()
     spotted: frozenset[str] = frozenset({LATENCY})  # names that have a histogram
+    clustered: frozenset[str] = frozenset()  # those among them whose quantiles are compared over units
     taken: frozenset[str] = frozenset()  # names that need no average of their own
 
 
@@ -123,9 +124,9 @@ def layout(metrics: Sequence[Metric]) -> Layout:
     known = covariates(metrics)
     used = {name for metric in metrics for name in (metric.name, metric.numerator, metric.denominator)}
     summed = tuple(metric for metric in metrics if metric.summed)
-    spotted = {metric.numerator for metric in metrics if metric.kind is Kind.QUANTILE} | {LATENCY}
+    clustered = frozenset(metric.numerator for metric in metrics if metric.kind is Kind.QUANTILE)
     own = {LATENCY} - {metric.name for metric in summed}
-    return Layout(summed, known, frozenset(spotted), frozenset((used | known) - own - {""}))
+    return Layout(summed, known, clustered | {LATENCY}, clustered, frozenset((used | known) - own - {""}))
 
 
 def _metric(told: Mapping[str, Any]) -> Metric:

@@ -72,9 +72,9 @@ PARTS = {  # name in the document -> (table, what orders its rows); every row ha
     "looks": (
         Table(
             name="ab_looks",
-            columns=("look", "at", "fraction", "alpha", "significant"),
+            columns=("look", "at", "fraction", "alpha", "significant", "p_values", "guardrails"),
             times=frozenset({"at"}),
-            values=frozenset({"significant"}),
+            values=frozenset({"significant", "p_values", "guardrails"}),
         ),
         "look",
     ),

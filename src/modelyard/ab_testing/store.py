@@ -327,7 +327,13 @@ def find_looks(rows: Connection, test_id: str) -> list[Look]:
     """The looks that a test has spent, in order."""
     found = rows.all("SELECT * FROM ab_looks WHERE test_id = :test_id ORDER BY look", test_id=test_id)
     return [
-        Look(fraction=row["fraction"], alpha=row["alpha"], significant=tuple(json.loads(row["significant"])))
+        Look(
+            fraction=row["fraction"],
+            alpha=row["alpha"],
+            significant=tuple(json.loads(row["significant"])),
+            p_values=json.loads(row["p_values"]),
+            guardrails=json.loads(row["guardrails"]),
+        )
         for row in found
     ]
 
@@ -335,14 +341,16 @@ def find_looks(rows: Connection, test_id: str) -> list[Look]:
 def add_look(rows: Connection, test_id: str, number: int, look: Look, at: Instant) -> None:
     """Add a look."""
     rows.run(
-        "INSERT INTO ab_looks (test_id, look, at, fraction, alpha, significant) "
-        "VALUES (:test_id, :look, :at, :fraction, :alpha, :significant)",
+        "INSERT INTO ab_looks (test_id, look, at, fraction, alpha, significant, p_values, guardrails) "
+        "VALUES (:test_id, :look, :at, :fraction, :alpha, :significant, :p_values, :guardrails)",
         test_id=test_id,
         look=number,
         at=micros(at),
         fraction=look.fraction,
         alpha=look.alpha,
         significant=dumps(look.significant),
+        p_values=dumps(look.p_values),
+        guardrails=dumps(look.guardrails),
     )
 
 

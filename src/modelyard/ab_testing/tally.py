@@ -8,12 +8,13 @@ from typing import Any
 
 from modelyard.ab_testing.metrics import LATENCY, RESULTS, SUCCESS, Kind, Layout, Metric, average
 from modelyard.stats.cross import Cross, Exact, exact, plus, reduced
-from modelyard.stats.sketch import bucket, histogram, merged
+from modelyard.stats.sketch import bucket, clustered, histogram, merged
 
 INTEGERS = ("requests", "successes", "units", "nn", "ss", "ns", "corrected")
 ONE: Exact = (1, 0)
 NONE: Exact = (0, 0)
 NOTHING_PLANNED = Layout()
+PAIRS, WEIGHTS = "\x1fpairs", "\x1fweights"  # histograms beside that of a name; no name of a metric ends so
 
 
 @dataclass(slots=True)
@@ -25,15 +26,17 @@ class Unit:
     counts: dict[str, int] = field(default_factory=dict)
     totals: dict[str, Exact] = field(default_factory=dict)
     known: dict[str, float] = field(default_factory=dict)  # covariates
+    spots: dict[str, dict[int, int]] = field(default_factory=dict)  # histograms of what quantiles are compared of
 
-    def add(
-        self, success: int, numbers: Mapping[str, float], before: frozenset[str] = frozenset(), times: int = 1
-    ) -> None:
-        """Count one result, or with -1 take it out; `before` names the covariates among its numbers."""
+    def add(self, success: int, numbers: Mapping[str, float], plan: Layout = NOTHING_PLANNED, times: int = 1) -> None:
+        """Count one result, or with -1 take it out."""
         self.requests += times
         self.successes += success * times
         for name, value in numbers.items():
-            if name not in before:
+            if name in plan.clustered:
+                counts, index = self.spots.setdefault(name, {}), bucket(value * 1e6)
+                counts[index] = counts.get(index, 0) + times
+            if name not in plan.covariates:
                 self._sum(name, exact(value), times)
             elif times > 0:
                 self.known[name] = max(value, self.known.get(name, value))
@@ -50,7 +53,8 @@ class Unit:
 
     def copy(self) -> Unit:
         """The same, for later comparison."""
-        return Unit(self.requests, self.successes, dict(self.counts), dict(self.totals), dict(self.known))
+        spots = {name: dict(counts) for name, counts in self.spots.items()}
+        return Unit(self.requests, self.successes, dict(self.counts), dict(self.totals), dict(self.known), spots)
 
     def values(self, metric: Metric) -> list[Exact] | None:
         """The numbers that it gives to a metric; None where it has nothing for it."""
@@ -73,7 +77,12 @@ class Unit:
         """JSON form of what is beside the counts of results."""
         exactly = {name: reduced(total) for name, total in sorted(self.totals.items())}
         totals = {name: [self.counts[name], f"{total[0]:x}", total[1]] for name, total in exactly.items()}
-        return {"totals": totals, "known": dict(sorted(self.known.items()))} if totals or self.known else {}
+        spots = {
+            name: {str(index): n for index, n in sorted(counts.items()) if n}
+            for name, counts in sorted(self.spots.items())
+        }
+        told = {"totals": totals, "known": dict(sorted(self.known.items()))} if totals or self.known else {}
+        return {**told, "spots": spots} if any(spots.values()) else told
 
     @classmethod
     def from_plain(cls, requests: int, successes: int, data: Mapping[str, Any]) -> Unit:
@@ -85,6 +94,7 @@ class Unit:
             {name: int(one[0]) for name, one in told.items()},
             {name: (int(one[1], 16), int(one[2])) for name, one in told.items()},
             {name: float(value) for name, value in data.get("known", {}).items()},
+            {name: {int(i): n for i, n in counts.items()} for name, counts in data.get("spots", {}).items()},
         )
 
 
@@ -130,7 +140,7 @@ class Tally:
             self.count(success, times)
             return
         unit = Unit()
-        unit.add(success, numbers, plan.covariates)
+        unit.add(success, numbers, plan)
         self.count_unit(Unit(), unit, plan, times)
 
     def count_unit(self, before: Unit, after: Unit, plan: Layout = NOTHING_PLANNED, times: int = 1) -> None:
@@ -150,6 +160,16 @@ class Tally:
                 sums.add(had, -times)
             if has is not None:
                 sums.add(has, times)
+        for name in plan.clustered & (before.spots.keys() | after.spots.keys()):
+            self._count_clusters(name, before.spots.get(name, {}), -times)
+            self._count_clusters(name, after.spots.get(name, {}), times)
+
+    def _count_clusters(self, name: str, counts: Mapping[int, int], times: int) -> None:
+        """Count how one unit's values stand together: what the spread of a quantile over units takes."""
+        for part, found in zip((PAIRS, WEIGHTS), clustered(counts), strict=True):
+            kept = self.histograms.setdefault(f"{name}{part}", {}) if found else {}
+            for index, count in found.items():
+                kept[index] = kept.get(index, 0) + count * times
 
     def spot(self, numbers: Mapping[str, float], plan: Layout = NOTHING_PLANNED, times: int = 1) -> None:
         """Count numbers in the histograms that quantiles are read from; with -1, take them out."""

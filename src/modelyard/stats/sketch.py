@@ -67,6 +67,35 @@ def quantile(counts: Mapping[int, int], q: float) -> float | None:
     return middle(max(counts))
 
 
+def below(counts: Mapping[int, int], index: int) -> int:
+    """How many values lie in a bucket or below it.
+
+    >>> below({1: 2, 3: 4}, 2)
+    2
+    """
+    return sum(count for at, count in counts.items() if at <= index)
+
+
+def clustered(counts: Mapping[int, int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Of one unit's values: pairs by the bucket of the larger, and values by how many there are, both less the values alone.
+
+    With s(x) of a unit's v values at or below x, the sums of s(x)^2 and of s(x) v over units are then cumulated counts, so
+    histograms of integers tell the variance of a share of values over units, at every x (Deng, Knoblich & Lu 2018, arXiv
+    1803.06336, section 4). Empty for a unit with one value.
+
+    >>> clustered({5: 1}), clustered({5: 1, 9: 1})
+    (({}, {}), ({9: 2}, {5: 1, 9: 1}))
+    """
+    total, seen = sum(counts.values()), 0
+    pairs, weights = {}, {}
+    for index in sorted(counts):
+        count = counts[index]
+        pairs[index] = (seen + count) ** 2 - seen**2 - count
+        weights[index] = count * (total - 1)
+        seen += count
+    return {i: n for i, n in pairs.items() if n}, {i: n for i, n in weights.items() if n}
+
+
 def merged(*histograms: Mapping[int, int]) -> dict[int, int]:
     """The histogram of all values together.
 

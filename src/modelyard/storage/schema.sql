@@ -1,4 +1,4 @@
--- made by revisions 197057259abb2ab6b4951e2f0fc823aa650292a4e08501278ddfb218cad4cc96
+-- made by revisions b4b3c78eadc0429377350a1ed461835e8ffbb1741530bd37044c0954093dfb5f
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -36,6 +36,8 @@ CREATE TABLE ab_looks (
 	fraction FLOAT NOT NULL, 
 	alpha FLOAT NOT NULL, 
 	significant TEXT NOT NULL, 
+	p_values TEXT NOT NULL, 
+	guardrails TEXT NOT NULL, 
 	PRIMARY KEY (test_id, look), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );

@@ -64,6 +64,8 @@ def upgrade() -> None:
         sa.Column("fraction", sa.Float, nullable=False),
         sa.Column("alpha", sa.Float, nullable=False),
         sa.Column("significant", sa.Text, nullable=False),  # JSON: names of the treatments that crossed the bound
+        sa.Column("p_values", sa.Text, nullable=False),  # JSON: by treatment:metric
+        sa.Column("guardrails", sa.Text, nullable=False),  # JSON: by treatment:metric
     )
     op.create_table(
         "ab_rounds",
