@@ -11,9 +11,10 @@ from modelyard.core.decisions import Verdict
 from modelyard.core.errors import Conflict, Invalid, Unavailable
 from modelyard.core.instants import FixedClock
 from modelyard.core.traffic import ArmCounts, TrafficCounts
-from modelyard.deployment import DeploymentManager, DeploymentStatus, limits
+from modelyard.deployment import DeploymentManager, DeploymentStatus, guardrails, limits, rules
 from modelyard.deployment.prometheus import query
-from modelyard.deployment.rollouts import Deployment, Guardrail, Terms
+from modelyard.deployment.rollouts import Deployment, Guardrail, Progress, Terms
+from modelyard.stats.rounds import weight_of
 from modelyard.stats.sketch import bucket
 from modelyard.testing.prometheus import prometheus
 
@@ -202,3 +203,30 @@ def test_guardrails_stand_in_a_rollout_file(manager: DeploymentManager, tmp_path
     terms = manager.apply(tmp_path / "rollout.yaml").terms
     assert terms.guardrails == (Guardrail(name="queue", lowest=0, highest=100, tolerated=5),)
     assert (terms.error_limit, terms.latency_limit) == (0.05, 2)
+
+
+def test_limits_count_units_and_share_their_part_among_all_steps(manager: DeploymentManager) -> None:
+    rollout = begun(manager, latency_limit=2.0, latency_ms={"p95": 10.0}, latency_margin=3.0)
+    assert rollout.traffic is not None
+    assert rollout.traffic.guard is not None
+    assert (rollout.traffic.guard.latency_limit_ms, rollout.traffic.guard.alpha) == (20.0, 0.0009)
+    hot = {bucket(5_000): 1000, bucket(50_000): 9000}  # a few users ask again and again
+    arms = {
+        "canary": ArmCounts(requests=10_000, units=500, slower={"p95": 20, "limit": 20}, latency=hot),
+        "baseline": ArmCounts(requests=90_000, units=4500, slower={"p95": 90, "limit": 90}, latency={1: 90_000}),
+    }
+    counts = TrafficCounts(endpoint="fraud", generation=rollout.generation, arms=arms)
+    assert manager.advance(rollout.deployment_id, counts).verdict is Verdict.HOLD
+    worse = {**arms, "canary": ArmCounts(requests=500, units=500, slower={"p95": 200, "limit": 200})}
+    from tests.deployment.test_rules import ROLLOUT
+
+    after = limits.judged(
+        replace(ROLLOUT, terms=Terms(latency_limit=2.0), progress=Progress(latency_ms={"p95": 10.0})),
+        *(replace(one, requests=one.units or 0) for one in worse.values()),
+    )
+    assert after is not None
+    assert after.verdict is Verdict.ROLL_BACK
+    spent = [weight_of(step + 1) for step in range(1000)]
+    assert after.measurements[0].details["alpha"] * 8 / 0.001 == pytest.approx(limits.PART * spent[0])
+    assert rules.GUARD_PART + rules.SHADOW_PART + limits.PART + guardrails.PART <= 1
+    assert sum(spent) < 1
