@@ -111,7 +111,7 @@ def test_a_ramp_reaches_its_share_over_time(manager, clock):
     for _ in range(3):
         shares.append(sum(manager.get_variant(test.test_id, user) == "treatment" for user in users) / 2000)
         clock.advance(50)
-    assert shares == pytest.approx([0.0, 0.25, 0.5], abs=0.03)
+    assert shares == pytest.approx([0.0, 0.25, 0.5], abs=0.06)  # five standard errors: test ids are drawn
 
 
 def test_tests_of_one_group_share_no_unit_and_the_rest_is_a_holdout(manager):
