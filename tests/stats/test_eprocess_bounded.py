@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modelyard.stats.bounded import SLOPES, Running
+from modelyard.stats.bounded import SLOPES, STAKES, Risen, Running
 
 
 def path(values):
@@ -66,3 +66,30 @@ def test_every_slope_alone_is_a_supermartingale_for_two_values():
                     log = s * (many.total - 2 * p) - (-np.log1p(-s) - s) * many.spread
                     expected += chance * np.exp(log)
             assert expected <= 1 + 1e-12
+
+
+def test_the_evidence_of_a_rise_is_the_sum_of_bets_that_begin_with_every_value():
+    values, limit = np.random.default_rng(8).random(30), 0.55
+    found = Risen()
+    for value in values.tolist():
+        found = found.after(value, limit)
+    direct = 0.0
+    for stake in STAKES:
+        for begin in range(30):
+            weight = 1 / ((begin + 1) * (begin + 2))
+            direct += weight * np.prod(1 + stake * (values[begin:] / limit - 1)) / len(STAKES)
+    assert found.log_evidence == pytest.approx(np.log(direct))
+
+
+def test_values_that_are_expected_to_be_at_the_limit_win_nothing_whatever_they_depend_on():
+    """Exact, over every sequence of ten coins whose chance depends on the last: the expectation is what has begun."""
+    limit, paths = 0.55, [(1.0, 0.0, Risen())]
+    for _ in range(10):
+        after = []
+        for p, last, found in paths:
+            low, high = (0.4, 1.0) if last else (0.0, 0.7)  # two outcomes whose mean is the limit
+            chance = (limit - low) / (high - low)
+            after.append((p * chance, high, found.after(high, limit)))
+            after.append((p * (1 - chance), low, found.after(low, limit)))
+        paths = after
+    assert sum(p * np.exp(found.log_evidence) for p, _, found in paths) == pytest.approx(1 - 1 / 11)

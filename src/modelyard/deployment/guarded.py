@@ -22,7 +22,7 @@ class GuardedRollouts(Shadows):
     def report_guardrail(self, deployment_id: str, name: str, *, canary: float, baseline: float) -> Deployment:
         """The deployment after one more value of a guardrail for canary and baseline; rolled back if that shows harm.
 
-        One call a look, at regular times: the looks' mean difference is bounded at every look at once.
+        One call a look, at regular times, further apart than what makes one value like the one before.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)
@@ -73,10 +73,7 @@ class GuardedRollouts(Shadows):
                 values = {name: pair for name, pair in values.items() if name in still}
             if not rollout.status.active or not values:
                 return moves.view(row)
-            kept = {
-                name: guardrails.numbers(guardrails.taken_in(rollout, name, *pair), now)
-                for name, pair in values.items()
-            }
+            kept = {name: guardrails.taken_in(rollout, name, *pair, now) for name, pair in values.items()}
             progress = replace(rollout.progress, guardrails={**rollout.progress.guardrails, **kept})
             decision: Decision = guardrails.judged(replace(rollout, progress=progress))
             if decision.verdict is Verdict.ROLL_BACK:

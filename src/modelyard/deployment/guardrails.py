@@ -1,7 +1,8 @@
 """Guardrails: metrics that somebody else measures, a rollout's own or a Prometheus query, that may take a version back. Pure.
 
-Each look brings one value of the canary and one of the baseline. The mean of their differences is bounded at every look at
-once (stats.bounded); a version goes back when the bound says that it is worse than the baseline by more than is tolerated.
+Each look brings one value of the canary and one of the baseline. A version goes back when it is shown that it is expected to
+be worse by more than is tolerated, all along or lately (stats.bounded): whatever is expected of a look may depend on those
+before, but while it is at most what is tolerated, that happens with the guardrail's part of alpha at most, ever.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.measures import Measurement
 from modelyard.deployment.rollouts import Guardrail, Rollout
-from modelyard.stats.bounded import Running
+from modelyard.stats.bounded import Risen, Running
 
 PART = 0.04  # of alpha, shared by all guardrails of a rollout
 UNSEEN = (0.0, 0.0, 0.0, -math.inf)
@@ -51,39 +52,48 @@ def guardrail_named(rollout: Rollout, name: str) -> Guardrail:
 
 def running(rollout: Rollout, name: str) -> Running:
     """What a guardrail has seen so far."""
-    n, total, spread, _ = rollout.progress.guardrails.get(name, UNSEEN)
+    n, total, spread, *_ = rollout.progress.guardrails.get(name, UNSEEN)
     return Running(int(n), total, spread)
+
+
+def risen(rollout: Rollout, name: str) -> Risen:
+    """The evidence that a guardrail has against the version so far."""
+    n, _, _, _, *logs = rollout.progress.guardrails.get(name, UNSEEN)
+    return Risen(int(n), tuple(logs)) if logs else Risen()
 
 
 def due(rollout: Rollout, now: float) -> list[Guardrail]:
     """The guardrails whose Prometheus server is to be asked now (in seconds), for the last look is long enough ago."""
     found = []
     for one in rollout.terms.guardrails:
-        *_, last = rollout.progress.guardrails.get(one.name, UNSEEN)
+        last = rollout.progress.guardrails.get(one.name, UNSEEN)[3]
         if one.prometheus and not 0 <= now - last < one.every:  # before 0: the clock has been set back
             found.append(one)
     return found
 
 
-def taken_in(rollout: Rollout, name: str, canary: float, baseline: float) -> Running:
-    """The guardrail with one more pair of values; Invalid for values outside its bounds."""
+def taken_in(rollout: Rollout, name: str, canary: float, baseline: float, now: float) -> tuple[float, ...]:
+    """What is kept of a guardrail after one more pair of values; Invalid for values outside its bounds."""
     one = guardrail_named(rollout, name)
     for what, value in (("canary", canary), ("baseline", baseline)):
         if not one.lowest <= value <= one.highest:
             told = f"{name} of the {what} is {value}"
             raise Invalid(f"{told}; the guardrail was declared to lie from {one.lowest:g} to {one.highest:g}.")
     harm = canary - baseline if one.worse == "up" else baseline - canary
-    return running(rollout, name).after(0.5 + harm / (2 * _width(one)))
+    value = 0.5 + harm / (2 * _width(one))
+    many, against = running(rollout, name).after(value), risen(rollout, name).after(value, _limit(one))
+    return (many.n, many.total, many.spread, now, *against.logs)
 
 
 def judged(rollout: Rollout) -> Decision:
-    """Roll back where a guardrail's bound of harm has passed what is tolerated; hold else, with the measurements."""
+    """Roll back where a guardrail's evidence of harm above what is tolerated suffices; hold else, with the measurements."""
     measured, broken = [], []
     for one in rollout.terms.guardrails:
         many = running(rollout, one.name)
         alpha = PART * rollout.terms.alpha / len(rollout.terms.guardrails)
         low, high = ((bound - 0.5) * 2 * _width(one) for bound in many.bounds(alpha))
         value = (many.total / many.n - 0.5) * 2 * _width(one) if many.n else None
+        found, need = risen(rollout, one.name).log_evidence, -math.log(alpha)
         measured.append(
             Measurement(
                 name=f"guardrail_{one.name}",
@@ -91,14 +101,20 @@ def judged(rollout: Rollout) -> Decision:
                 low=low,
                 high=high,
                 n=many.n,
-                method="harm against the baseline; empirical-Bernstein confidence sequence",
-                details={"tolerated": one.tolerated, "alpha": alpha, "worse": one.worse},
+                method="mean harm against the baseline; empirical-Bernstein confidence sequence",
+                details={
+                    "tolerated": one.tolerated,
+                    "alpha": alpha,
+                    "worse": one.worse,
+                    "log_evidence": found if many.n else 0.0,
+                    "needed": need,
+                },
             )
         )
-        if low > one.tolerated:
+        if found >= need:
             broken.append(
-                f"guardrail {one.name}: worse than the baseline by at least {low:.4g} over {many.n} looks, "
-                f"{one.tolerated:g} is tolerated"
+                f"guardrail {one.name}: worse than the baseline by more than {one.tolerated:g}, all along or lately; by "
+                f"{value:.4g} in the mean of {many.n} looks; evidence {math.exp(found):.4g} passes {math.exp(need):.4g}"
             )
     verdict = Verdict.ROLL_BACK if broken else Verdict.HOLD
     return Decision(verdict=verdict, reasons=tuple(broken) or ("guardrails hold",), measurements=tuple(measured))
@@ -110,9 +126,9 @@ def missing(rollout: Rollout) -> str:
     return f"not enough evidence: guardrail {', '.join(unseen)} has no value yet" if unseen else ""
 
 
-def numbers(many: Running, now: float) -> tuple[float, float, float, float]:
-    """What is kept of a guardrail after a look."""
-    return (many.n, many.total, many.spread, now)
+def _limit(one: Guardrail) -> float:
+    """What is tolerated, as a value in [0, 1]."""
+    return 0.5 + one.tolerated / (2 * _width(one))
 
 
 def _width(one: Guardrail) -> float:
