@@ -44,7 +44,7 @@ def rate_of(tally: Tally, *others: Tally) -> Rate:
 
     >>> tally = Tally(); tally.count(1, 9); tally.count(0, 1)
     >>> rate_of(tally).rate, rate_of(tally).n
-    (0.9, 10)
+    (0.9, 10.0)
     """
     n, s, effect = tally.requests, tally.successes, 1.0
     if tally.units != n:

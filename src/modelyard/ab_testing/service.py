@@ -103,16 +103,18 @@ class ABTestManager(Results):
     def analyze_test(self, test_id: str, confidence_level: float = 0.95) -> dict[str, Any]:
         """Whether the arms differ, by how much, and what to do next; takes the same time for any number of results.
 
-        `statistically_significant` keeps its meaning however often this is called. `p_value` is that of a single look
-        (pooled score test, Fisher's mid-p under ten events); intervals are as wide as the design needs them:
+        `statistically_significant`, `sequential_p_value` and the p values adjusted over several metrics (Holm; Benjamini
+        and Hochberg) keep their meaning however often this is called; `p_value` is that of a single look (pooled score
+        test, Fisher's mid-p under ten events; Welch). Intervals are as wide as the design needs them:
         `absolute_interval` of the difference of success rates (Newcombe), `relative_interval` of the lift in percent
-        (log ratio). Latencies are in seconds. `conclusion` is a sentence.
+        (Koopman; Fieller of means), None for an end that there is not. Latencies are in seconds. `conclusion` is a
+        sentence that says what it means and what to do next.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> manager = ABTestManager(folder)
         >>> test = manager.create_test("New model", control_variant="fraud:v1.0.0", treatment_variant="fraud:v2.0.0")
         >>> manager.analyze_test(test.test_id)["conclusion"]
-        'Not enough evidence: no results yet for control, treatment. Go on recording.'
+        'Not enough evidence: no results yet for control, treatment. Start the test.'
         """
         self._recorder.fold()
         with self.store.work() as work:
