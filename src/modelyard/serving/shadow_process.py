@@ -16,7 +16,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +25,7 @@ import numpy as np
 from modelyard.core.errors import Invalid, NotFound
 from modelyard.core.models import Signature
 from modelyard.core.traffic import Traffic
+from modelyard.serving import priority
 from modelyard.serving.calls import CALL, Calls, mark
 from modelyard.serving.calls import SHADOW as SHADOWING
 from modelyard.serving.comparing import compared
@@ -39,7 +39,6 @@ from modelyard.serving.shelf import RETRY_LOAD_S, NotLoaded, Shelf, Troubles
 from modelyard.serving.vigil import fault_of, put_aside, vitals_of
 
 LOOK_S = 0.05
-NICE = 10  # of what is not at idle priority: it needs little, and where others need all, idle would never load
 TAKEN, TAKEN_FULL = (
     16,
     2,
@@ -183,7 +182,7 @@ class ShadowProcess:
         self._troubles: dict[str, str] = {}
         self._said: SlotReport | None = None
         self._counters: dict[Key, Counters] = {}
-        self._limited = limited()
+        self._limited = priority.limited()
         put_aside(places, self.slot.number)
         self.calls.attach(vitals_of(places, self.slot.number))
         self._fault = fault_of(places, self.slot.number).open("w")
@@ -210,9 +209,11 @@ class ShadowProcess:
         keep(LOOK_S, self._load, "What is published cannot be loaded", ended=self.ended)
 
     def _load(self) -> None:
+        """Load what is wanted. What compares, and the threads that a library has begun, wait for idle processors from then
+        on."""
         if self.shelf.wanted:
             self.shelf.load(standing=True)
-            _lower(but={threading.main_thread().native_id, threading.get_native_id()})  # a library's own threads too
+            priority.idle(but={threading.main_thread().native_id, threading.get_native_id()})
 
     def follow(self) -> None:
         """See which shadows there are to be, and which of them are loaded."""
@@ -274,7 +275,6 @@ class ShadowProcess:
 
     def _compare(self) -> None:
         """Take copies and compare, until the process ends."""
-        _lower(but={threading.main_thread().native_id})
         self.calls.known(SHADOWING)
         lasting, pause = Lasting("A request could not be compared with the shadow's answer"), SHORTEST_S
         while not self.ended.is_set():
@@ -349,29 +349,6 @@ def _delayed() -> int:
         return 0
 
 
-def _lower(but: set[int | None]) -> None:
-    """Run all threads of this process but some at idle priority: only where a processor has nothing else to do."""
-    if not hasattr(os, "SCHED_IDLE"):
-        os.nice(19 - NICE)
-        return
-    for task in Path("/proc/self/task").iterdir():
-        if int(task.name) not in but:
-            with suppress(ProcessLookupError, PermissionError):
-                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
-
-
-def limited() -> bool:
-    """Whether this machine or container limits how much of its processors all processes may use together.
-
-    There what an idle processor does is taken from what the others may use a moment later.
-    """
-    with suppress(OSError, ValueError, IndexError):
-        return Path("/sys/fs/cgroup/cpu.max").read_text().split()[0] != "max"
-    with suppress(OSError, ValueError):
-        return int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()) > 0
-    return False
-
-
 def _end_with(parent: int, ended: threading.Event) -> None:
     """End with the process that holds the other end of a pipe: nothing is ever written to it."""
     os.read(parent, 1)
@@ -387,15 +364,8 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(process)d %(levelname)s %(message)s")
     setattr(warnings, "defaultaction", "ignore")  # noqa: B010 - as in a worker
-    with suppress(OSError):  # where memory ends, this process goes first
-        Path("/proc/self/oom_score_adj").write_text("1000")
     process = ShadowProcess(Places(given.folder), given.copies)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: process.ended.set())
     threading.Thread(target=_end_with, args=(given.parent, process.ended), daemon=True).start()
     process.run()
-
-
-if __name__ == "__main__":
-    os.nice(NICE)
-    main()

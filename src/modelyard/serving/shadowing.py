@@ -146,6 +146,7 @@ class Shadowing:
         self._process = subprocess.Popen(
             command,
             pass_fds=(self._read, self._watched),
+            start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,

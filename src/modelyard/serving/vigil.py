@@ -47,7 +47,9 @@ SHADOWING = "shadowing"  # whatever it was that ended a process that shadows: no
 REASONS = (CRASHED, HUNG, STUCK, ENDED, KILLED, STARVED, SHADOWING)
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 VMSTAT = Path("/proc/vmstat")
-SHADOWS = "import os; os.nice(10); from modelyard.serving.shadow_process import main; main()"  # a process that shadows
+SHADOWS = (
+    "from modelyard.serving import priority; priority.low(); from modelyard.serving.shadow_process import main; main()"
+)
 OURS = {b"modelyard.serving.worker", SHADOWS.encode()}
 _CRASHED_THREAD = re.compile(r"Current thread 0x([0-9a-f]+)")
 log = logging.getLogger("modelyard.serving")
