@@ -44,10 +44,9 @@ class Scaler:
         # one number and no scaling: what somebody has told stands until another number is published
         return targets.min_replicas if targets != before else len(pids)
 
-    @property
-    def why(self) -> str:
-        """What was seen last, in words."""
-        if not self._seen:
+    def why(self, now: int) -> str:
+        """Why there should not be as many as there are now, in words."""
+        if not self._seen or not self._followed.min_replicas <= now <= self._followed.max_replicas:
             return "as the endpoints' settings say"
         seen = self._seen[-1]
         slow = "" if seen.latency_ms is None else f", and 95 % of the answers came within {seen.latency_ms:.3g} ms"

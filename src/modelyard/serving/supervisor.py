@@ -316,7 +316,7 @@ class Serving:
         pids = self.pids
         count = self._scaler.count(pids)
         if count != len(pids):
-            log.info("%d serving processes from now on, not %d: %s.", count, len(pids), self._scaler.why)
+            log.info("%d serving processes from now on, not %d: %s.", count, len(pids), self._scaler.why(len(pids)))
             self.scale_to(count)
 
 
