@@ -12,7 +12,7 @@ from modelyard.core.decisions import Verdict
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.events import EventType
 from modelyard.core.instants import FixedClock
-from modelyard.core.traffic import TrafficCounts
+from modelyard.core.traffic import ArmCounts, TrafficCounts
 from modelyard.core.work import event_from_row
 from modelyard.deployment import Deployment, DeploymentManager, DeploymentStatus, PerformanceMetrics
 from modelyard.deployment.rollouts import Step
@@ -213,3 +213,51 @@ def test_a_strategy_without_an_end_is_refused(
     monkeypatch.setitem(plugins.names("strategy"), "endless", f"{__name__}:endless")
     with pytest.raises(Invalid, match="endless plans no end"):
         manager.start("fraud", "v2.0.0", baseline="v1.0.0", strategy="endless", steps=shares)
+
+
+@pytest.mark.parametrize(
+    ("canary", "told"),
+    [
+        ({"requests": 10, "errors": 20}, "20 errors of 10"),
+        ({"requests": -1}, "-1 requests"),
+        ({"requests": 1.5}, "1.5 requests"),
+        ({"requests": float("nan")}, "nan requests"),
+        ({"requests": 10, "errors": -1}, "-1 errors"),
+        ({"requests": 10, "units": 5, "errors": 6}, "6 errors of 5"),
+        ({"requests": 10, "slower": {"p95": 11}}, "11 slower than p95 of 10"),
+        ({"requests": 10, "latency": {3: -1}}, "-1 latencies"),
+        ({"requests": 10, "latency": {"x": 1}}, "'x' is no bucket"),
+    ],
+)
+def test_counts_that_nothing_can_have_counted_are_refused(
+    manager: DeploymentManager, canary: dict[str, object], told: str
+) -> None:
+    rollout = started(manager)
+    arms = {"baseline": ArmCounts(requests=1000), "canary": ArmCounts(**canary)}  # type: ignore[arg-type]  # what is tried
+    with pytest.raises(Invalid, match=told):
+        manager.advance(rollout.deployment_id, TrafficCounts(endpoint="fraud", generation=1, arms=arms))
+    misspelt = TrafficCounts(endpoint="fraud", generation=1, arms={"canari": ArmCounts()})
+    with pytest.raises(Invalid, match=r"no arm 'canari'. Did you mean canary"):
+        manager.advance(rollout.deployment_id, misspelt)
+    assert known(manager, rollout).status is DeploymentStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        ({"steps": ["5%", 1.0]}, "share is '5%'; it must be a number"),
+        ({"strategy": "shadow", "steps": ["all"]}, "share is 'all'; it must be a number"),
+        ({"gates": ["first"]}, "gate is 'first'; it must be a number"),
+        ({"margin": "0.1"}, "margin is '0.1'; it must be a number"),
+        ({"minimum_units": 10.5}, "10.5; it must be a whole number"),
+        ({"after_generation": -5}, "must be 0 or more"),
+        ({"latency_ms": {"p50": 10, "p95": 5}}, "rise"),
+        ({"ready_seconds": float("inf")}, "ready_seconds is inf"),
+        ({"keep_seconds": -1}, "keep_seconds is -1"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused_by_name(
+    manager: DeploymentManager, terms: dict[str, object], told: str
+) -> None:
+    with pytest.raises(Invalid, match=told):
+        started(manager, **terms)

@@ -19,6 +19,7 @@ from modelyard.deployment.rollouts import (
     DeploymentStrategy,
     Step,
     Terms,
+    check_number,
     parsed_reference,
     strategy_named,
 )
@@ -66,6 +67,8 @@ def wanted(
 ) -> Wanted:
     """The rollout that arguments ask for; Invalid for one that cannot be."""
     checked_name(endpoint, "endpoint")
+    if after_generation < 0:
+        raise Invalid(f"after_generation is {after_generation}; it must be 0 or more.")
     strategy = strategy_named(strategy)
     planned = _gated(_ending(strategy, plugins.load("strategy", plain(strategy))(steps)), gates or [])
     planned = _with(_with(planned, "minimum_units", step_units), "minimum_seconds", step_seconds)
@@ -90,6 +93,7 @@ def _ending(strategy: DeploymentStrategy | str, steps: tuple[Step, ...]) -> tupl
 
 def _gated(steps: tuple[Step, ...], gates: Sequence[int]) -> tuple[Step, ...]:
     for gate in gates:
+        check_number("A gate", gate)
         if not 0 <= gate < len(steps) - 1:
             known = f"Choose from 0 to {len(steps) - 2}." if len(steps) > 1 else "This rollout has one step only."
             raise Invalid(
@@ -115,8 +119,12 @@ def _checked_latency(latency_ms: Mapping[str, float]) -> dict[str, float]:
     for name, value in latency_ms.items():
         if name not in rules.QUANTILES:
             raise Invalid(f"latency_ms has an unknown quantile {name!r}. {nearest(name, list(rules.QUANTILES))}")
+        check_number(f"latency_ms {name}", value)
         if not 0 < value < float("inf"):
             raise Invalid(f"latency_ms {name} is {value}; it must be a number of milliseconds above 0.")
+    given = [latency_ms[name] for name in rules.QUANTILES if name in latency_ms]
+    if given != sorted(given):
+        raise Invalid(f"latency_ms {dict(latency_ms)} falls: p50, p95 and p99 rise.")
     return dict(latency_ms)
 
 

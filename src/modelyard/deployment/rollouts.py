@@ -65,6 +65,21 @@ class DeploymentStatus(Enum):
         return self in (DeploymentStatus.RUNNING, DeploymentStatus.WAITING, DeploymentStatus.PAUSED)
 
 
+def status_named(name: DeploymentStatus | str) -> DeploymentStatus:
+    """The status of a name; Invalid for any other.
+
+    >>> status_named("runing")
+    Traceback (most recent call last):
+    modelyard.core.errors.Invalid: There is no status 'runing'. Did you mean running? Known: aborted, completed, ...
+    """
+    known = {one.value: one for one in DeploymentStatus}
+    if isinstance(name, DeploymentStatus):
+        return name
+    if name not in known:
+        raise Invalid(f"There is no status {name!r}. {nearest(str(name), list(known))}")
+    return known[name]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerformanceMetrics:
     """Metrics that somebody measured and reports by hand: latencies in seconds, rates between 0 and 1."""
@@ -122,6 +137,7 @@ class Step:
 
     def __post_init__(self) -> None:
         for name in ("share", "shadow_share"):
+            check_number(f"A step's {name}", getattr(self, name))
             if not 0 <= getattr(self, name) <= 1:
                 raise Invalid(f"A step's {name} is {getattr(self, name)}; it must lie between 0 and 1.")
         _check_minima(self.minimum_units, self.minimum_seconds)
@@ -190,6 +206,8 @@ class Terms:
     keep_seconds: float = 3600.0  # the baseline stays in memory for so long after the end, for an instant way back
 
     def __post_init__(self) -> None:
+        for name in NUMBERS:
+            check_number(name, getattr(self, name))
         _check_minima(self.minimum_units, self.minimum_seconds)
         if self.warmup < 0:
             raise Invalid(f"warmup is {self.warmup}; it must not be negative.")
@@ -214,7 +232,20 @@ class Terms:
                 raise Invalid(f"{name} is {getattr(self, name)}; it must be a number of seconds, 0 or more.")
 
 
+NUMBERS = tuple(name for name in Terms.__slots__ if name not in ("freeze", "guardrails"))
+
+
+def check_number(name: str, value: object) -> None:
+    """Invalid for what is there and no number."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise Invalid(f"{name} is {value!r}; it must be a number.")
+
+
 def _check_minima(units: int | None, seconds: float | None) -> None:
+    check_number("minimum_units", units)
+    check_number("minimum_seconds", seconds)
+    if units is not None and not float(units).is_integer():
+        raise Invalid(f"minimum_units is {units}; it must be a whole number.")
     if units is not None and units < 1:
         raise Invalid(f"minimum_units is {units}: a step without evidence decides nothing. Give 1 or more.")
     if seconds is not None and not 0 <= seconds < math.inf:

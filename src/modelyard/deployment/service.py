@@ -17,7 +17,7 @@ from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import ModelRef
 from modelyard.core.traffic import GuardTrip, TrafficCounts
 from modelyard.core.work import Store, Work
-from modelyard.deployment import looks, moves, plans, rules, store, windows
+from modelyard.deployment import brought, looks, moves, plans, rules, store, windows
 from modelyard.deployment.plans import Wanted
 from modelyard.deployment.rollouts import (
     Deployment,
@@ -27,6 +27,7 @@ from modelyard.deployment.rollouts import (
     Look,
     Progress,
     Rollout,
+    status_named,
 )
 from modelyard.deployment.steered import SteeredRollouts
 
@@ -160,7 +161,8 @@ class DeploymentManager(SteeredRollouts):
         """What the merged counts of the rollout's generation decide, carried out in the same transaction.
 
         PROMOTE has moved it to its next step (or completed it), ROLL_BACK has sent everything back; HOLD says in its
-        first reason what is missing. Counts of another generation decide nothing, so two controllers never both act.
+        first reason what is missing. Counts of another generation decide nothing, so two controllers never both act;
+        Invalid for counts that cannot be.
         A `controller` that names itself takes the rollout's lease for ten seconds; while another one holds it, its own
         look decides nothing. `trouble` is why a serving process does not carry the routing out, if one does not: nothing
         is promoted meanwhile, and after the terms' `ready_seconds` the version goes back.
@@ -176,6 +178,7 @@ class DeploymentManager(SteeredRollouts):
         >>> manager.get_deployment(rollout.deployment_id).status.value
         'completed'
         """
+        brought.check(seen)
         try:
             with self.store.work(user) as work:
                 return self._look(work, deployment_id, seen, rules.advance, controller=controller, trouble=trouble)
@@ -306,7 +309,7 @@ class DeploymentManager(SteeredRollouts):
         >>> DeploymentManager(folder).list_deployments(endpoint="fraud")
         []
         """
-        wanted = DeploymentStatus(status).value if status else ""
+        wanted = status_named(status).value if status else ""
         with self.store.reading() as rows:
             return [moves.view(row) for row in store.deployment_rows(rows, endpoint, wanted)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelyard.core.decisions import Decision, Verdict
-from modelyard.core.errors import Conflict
+from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.events import EventType
 from modelyard.core.operations import operation
 from modelyard.core.ports import Row
@@ -34,6 +34,8 @@ class SteeredRollouts(DeclaredRollouts):
         >>> manager.promote(rollout.deployment_id, user="lead@company.com").status.value
         'completed'
         """
+        if step is not None and step < 0:
+            raise Invalid(f"step is {step}; the first step is 0.")
         seen = self._counted(deployment_id)
         with self.store.work(user) as work:
             row = moves.known(work.rows, deployment_id)

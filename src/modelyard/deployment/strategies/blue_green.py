@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modelyard.core.errors import Invalid
-from modelyard.deployment.rollouts import Step
+from modelyard.deployment.rollouts import Step, check_number
 
 
 def plan(shares: Sequence[float] | None = None) -> tuple[Step, ...]:
@@ -16,6 +16,8 @@ def plan(shares: Sequence[float] | None = None) -> tuple[Step, ...]:
     >>> plan()[0].shadow_share, plan()[1].share
     (1.0, 1.0)
     """
+    for share in shares or ():
+        check_number("A step's share", share)
     copied = (1.0,) if shares is None else tuple(shares)
     if len(copied) != 1 or not 0 < copied[0] <= 1:
         raise Invalid(f"Blue-green takes one share of copied requests above 0, not {list(copied)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modelyard.core.errors import Invalid
-from modelyard.deployment.rollouts import Step
+from modelyard.deployment.rollouts import Step, check_number
 
 SHARES = (0.05, 0.25, 0.5, 1.0)
 
@@ -19,6 +19,8 @@ def plan(shares: Sequence[float] | None = None) -> tuple[Step, ...]:
     Traceback (most recent call last):
     modelyard.core.errors.Invalid: The steps 0.5, 0.2 must rise from above 0 to 1, for example 0.05, 0.25, 0.5, 1.0.
     """
+    for share in shares or ():
+        check_number("A step's share", share)
     given = tuple(float(share) for share in (SHARES if shares is None else shares))
     rising = all(a < b for a, b in zip((0.0, *given), given, strict=False))
     if not given or not rising or given[-1] != 1.0:
