@@ -121,6 +121,7 @@ async def abandoned(process: Process) -> None:
         task.cancel()
     await asyncio.gather(*process._tasks, return_exceptions=True)
     process.plane.close()
+    process._shadowing.stop()
     process.desk.stop()
     os.close(process._lock)
 
@@ -241,6 +242,28 @@ def test_a_guard_judges_what_all_nodes_have_counted(server: ModelServer, head: H
         for process in processes:
             assert await ask(process, "e", ["y"] * 20, row) == [200] * 20
         await asyncio.gather(*(process.end() for process in processes))
+
+    run(work())
+
+
+def test_a_node_asks_the_shadow_in_a_process_beside_and_tells_the_yard(
+    server: ModelServer, head: Headquarters, tools: Any
+) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference(shift=1.0))
+    server.configure("f", {"trusted_code": True})
+    shadow, lacking = (Arm(name="shadow", model="m", version=version, weight=0.0) for version in ("v2", "v9"))
+    server.apply(tools.split("e", 1, shadow=shadow, shadow_share=1.0))
+    server.apply(tools.split("f", 1, shadow=lacking, shadow_share=1.0))
+
+    async def work() -> None:
+        process = Process(Wire(head))
+        await process.begin()
+        assert await ask(process, "e", ["a"], {"a": 0.5, "b": 0}) == [200]
+        assert await ask(process, "e", ["b"], {"a": 5, "b": 0}) == [200]
+        await until(lambda: server.counts("e").shadow.compared == 2, 120)
+        assert server.counts("e").shadow.agreed == 1
+        await until(lambda: any("v9 is not installed" in one.troubles.get("f", "") for one in server.processes()))
+        await process.end()
 
     run(work())
 

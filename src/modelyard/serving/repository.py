@@ -219,8 +219,7 @@ def change(places: Places, how: Callable[[list[Named]], list[Named]]) -> None:
 def _busy(routes: Mapping[str, Route], asked: set[Named]) -> str | None:
     """Which traffic needs one of the versions."""
     for endpoint, route in sorted(routes.items()):
-        shadow = (route.traffic.shadow,) if route.traffic.shadow else ()
-        for arm in (*route.traffic.arms, *shadow):
+        for arm in route.traffic.arms:
             if (arm.model, arm.version) in asked:
                 return f"{arm.version} is the {arm.name} of the endpoint {endpoint}"
     return None
