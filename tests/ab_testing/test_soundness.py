@@ -364,3 +364,73 @@ def test_the_largest_of_a_hundred_values_is_no_bound_of_their_99th_percentile():
     one = found["comparisons"]["treatment"]["metrics"]["q"]
     assert one["interval"][1] is None
     assert one["relative_interval"][1] is None
+
+
+# Sentences
+
+
+def concluded(test, arms, looks=(), level=0.95):
+    return rules.analyze(test, arms, looks, confidence_level=level)[0]["conclusion"]
+
+
+def test_a_finished_plan_without_an_answer_says_what_it_could_have_shown():
+    told = concluded(plan(planned_units=4000), {"control": counted(1794, 2000), "treatment": counted(1810, 2000)})
+    assert told == (
+        "No difference was shown with the planned 4,000 units: treatment's success rate lies from 1.16% below to 3.00% "
+        "above the control's. 4,000 units would show a lift of 2.8% in four of five tests. Keep m:v1, or plan a larger test."
+    )
+
+
+def test_a_look_that_comes_too_soon_says_so():
+    look = Look(fraction=0.5, alpha=0.05)
+    told = concluded(plan(planned_units=2000), {"control": counted(450, 501), "treatment": counted(300, 501)}, [look])
+    assert "Nothing is decided at this look: it comes too soon after the last one." in told
+
+
+def test_a_better_treatment_with_a_broken_guardrail_is_told_as_both():
+    spread = 100 + scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+    guard = {"name": "x", "kind": "mean", "direction": "down", "role": "guardrail", "margin": 0.05}
+    arms = {"control": summed("x", spread), "treatment": summed("x", spread + 20)}
+    for arm, good in zip(arms.values(), (1200, 1600), strict=True):
+        arm.successes, arm.ss, arm.ns = good, good, good
+    told = concluded(plan(guard), arms)
+    assert told.startswith("treatment succeeds more often (80.00% against 60.00%, +33.33%, between +")
+    assert "but is worse on x by more than its margin of 5% (now +20.00%, between +" in told
+    assert told.endswith("Stop the test and keep m:v1.")
+
+
+def test_goals_that_went_both_ways_are_left_to_people():
+    spread = 100 + scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+    arms = {"control": summed("x", spread), "treatment": summed("x", spread - 20)}
+    for arm, good in zip(arms.values(), (1200, 1600), strict=True):
+        arm.successes, arm.ss, arm.ns = good, good, good
+    test = plan({"name": "success", "role": "goal"}, GOAL)
+    found, _ = rules.analyze(test, arms)
+    assert found["winner"] is None
+    assert "has a worse x" in found["conclusion"]
+    assert found["conclusion"].endswith("Weigh one against the other, or keep m:v1.")
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [
+        (TestStatus.RUNNING, "Go on recording."),
+        (TestStatus.DRAFT, "Start the test."),
+        (TestStatus.STOPPED, "The test has ended: keep m:v1, or create a new test."),
+    ],
+)
+def test_what_to_do_next_is_what_can_be_done(status, end):
+    told = concluded(plan(status=status), {"control": counted(45, 50), "treatment": counted(44, 50)})
+    assert told.endswith(end)
+
+
+def test_rates_too_near_each_other_for_two_digits_are_written_with_more():
+    told = concluded(
+        plan(horizon=10_000_000), {"control": counted(4_999_000, 5_000_000), "treatment": counted(4_999_700, 5_000_000)}
+    )
+    assert "99.994% against 99.980%" in told
+
+
+def test_a_rate_that_cannot_rise_enough_is_told():
+    told = concluded(plan(), {"control": counted(999, 1000), "treatment": counted(1000, 1000)})
+    assert "10,000 units could not even show a rise to 100% in four of five tests." in told

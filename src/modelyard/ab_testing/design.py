@@ -68,7 +68,7 @@ class Ruler:
             return sequence_p(z, self.fraction, self.each)
         known = self.p_values.get(name)
         if not self.open:
-            return known
+            return 1.0 if known is None and self.times else known
         from modelyard.stats.group_sequential import sequential_p  # needs numpy
 
         found = sequential_p(self.times, z)

@@ -183,6 +183,7 @@ def _comparison(
     return {
         "statistically_significant": bool(sure),
         "better": bool(sure) and all(one.gain > 0 for one in sure),
+        "mixed": any(one.gain > 0 for one in sure) and any(one.gain < 0 for one in sure),
         "goals": {one.metric.name: "sure" if one in sure else "open" for one in goals},
         "guardrails": {
             metric: guarded(one, held, name) for metric, one in found.items() if one.metric.role is Role.GUARDRAIL
@@ -264,7 +265,7 @@ def _winner(
     test: ABTest, comparisons: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Compared]]
 ) -> str | None:
     """The surely better treatment that improves the first goal most, if its guardrails hold; the control if every
-    treatment is surely worse or breaks a guardrail; else None."""
+    treatment is surely worse or breaks a guardrail; else None, also where goals went both ways."""
     first = test.goals[0].name
     sure = [
         name
@@ -276,7 +277,8 @@ def _winner(
     lost = [
         name
         for name, one in comparisons.items()
-        if "broken" in one["guardrails"].values() or (one["statistically_significant"] and not one["better"])
+        if "broken" in one["guardrails"].values()
+        or (one["statistically_significant"] and not one["mixed"] and not one["better"])
     ]
     return test.control.name if len(lost) == len(comparisons) else None
 

@@ -14,6 +14,7 @@ from modelyard.ab_testing.metrics import Kind, Metric, Role
 from modelyard.ab_testing.tally import Tally
 from modelyard.stats.power import detectable_lift, mean_sample_size
 
+WIDEST = 1.0  # of a relative interval that tells anything: from half to one and a half times, say
 Findings = Mapping[str, Mapping[str, Compared]]  # treatment -> metric -> comparison
 
 
@@ -34,7 +35,10 @@ def conclusion(
     if "bayesian" in result:
         return _believed(test, result)
     if result["winner"] not in (None, test.control.name):
-        return f"{_better(result, found[result['winner']], result['winner'])}. {_promote(test, result['winner'])}"
+        winner, comparison = result["winner"], result["comparisons"][result["winner"]]
+        held_ones = _guards(found[winner], comparison["guardrails"], "held")
+        safe = f", and is no worse on {held_ones}" if held_ones else ""
+        return f"{_better(result, found[winner], winner)}{safe}. {_promote(test, winner)}"
     return _without_winner(test, tallies, result, held, found)
 
 
@@ -52,33 +56,40 @@ def _without_winner(
     test: ABTest, tallies: Mapping[str, Tally], result: Mapping[str, Any], held: Ruler, found: Findings
 ) -> str:
     """What is known of each treatment that has been decided on; else that there is not enough evidence."""
-    told, lost = [], []
+    told, lost, mixed = [], [], []
     for name, one in result["comparisons"].items():
-        broken = [metric for metric, state in one["guardrails"].items() if state == "broken"]
-        waiting = [metric for metric, state in one["guardrails"].items() if state == "open"]
+        broken, waiting = (_guards(found[name], one["guardrails"], state) for state in ("broken", "open"))
         if broken:
-            told.append(f"{name} is worse on {_listed(broken)} by more than the margin allows")
+            better = f"{_changes(result, found[name], name, 1)}, but " if one["better"] else ""
+            told.append(f"{name} {better}is worse on {broken}")
             lost.append(name)
         elif one["better"]:
-            told.append(
-                f"{_better(result, found[name], name)}, but {_listed(waiting)} is not shown yet to keep its margin"
-            )
+            told.append(f"{_better(result, found[name], name)}, but is not shown yet to be no worse on {waiting}")
         elif one["statistically_significant"]:
             told.append(_worse(result, found[name], name))
-            lost.append(name)
+            (mixed if one["mixed"] else lost).append(name)
     if not told:
         return _undecided(test, tallies, held, found)
+    if mixed:
+        return f"{'; '.join(told)}. Weigh one against the other, or keep {test.control.model}."
     return f"{'; '.join(told)}. {_after(test, lost)}"
 
 
 def _after(test: ABTest, lost: list[str]) -> str:
     """What to do where some treatments are out."""
     if len(lost) == len(test.treatments):
-        kept = f"keep {test.control.model}"
-        return f"Stop the test and {kept}." if test.status is TestStatus.RUNNING else f"{kept[0].upper()}{kept[1:]}."
-    if lost:
-        return f"Do not promote {_listed(lost)}. {_go_on(test)}"
-    return _go_on(test)
+        return f"{'Stop the test and keep' if test.status is TestStatus.RUNNING else 'Keep'} {test.control.model}."
+    return f"Do not promote {_listed(lost)}. {_go_on(test)}" if lost else _go_on(test)
+
+
+def _guards(found: Mapping[str, Compared], states: Mapping[str, str], state: str) -> str:
+    """The guardrails in one state, each with its margin and where the change lies."""
+    told = []
+    for name in (name for name, seen in states.items() if seen == state):
+        one = found[name]
+        lift = "" if one.lift is None else f" (now {one.lift:+.2%}{_between(one)})"
+        told.append(f"{name} by more than its margin of {100 * one.metric.margin:.4g}%{lift}")
+    return _listed(told)
 
 
 def _better(result: Mapping[str, Any], found: Mapping[str, Compared], name: str) -> str:
@@ -121,9 +132,7 @@ def _between(one: Compared) -> str:
 def _undecided(test: ABTest, tallies: Mapping[str, Tally], held: Ruler, found: Findings) -> str:
     units = sum(tallies[variant.name].units for variant in test.variants)
     largest = max(test.planned_units or test.horizon, units)
-    lift = _findable(test, tallies[test.control.name], largest, held)
-    can = f" {largest:,} units show a lift of {lift:.1%} in four of five tests." if lift else ""
-    known = _known(test, held, found)
+    can, known = _power(test, tallies[test.control.name], largest, held), _known(test, held, found)
     if test.planned_units is not None and held.fraction >= 1:
         return (
             f"No difference was shown with the planned {test.planned_units:,} units{known}.{can} "
@@ -138,6 +147,16 @@ def _undecided(test: ABTest, tallies: Mapping[str, Tally], held: Ruler, found: F
     return f"{so_far} {_go_on(test)}"
 
 
+def _power(test: ABTest, control: Tally, units: int, held: Ruler) -> str:
+    """What so many units can show."""
+    lift = _findable(test, control, units, held)
+    if lift:
+        return f" {units:,} units would show a lift of {100 * lift:.2g}% in four of five tests."
+    if test.goals[0].kind is Kind.RATE and rate_of(control).rate > 0.5:
+        return f" {units:,} units could not even show a rise to 100% in four of five tests."
+    return ""
+
+
 def _is_goal(one: Compared) -> bool:
     return one.metric.role is Role.GOAL
 
@@ -145,15 +164,18 @@ def _is_goal(one: Compared) -> bool:
 def _known(test: ABTest, held: Ruler, found: Findings) -> str:
     """Where the change of the first goal lies, if that is known."""
     goal = test.goals[0]
-    called = "the success rate" if goal.kind is Kind.RATE else goal.name
+    called = "success rate" if goal.kind is Kind.RATE else goal.name
+    known = {name: ones[goal.name].lift_interval for name, ones in found.items() if math.isfinite(held.z)}
     told = [
-        f"{name} changes {called} by {low:+.2%} to {high:+.2%}"
-        for name, ones in found.items()
-        if math.isfinite(held.z) and ones[goal.name].lift_interval is not None
-        for low, high in [ones[goal.name].lift_interval or (0.0, math.inf)]
-        if math.isfinite(high)
+        f"{name}'s {called} lies from {_side(between[0])} to {_side(between[1])} the control's"
+        for name, between in known.items()
+        if between is not None and between[1] - between[0] < WIDEST
     ]
     return f": {', '.join(told)}" if told else ""
+
+
+def _side(change: float) -> str:
+    return f"{abs(change):.2%} {'below' if change < 0 else 'above'}"
 
 
 def _findable(test: ABTest, control: Tally, units: int, held: Ruler) -> float | None:

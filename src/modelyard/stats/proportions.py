@@ -93,6 +93,8 @@ def mid_p(control_events: int, control_n: int, treatment_events: int, treatment_
     >>> mid_p(1, 100, 5, 100) < fisher_p(1, 100, 5, 100)
     True
     """
+    if not 0 < control_events + treatment_events < control_n + treatment_n:
+        return 1.0  # there is no other table
     likely = _as_likely(control_events, control_n, treatment_events, treatment_n)
     return max(0.0, min(1.0, sum(likely) - 0.5 * likely[0]))
 
