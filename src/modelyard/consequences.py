@@ -27,6 +27,8 @@ from modelyard.tracking.values import Dataset, RunStatus
 
 log = logging.getLogger("modelyard.wiring")
 
+AS_TOLD = "the outcome that was told to the endpoint"
+
 Areas = Callable[[str], Any]
 
 
@@ -70,18 +72,47 @@ def crown(areas: Areas, event: Event) -> None:
         log.info("%s has no new champion: %s", name, error)
 
 
+def uncrown(areas: Areas, event: Event) -> None:
+    """A version that is taken back after its rollout had completed is champion no longer, but the one before it again.
+
+    Unless somebody was named champion since.
+    """
+    name, before = event.details["model"], event.details["baseline"]
+    registry = areas("registry")
+    try:
+        with registry.store.work(event.actor) as work:
+            completed = work.rows.one(
+                "SELECT max(position) AS position FROM events WHERE event_type = :kind AND resource_id = :deployment_id",
+                kind=EventType.DEPLOYMENT_COMPLETED.value,
+                deployment_id=event.resource_id,
+            )
+            named = _named_after(work, name, 0)[-1:]
+            done = completed["position"] if completed else None
+            if done is not None and named and named[0] == done and ModelRef.parse(before).name == name:
+                registry.set_alias_within(work, name, "champion", ModelRef.parse(before).version, completed=event.position)
+    except (NotFound, Forbidden) as error:  # the one before is gone, or not in production
+        log.warning("%s keeps the champion that was taken back: %s", name, error)
+
+
 def _named_since(work: Work, name: str, position: int) -> bool:
     """Whether the champion was named for this completion or a later one, or by a person since: then it stays."""
+    return any(at >= position for at in _named_after(work, name, position))
+
+
+def _named_after(work: Work, name: str, position: int) -> list[int]:
+    """What named each champion of a model after a position: that of its rollout's event, or the naming's own."""
     rows = work.rows.all(
-        "SELECT position, resource_id, details FROM events WHERE event_type = :kind AND position > :position",
+        "SELECT position, resource_id, details FROM events WHERE event_type = :kind AND position > :position "
+        "ORDER BY position",
         kind=EventType.ALIAS_SET.value,
         position=position,
     )
     named = [(row["position"], row["resource_id"], json.loads(row["details"])) for row in rows]
-    return any(
-        told["alias"] == "champion" and ModelRef.parse(model).name == name and (told.get("completed") or at) >= position
+    return [
+        told.get("completed") or at
         for at, model, told in named
-    )
+        if told["alias"] == "champion" and ModelRef.parse(model).name == name
+    ]
 
 
 def settle(areas: Areas, event: Event) -> None:
@@ -113,8 +144,8 @@ def enrol(areas: Areas, event: Event) -> None:
 def learn(areas: Areas, event: Event) -> None:
     """What turned out to be true reaches the A/B test that the request was served under, and the version's monitor.
 
-    Each counts it once, by request id, however often this is called. A test or monitor that has counted an outcome keeps
-    it where it is corrected later.
+    Each counts it once, by request id, however often this is called, and as it was told last: what had been counted
+    otherwise is corrected.
     """
     serving, endpoint = areas("serving"), event.resource_id
     while rows := serving.untold(endpoint):
@@ -128,24 +159,23 @@ def learn(areas: Areas, event: Event) -> None:
 
 
 def _compare(areas: Areas, split: str, rows: list[dict[str, Any]]) -> None:
-    """Tell a running A/B test what became of its requests."""
+    """Tell an A/B test what became of its requests."""
     tests, serving = areas("ab_testing"), areas("serving")
     test = next((test for test in tests.list_tests() if split in (test.test_id, test.name)), None)
-    if test is None or test.status is not TestStatus.RUNNING:
+    if test is None:
         return
     names = {name: name for name in test.shares}
     try:
         arms = [arm.name for arm in serving.traffic(split).arms]  # an experiment's endpoints, the control first
         names |= dict(zip(arms, test.shares, strict=False))
-        tests.forget_counts(test.test_id, source=f"serving:{split}")  # a request is judged by its outcome alone
+        if test.status is TestStatus.RUNNING:
+            tests.forget_counts(test.test_id, source=f"serving:{split}")  # a request is judged by its outcome alone
     except NotFound:  # the arms are called as the test's variants
         pass
-    for row in rows:
-        if row["arm"] in names:
-            try:
-                tests.record_request(test.test_id, names[row["arm"]], **_result(row))
-            except (Conflict, Invalid) as error:  # it has just ended, or the unit was assigned elsewhere meanwhile
-                log.info("the outcome of %s is not counted by %s: %s", row["request_id"], test.test_id, error)
+    told = [{"variant": names[row["arm"]], **_result(row)} for row in rows if row["arm"] in names]
+    found = tests.settle_results(test.test_id, told, reason=AS_TOLD)
+    for result, why in found.refused.items():  # it has ended, or the unit was assigned elsewhere meanwhile
+        log.info("the outcome of %s is not counted by %s: %s", result, test.test_id, why)
 
 
 def _result(row: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +190,7 @@ def _result(row: dict[str, Any]) -> dict[str, Any]:
         "success": success(prediction, outcome) is not False,
         "latency": row["latency_ms"] / 1000,
         "custom_metrics": numbers or None,
-        "unit_id": row["unit"],
+        "unit_id": row["unit"] or None,
         "result_id": f"{row['endpoint']}/{row['request_id']}/{row['row']}",
     }
 
@@ -172,8 +202,8 @@ def _observe(monitor: Any, told: list[LoggedPrediction]) -> None:
     for one in told:
         try:
             monitor.record_outcome(one.request_id, one.outcome)
-        except Conflict as error:
-            log.info("the corrected outcome stays out of a monitor: %s", error)
+        except Conflict:
+            monitor.correct_outcome(one.request_id, one.outcome, reason=AS_TOLD)
 
 
 def track(areas: Areas, event: Event) -> None:

@@ -27,8 +27,9 @@ from modelyard.conditions import (
     only_unused_versions,
     only_who_did_not_run_it,
     release_artifact,
+    routing_generation,
 )
-from modelyard.consequences import Areas, crown, enrol, learn, provide, route, settle, track
+from modelyard.consequences import Areas, crown, enrol, learn, provide, route, settle, track, uncrown
 from modelyard.core.errors import NotFound
 from modelyard.core.events import Event, EventType
 from modelyard.core.traffic import TrafficCounts
@@ -89,14 +90,17 @@ TRACKED = (EventType.EXPERIMENT_CREATED, EventType.RUN_STARTED, EventType.RUN_EN
 
 ENROLLED = (EventType.AB_TEST_CREATED, EventType.AB_TEST_STARTED)
 
+LEARNT = (EventType.AB_RESULTS_CORRECTED, EventType.OUTCOME_CORRECTED)
+
 AFTER = (
     Wire(name="settle", hears=(EventType.GUARD_TRIPPED,), causes=(EventType.DEPLOYMENT_ROLLED_BACK,), handle=settle),
     Wire(name="provide", hears=GIVING, causes=(), handle=provide),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
     Wire(name="enrol", hears=(EventType.ENDPOINT_CREATED,), causes=ENROLLED, handle=enrol),
-    Wire(name="learn", hears=(EventType.OUTCOMES_RECORDED,), causes=(), handle=learn),
+    Wire(name="learn", hears=(EventType.OUTCOMES_RECORDED,), causes=LEARNT, handle=learn),
     Wire(name="track", hears=TRAINED, causes=TRACKED, handle=track),
     Wire(name="crown", hears=(EventType.DEPLOYMENT_COMPLETED,), causes=(EventType.ALIAS_SET,), handle=crown),
+    Wire(name="uncrown", hears=(EventType.DEPLOYMENT_ROLLED_BACK,), causes=(EventType.ALIAS_SET,), handle=uncrown),
 )
 
 
@@ -188,5 +192,5 @@ def connect(store: Store, areas: Areas) -> Dispatcher:
         method = count()
         return None if method is None else method(endpoint)
 
-    store.wires.after, store.wires.counts = after, counts
+    store.wires.after, store.wires.counts, store.wires.generation = after, counts, routing_generation
     return dispatcher

@@ -88,15 +88,29 @@ def test_outcomes_reach_the_test_that_routed_the_request_once(yard: Yard, tmp_pa
     }
     assert counted(yard, test) == truth
     yard.serving.record_outcomes("e", told[:40])
-    yard.serving.record_outcomes("e", [{"request_id": "r0", "outcome": 0}], correct=True)
     yard.serving.record_outcomes("e", [{"request_id": "nobody", "outcome": 0}])
     with yard.store.work() as work:
         work.rows.run("UPDATE serving_outcomes SET told = 0")
         work.rows.run("DELETE FROM event_cursors WHERE reader = 'wiring.learn'")
     yard.dispatch()
     assert counted(yard, test) == truth
+    yard.serving.record_outcomes("e", [{"request_id": "r0", "outcome": 0}], correct=True)
+    requests, successes = truth[arms["r0"]]
+    changed = {**truth, arms["r0"]: (requests, successes + (-1 if arms["r0"] == "control" else 1))}
+    assert counted(yard, test) == changed
     yard.serving.record_outcomes("e", told[40:])
     assert sum(requests for requests, _ in counted(yard, test).values()) == 60
+
+
+def test_an_outcome_that_is_corrected_after_the_test_ended_is_corrected_in_it(yard: Yard, tmp_path: Path) -> None:
+    test = routed(yard, tmp_path)
+    arms = ask(yard, "e", ["r0", "r1"])
+    yard.serving.record_outcome("e", "r0", 1)
+    yard.ab_tests.stop_test(test.test_id)
+    yard.serving.record_outcomes("e", [{"request_id": one, "outcome": 0} for one in ("r0", "r1")], correct=True)
+    right = int(arms["r0"] != "control")  # v1 says 1, v2 says 0
+    assert counted(yard, test)[arms["r0"]] == (1, right)
+    assert sum(requests for requests, _ in counted(yard, test).values()) == 1  # r1 is news, and came too late
 
 
 def test_an_outcome_that_came_before_its_prediction_counts_with_the_next(yard: Yard, tmp_path: Path) -> None:
@@ -177,6 +191,6 @@ def test_a_monitor_that_is_set_up_learns_of_its_version_outcomes(yard: Yard, tmp
     found = yard.monitoring.performance("m:v1.0.0")
     assert found.prediction_count == len(ours)
     assert found.accuracy == pytest.approx(1 - ("r0" in ours) / len(ours))
-    yard.serving.record_outcome("e", ours[1], 0, correct=True)  # the first word stays counted
-    assert yard.monitoring.performance("m:v1.0.0").accuracy == found.accuracy
+    yard.serving.record_outcome("e", ours[1], 0, correct=True)
+    assert yard.monitoring.performance("m:v1.0.0").accuracy == pytest.approx(found.accuracy - 1 / len(ours))
     assert yard.monitoring.list_monitors() == ["m:v1.0.0"]

@@ -125,6 +125,7 @@ class EventType(Enum):
     # monitoring
     DRIFT_CHECKED = "drift_checked"
     DRIFT_DETECTED = "drift_detected"
+    OUTCOME_CORRECTED = "outcome_corrected"
     PERFORMANCE_MEASURED = "performance_measured"
     PREDICTION_EXPLAINED = "prediction_explained"
     # governance

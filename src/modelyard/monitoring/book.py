@@ -60,6 +60,10 @@ class Book(Protocol):
         """Join an outcome to its prediction."""
         ...
 
+    def correct(self, request_id: str, outcome: Any, *, reason: str, user: str) -> None:
+        """Count another outcome instead of the one that is known."""
+        ...
+
     def tally(self, since: Instant) -> Tally:
         """The counts of the whole minutes from a moment on."""
         ...
@@ -125,6 +129,15 @@ class MemoryBook:
                 assert entry is not None  # unsettled has raised for an unknown one
                 self._entries[request_id] = replace(entry, outcome=outcome)
                 self._minutes[minute_of(entry.at)].settle(entry, outcome)
+
+    def correct(self, request_id: str, outcome: Any, *, reason: str, user: str) -> None:  # noqa: ARG002 - nobody is told
+        """Count another outcome instead of the one that is known."""
+        with self._lock:
+            entry = settled(self._entries.get(request_id), request_id, self.model)
+            self._entries[request_id] = replace(entry, outcome=outcome)
+            counts = self._minutes[minute_of(entry.at)]
+            counts.settle(entry, entry.outcome, -1)
+            counts.settle(entry, outcome)
 
     def tally(self, since: Instant) -> Tally:
         """The counts of the whole minutes from a moment on."""
@@ -212,6 +225,22 @@ class StoreBook:
             counts = tally.read(store.minute(work.rows, self.model, minute) or tally.written(Tally()))
             counts.settle(entry, outcome)
             store.put_minute(work.rows, self.model, minute, tally.written(counts))
+
+    def correct(self, request_id: str, outcome: Any, *, reason: str, user: str) -> None:
+        """Count another outcome instead of the one that is known, and tell of it."""
+        with self.place.work(user) as work:
+            row = store.prediction(work.rows, self.model, request_id)
+            entry = settled(None if row is None else _entry(row), request_id, self.model)
+            if entry.outcome == outcome:
+                return
+            store.set_outcome(work.rows, self.model, request_id, dumps(outcome))
+            minute = minute_of(entry.at)
+            counts = tally.read(store.minute(work.rows, self.model, minute) or tally.written(Tally()))
+            counts.settle(entry, entry.outcome, -1)
+            counts.settle(entry, outcome)
+            store.put_minute(work.rows, self.model, minute, tally.written(counts))
+            details = {"request_id": request_id, "before": entry.outcome, "after": outcome, "reason": reason}
+            self._emit(work, EventType.OUTCOME_CORRECTED, details)
 
     def tally(self, since: Instant) -> Tally:
         """The counts of the whole minutes from a moment on."""
@@ -320,13 +349,29 @@ def minute_of(at: Instant) -> int:
 
 def unsettled(entry: LoggedPrediction | None, request_id: str, model: str, outcome: Any) -> bool:
     """Whether the outcome is news; NotFound for an unknown request, Conflict if another outcome is known."""
+    entry = _logged(entry, request_id, model)
+    if entry.outcome is not None and plain(entry.outcome) != plain(outcome):
+        raise Conflict(
+            f"Request {request_id!r} has the outcome {entry.outcome!r} already; {outcome!r} contradicts it. If that one "
+            "was wrong: correct_outcome."
+        )
+    return entry.outcome is None
+
+
+def settled(entry: LoggedPrediction | None, request_id: str, model: str) -> LoggedPrediction:
+    """The prediction itself, whose outcome is known; NotFound for an unknown request, Conflict without an outcome."""
+    entry = _logged(entry, request_id, model)
+    if entry.outcome is None:
+        raise Conflict(f"Request {request_id!r} has no outcome that could be corrected. Record it: record_outcome.")
+    return entry
+
+
+def _logged(entry: LoggedPrediction | None, request_id: str, model: str) -> LoggedPrediction:
     if entry is None:
         raise NotFound(
             f"{model} has logged no request {request_id!r} within {KEPT.days} days. Log the prediction first, with its id."
         )
-    if entry.outcome is not None and plain(entry.outcome) != plain(outcome):
-        raise Conflict(f"Request {request_id!r} has the outcome {entry.outcome!r} already; {outcome!r} contradicts it.")
-    return entry.outcome is None
+    return entry
 
 
 def _distinct(entries: Sequence[LoggedPrediction]) -> list[LoggedPrediction]:

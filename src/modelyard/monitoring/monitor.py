@@ -106,9 +106,8 @@ class MLMonitor:
             at=now,
         )
         self._book.set_reference(reference)
-        labelled = max(counts.pairs.total(), int(counts.errors[0]))
         return ReferenceSummary(
-            model=str(self.ref), rows=rows, columns=tuple(columns), sensitivity=sensitivity, labelled=labelled
+            model=str(self.ref), rows=rows, columns=tuple(columns), sensitivity=sensitivity, labelled=counts.labelled
         )
 
     async def log_prediction(  # noqa: PLR0917  # the order that the mission's documents call it in
@@ -148,6 +147,12 @@ class MLMonitor:
     def record_outcome(self, request_id: str, value: Any) -> None:
         """Join what turned out to be true to its prediction; the same outcome twice is counted once."""
         self._book.settle(request_id, plain(value))
+
+    def correct_outcome(self, request_id: str, value: Any, *, reason: str, user: str = "system") -> None:
+        """Count another outcome than the one that was recorded, which turned out to be wrong; again, it changes nothing."""
+        if not reason.strip():
+            raise Invalid("A correction needs a reason, which is kept with it. Pass reason.")
+        self._book.correct(request_id, plain(value), reason=reason, user=user)
 
     async def check_drift(self, frame: Any = None) -> list[DriftAlert]:
         """The columns of this table that have changed since the reference, the surest first; [] where none has.
@@ -203,7 +208,7 @@ class MLMonitor:
             model=str(self.ref),
             window_minutes=window_minutes,
             prediction_count=counts.count,
-            labelled_count=max(counts.pairs.total(), int(counts.errors[0])),
+            labelled_count=counts.labelled,
             measurements=found,
             **{name: m.value for name, m in found.items() if name in fields},
         )

@@ -148,6 +148,24 @@ class Monitors(Area):
         """
         self.monitor(model).record_outcome(request_id, value)
 
+    @operation("POST", "/monitors/{model}/outcomes/{request_id}/correction", needs="monitoring.write")
+    def correct_outcome(
+        self, model: str, request_id: str, value: str | float | bool, *, reason: str, user: str = "system"
+    ) -> None:
+        """Count another outcome than the one that was recorded: every figure is as if it had been told so at once.
+
+        NotFound for an unknown request, Conflict for one without an outcome. Emits OUTCOME_CORRECTED.
+
+        >>> import asyncio
+        >>> monitors = Monitors(folder)
+        >>> one = monitors.monitor("credit:v1.0.0").log_prediction({"age": 41}, 1, ground_truth=1, request_id="r1")
+        >>> _ = asyncio.run(one)
+        >>> monitors.correct_outcome("credit:v1.0.0", "r1", 0, reason="charged back")
+        >>> monitors.performance("credit:v1.0.0").accuracy
+        0.0
+        """
+        self.monitor(model).correct_outcome(request_id, value, reason=reason, user=user)
+
     @operation("GET", "/monitors/{model}/performance", needs="monitoring.read")
     def performance(self, model: str, window_minutes: float = 60) -> ModelPerformance:
         """What the model did in the last minutes: counts, latency, failures, and quality where there are labels.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.monitoring.values import LoggedPrediction
+from modelyard.stats.cross import Exact, exact, nearest_float, plus, reduced
 from modelyard.stats.sketch import bucket
 
 GRID = 1000  # probabilities are counted in thousandths
@@ -17,10 +18,10 @@ MAX_CLASSES = 100
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one minute or many.
+    """Counts of one minute or many, from which an outcome that was wrong can be taken out again.
 
-    `pairs` counts (truth, prediction), for classes; `errors` holds count, sum, sum of squares and sum of fourth powers of
-    prediction - truth, for numbers; `scored` counts (truth is positive, thousandth of the probability) of labelled rows;
+    `pairs` counts (truth, prediction), for classes; `exactly` holds count, sum, sum of squares and sum of fourth powers
+    of prediction - truth, for numbers; `scored` counts (truth is positive, thousandth of the probability) of labelled rows;
     `unscored` counts (prediction, thousandth) of all rows with a probability, labelled or not.
     """
 
@@ -28,7 +29,7 @@ class Tally:
     failed: int = 0
     latency: Counter[int] = field(default_factory=Counter)
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    errors: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    exactly: list[Exact] = field(default_factory=lambda: [(0, 0)] * 4)
     scored: Counter[tuple[str, int]] = field(default_factory=Counter)
     unscored: Counter[tuple[str, int]] = field(default_factory=Counter)
 
@@ -43,17 +44,20 @@ class Tally:
         if entry.outcome is not None:
             self.settle(entry, entry.outcome)
 
-    def settle(self, entry: LoggedPrediction, outcome: Any) -> None:
-        """Count the outcome of a prediction that was counted before."""
+    def settle(self, entry: LoggedPrediction, outcome: Any, times: int = 1) -> None:
+        """Count the outcome of a prediction that was counted before, or with -1 take it out."""
         if entry.failed or entry.prediction is None:
             return
-        if is_class(entry.prediction) and is_class(outcome) and len(self.pairs) <= MAX_CLASSES**2:
-            self.pairs[label(outcome), label(entry.prediction)] += 1
+        if is_class(entry.prediction) and is_class(outcome):
+            pair = label(outcome), label(entry.prediction)
+            if pair in self.pairs or (times > 0 and len(self.pairs) <= MAX_CLASSES**2):
+                _count(self.pairs, pair, times)
         if is_number(entry.prediction) and is_number(outcome):
-            off = float(entry.prediction) - float(outcome)
-            self.errors = [a + b for a, b in zip(self.errors, (1.0, off, off**2, off**4), strict=True)]
+            number, power = plus(exact(float(entry.prediction)), exact(-float(outcome)))
+            powers = [(times * number**n, power * n) for n in (0, 1, 2, 4)]
+            self.exactly = [reduced(plus(a, b)) for a, b in zip(self.exactly, powers, strict=True)]
         if entry.probability is not None:
-            self.scored[label(outcome), thousandth(entry.probability)] += 1
+            _count(self.scored, (label(outcome), thousandth(entry.probability)), times)
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -61,15 +65,31 @@ class Tally:
             failed=self.failed + other.failed,
             latency=self.latency + other.latency,
             pairs=self.pairs + other.pairs,
-            errors=[a + b for a, b in zip(self.errors, other.errors, strict=True)],
+            exactly=[reduced(plus(a, b)) for a, b in zip(self.exactly, other.exactly, strict=True)],
             scored=self.scored + other.scored,
             unscored=self.unscored + other.unscored,
         )
 
     @property
+    def labelled(self) -> int:
+        """How many predictions have an outcome that can be compared with them."""
+        return max(self.pairs.total(), self.exactly[0][0])
+
+    @property
+    def errors(self) -> list[float]:
+        """Count, sum, sum of squares and sum of fourth powers of prediction - truth, each rounded once."""
+        return [nearest_float(number) for number in self.exactly]
+
+    @property
     def classes(self) -> list[str]:
         """The classes seen, in order; the last of two is the positive one."""
         return sorted({name for pair in self.pairs for name in pair}, key=_class_order)
+
+
+def _count(counts: Counter[tuple[str, Any]], cell: tuple[str, Any], times: int) -> None:
+    counts[cell] += times
+    if not counts[cell]:
+        del counts[cell]
 
 
 def label(value: Any) -> str:
@@ -102,7 +122,7 @@ def written(tally: Tally) -> str:
             "failed": tally.failed,
             "latency": list(tally.latency.items()),
             "pairs": [[*pair, n] for pair, n in tally.pairs.items()],
-            "errors": tally.errors,
+            "errors": [[f"{number:x}", power] for number, power in tally.exactly],
             "scored": [[*cell, n] for cell, n in tally.scored.items()],
             "unscored": [[*cell, n] for cell, n in tally.unscored.items()],
         }
@@ -117,7 +137,7 @@ def read(text: str) -> Tally:
         failed=value["failed"],
         latency=Counter(dict(value["latency"])),
         pairs=Counter({(a, b): n for a, b, n in value["pairs"]}),
-        errors=value["errors"],
+        exactly=[(int(number, 16), power) for number, power in value["errors"]],
         scored=Counter({(a, b): n for a, b, n in value["scored"]}),
         unscored=Counter({(a, b): n for a, b, n in value["unscored"]}),
     )

@@ -6,6 +6,7 @@ before can be taken out again when it has more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,18 @@ def reduced(number: Exact) -> Exact:
     """
     shared = _shared_zeros([number[0]], [], number[1])
     return number[0] >> shared, number[1] - shared
+
+
+def nearest_float(number: Exact) -> float:
+    """The float that is nearest; infinite beyond them all.
+
+    >>> nearest_float((3, 2))
+    0.75
+    """
+    try:
+        return number[0] / (1 << number[1])
+    except OverflowError:
+        return math.copysign(math.inf, number[0])
 
 
 def exact_sums(values: Sequence[float]) -> tuple[int, int, int]:
