@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 
 from modelyard.core.decisions import Verdict
@@ -14,6 +15,8 @@ from modelyard.core.traffic import ArmCounts, GuardTrip, TrafficCounts
 from modelyard.core.work import event_from_row
 from modelyard.deployment import DeploymentManager, DeploymentStatus, DeploymentStrategy, PerformanceMetrics
 from modelyard.deployment.files import read_rollout
+from modelyard.deployment.shadows import same
+from modelyard.stats.proportions import wilson
 
 
 def started(manager, **changes):
@@ -314,6 +317,8 @@ def test_shadow_comparisons_tell_agreement_and_both_latencies(manager):
         )
     found = manager.compare_shadow_deployment(shadow.shadow_id)
     assert found["agreement_rate"] == 0.95
+    low, high = found["agreement_interval"]
+    assert low < wilson(19, 20)[0] < 0.95 < high < 1  # wider than what holds for one look only
     assert found["primary_latency"]["p99"] == pytest.approx(0.01, rel=0.01)
     with pytest.raises(Invalid, match="shadow_latency"):
         manager.record_shadow_comparison(
@@ -321,6 +326,22 @@ def test_shadow_comparisons_tell_agreement_and_both_latencies(manager):
         )
     with pytest.raises(NotFound, match="no shadow deployment"):
         manager.compare_shadow_deployment("shadow_x")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "agree"),
+    [
+        ({"p": float("nan")}, {"p": float("nan")}, True),
+        ({"p": np.array([0.1, 0.2])}, {"p": [0.1, 0.2]}, True),
+        ({"p": np.array([0.1, 0.2])}, {"p": np.array([0.1, 0.3])}, False),
+        ({"p": np.float64(0.3)}, {"p": 0.1 + 0.2}, True),
+        ({"label": "1"}, {"label": 1}, False),
+        ({"p": None}, {"p": 0.0}, False),
+        ({"p": {"a": [1, {"b": 0.5}]}}, {"p": {"a": (1, {"b": 0.5})}}, True),
+    ],
+)
+def test_results_are_compared_by_their_parts(one, other, agree):
+    assert same(one, other) == same(other, one) == agree
 
 
 def test_blue_green_keeps_both_sides_loaded_for_testers_and_for_the_way_back(manager):

@@ -21,9 +21,9 @@ from modelyard.core.measures import Measurement
 from modelyard.core.ports import Row
 from modelyard.core.traffic import DISTANCES, ArmCounts, ShadowCounts, Traffic, TrafficCounts
 from modelyard.core.work import Work
-from modelyard.deployment import rules, store
+from modelyard.deployment import margins, rules, store
 from modelyard.deployment.rollouts import Look, Progress, Rollout
-from modelyard.stats.proportions import wilson
+from modelyard.stats.sequential import lower_rate, upper_rate
 from modelyard.stats.sketch import quantile
 
 LEASE_S = 10  # a controller that was not heard of for so long is followed by another
@@ -134,7 +134,7 @@ def _shadow(traffic: Traffic | None, counts: ShadowCounts | None) -> dict[str, A
     found = counts or ShadowCounts()
     rate = found.agreed / found.compared if found.compared else None
     told = {"compared": found.compared, "agreed": found.agreed, "errors": found.errors, "dropped": found.dropped}
-    low, high = wilson(found.agreed, found.compared)
+    low, high = (bound(found.agreed, found.compared, margins.ALPHA) for bound in (lower_rate, upper_rate))
     return {
         "version": traffic.shadow.version,
         **told,

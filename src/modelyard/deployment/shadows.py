@@ -17,8 +17,9 @@ from modelyard.core.refs import ModelRef, Resource
 from modelyard.deployment import store
 from modelyard.deployment.rollouts import ShadowDeployment
 from modelyard.stats import sketch
-from modelyard.stats.proportions import wilson
+from modelyard.stats.sequential import lower_rate, upper_rate
 
+PART = 0.05  # in which each bound of the agreement may be wrong, ever
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
@@ -68,8 +69,8 @@ class Shadows(Area):
     ) -> None:
         """Count one request that both versions answered; latencies in seconds.
 
-        Without `agreement` the results agree when they are equal, numbers within one part in a million. The results
-        themselves are not kept.
+        Without `agreement` the results agree when they are equal, numbers within one part in a million, and what is
+        not-a-number in both. The results themselves are not kept.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)
@@ -94,7 +95,8 @@ class Shadows(Area):
 
     @operation("POST", "/shadows/{shadow_id}/comparison", needs="deployment.read")
     def compare_shadow_deployment(self, shadow_id: str) -> dict[str, Any]:
-        """How often the shadow agrees, with its 95 % Wilson interval, and both latencies' quantiles in seconds.
+        """How often the shadow agrees, with bounds that hold however often this is asked (95 % each), and both latencies'
+        quantiles in seconds.
 
         Quantiles are within 1 % of the true ones, and None before the first comparison.
 
@@ -123,25 +125,28 @@ class Shadows(Area):
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two answers are the same: numbers within one part in a million, the rest equal, part by part.
+    """Whether two answers are the same: numbers within one part in a million, the rest equal, part by part. NumPy's arrays
+    and numbers are as good as lists and Python's.
 
     >>> same({"p": 0.3, "label": "a"}, {"p": 0.1 + 0.2, "label": "a"}), same([1], [1, 2])
     (True, False)
     """
+    first, second = (one.tolist() if hasattr(one, "tolist") else one for one in (first, second))
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return len(first) == len(second) and all(map(same, first, second))
     if isinstance(first, float) or isinstance(second, float):
         numbers = isinstance(first, (int, float)) and isinstance(second, (int, float))
-        return numbers and math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9)
+        missing = numbers and math.isnan(first) and math.isnan(second)
+        return missing or (numbers and math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9))
     return bool(first == second)
 
 
 def comparison(row: Row, counts: Mapping[str, Any]) -> dict[str, Any]:
     """The comparison as plain values."""
     n, agreed = counts["compared"], counts["agreed"]
-    low, high = wilson(agreed, n)
+    low, high = lower_rate(agreed, n, PART), upper_rate(agreed, n, PART)
     return {
         "shadow_id": row["shadow_id"],
         "primary_model": row["primary_model"],
