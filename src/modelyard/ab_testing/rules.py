@@ -197,18 +197,25 @@ def _comparison(
             "relative_improvement": success["relative"],
             "relative_interval": success["relative_interval"],
         },
+        "success": success,
         "latency": latency,
         "metrics": others,
     }
 
 
+def _every(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is told of each metric, once."""
+    aside = [] if comparison["latency"] is None or LATENCY in comparison["metrics"] else [comparison["latency"]]
+    return [comparison["success"], *aside, *comparison["metrics"].values()]
+
+
 def _adjust_all(comparisons: Mapping[str, Mapping[str, Any]]) -> None:
-    """Adjusted p values over all treatments: the goals beside the success rate are one family, the rest another."""
+    """Adjusted p values over all treatments: the goals are one family, the secondary metrics another."""
     for role in (Role.GOAL, Role.SECONDARY):
         family = [
             metric
             for one in comparisons.values()
-            for metric in one["metrics"].values()
+            for metric in _every(one)
             if metric["role"] == role.value and metric["difference"] is not None
         ]
         adjust(family)

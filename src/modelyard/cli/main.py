@@ -47,6 +47,7 @@ OWN = {  # command -> "module:function"
 
 MORE = {  # area -> what adds commands that no operation is
     "deployment": "modelyard.cli.rollouts:add",
+    "ab_testing": "modelyard.cli.experiments:add",
     "serving": "modelyard.cli.dashboards:add",
 }
 
