@@ -1,4 +1,4 @@
-"""A shadow's answers against the primary's, by the type of the output; and copies that come too late."""
+"""A shadow's answers against the primary's, by the type of the output."""
 
 from __future__ import annotations
 
@@ -62,6 +62,22 @@ def test_the_distance_of_probabilities_is_the_largest_difference_over_all_sets_o
         (classes(["a", "b", "a", "a"]), classes(["a", "a", "a", "a"]), False, 0.25),
         (classes([1]), classes([1, 1]), False, 1.0),
         (classes([0], [[1.0, 0.0]]), classes([0], [[1.0, 0.0, 0.0]]), True, 0.0),
+        (classes(np.array(["a", None], object)), classes(np.array(["a", None], object)), True, 0.0),
+        (classes(["1", "2"]), classes([1, 2]), False, 1.0),
+        (classes([True, False]), classes([1, 0]), True, 0.0),
+        (classes(["no", "yes"]), classes(np.array(["no", "no"], object)), False, 0.5),
+        (classes([[0, 1], [1, 1]]), classes([[0, 1], [1, 0]]), False, 0.5),
+        (classes([0], [[float("nan"), 1.0]]), classes([0], [[float("nan"), 1.0]]), True, 0.0),
+        (classes([0], [[float("nan"), 1.0]]), classes([0], [[0.5, 0.5]]), True, float("inf")),
+        (classes([1], [[0.75]]), classes([1], [[0.5, 0.5]]), True, 0.25),
+        (classes([1], [0.75]), classes([1], [0.5]), True, 0.25),
+        (classes([]), classes([]), True, 0.0),
+        (numbers([[1.0, 2.0], [3.0, 4.0]]), numbers([[1.0, 2.0], [3.0, 5.0]]), False, 0.2),
+        (numbers([[1.0], [2.0]]), numbers([1.0, 2.0]), True, 0.0),
+        (numbers([1.0, 2.0]), numbers([[1.0, 2.0]]), False, 1.0),
+        (numbers([1.0]), classes(["1"]), True, 0.0),
+        (numbers([1.0]), classes(["high"]), False, float("inf")),
+        (numbers([1.0]), classes(np.array([None])), False, float("inf")),
         (numbers([1.0, float("nan")]), numbers([1.0, float("nan")]), True, 0.0),
         (numbers([1.0]), numbers([float("nan")]), False, float("inf")),
         (numbers([float("inf")]), numbers([float("inf")]), True, 0.0),
@@ -73,6 +89,21 @@ def test_what_cannot_be_subtracted_is_compared_too(one: Output, other: Output, a
     regression = one.predictions.dtype.kind == "f"
     found = compared(one, other, regression=regression, tolerance=None)
     assert (found.agrees, found.distance) == (agrees, distance)
+
+
+@given(st.permutations(["a", "b", 3]), st.lists(st.floats(0.01, 1), min_size=3, max_size=3))
+def test_probabilities_are_compared_class_by_class_whatever_their_order(order: list[Any], raw: list[float]) -> None:
+    p = dict(zip(["a", "b", 3], np.array(raw) / sum(raw), strict=True))
+    one, other = classes(["a"], [list(p.values())]), classes(["a"], [[p[name] for name in order]])
+    found = compared(one, other, regression=False, tolerance=1e-9, classes=(tuple(p), tuple(order)))
+    assert found.agrees
+    assert found.distance == pytest.approx(0, abs=1e-12)
+
+
+def test_a_class_that_one_of_them_does_not_know_is_impossible_there() -> None:
+    one, other = classes(["a"], [[0.75, 0.25]]), classes(["a"], [[0.5, 0.25, 0.25]])
+    found = compared(one, other, regression=False, tolerance=None, classes=(("a", "b"), ("a", "c", "b")))
+    assert (found.agrees, found.distance) == (True, 0.25)
 
 
 def test_distances_are_counted_by_their_upper_ends(server: ModelServer, tools: Any) -> None:
@@ -87,16 +118,3 @@ def test_distances_are_counted_by_their_upper_ends(server: ModelServer, tools: A
     place = next(i for i, end in enumerate(DISTANCES) if end >= p - q)
     assert found.distances == tuple(20 if i == place else 0 for i in range(len(DISTANCES) + 1))
     assert found.agreed == 0  # the classes are the same, the probabilities 0.012 apart
-
-
-def test_copies_for_a_shadow_whose_routing_has_gone_are_dropped(server: ModelServer, tools: Any) -> None:
-    tools.install(server, "e", v1=tools.reference(), v2=tools.reference(slow=1500))
-    shadow = Arm(name="shadow", model="m", version="v2", weight=0.0)
-    server.apply(tools.split("e", 1, shadow=shadow, shadow_share=1.0))
-    with server.start(workers=1) as serving, httpx.Client(base_url=serving.url) as client:
-        for _ in range(40):
-            client.post("/predict/e", json={"features": {"a": 0.25, "b": 0}}).raise_for_status()
-        server.apply(tools.split("e", 2))
-        tools.until(lambda: tools.carried_out(server, "e", 2, workers=1))
-        seen = tools.until(lambda: (c := server.counts("e", 1).shadow) and c.compared + c.dropped == 40 and c)
-    assert seen.dropped > 0  # all of them would have taken a minute
