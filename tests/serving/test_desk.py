@@ -9,6 +9,7 @@ import pytest
 
 from modelyard.core.traffic import Guard
 from modelyard.serving import ModelServer, guard
+from modelyard.serving.counters import COLD
 from modelyard.serving.desk import Desk
 from modelyard.serving.routing import Route
 
@@ -29,22 +30,27 @@ def test_a_unit_goes_where_the_first_eight_bytes_of_sha256_say(server: ModelServ
 
 
 @pytest.mark.parametrize(
-    ("margin", "arm", "millis", "slow"),
+    ("granted", "arm", "millis", "slow"),
     [
-        (0.5, "canary", 14.99, {"p50": 0}),
-        (0.5, "canary", 15.01, {"p50": 1}),
-        (0.5, "baseline", 9.99, {"p50": 0}),
-        (0.5, "baseline", 10.01, {"p50": 1}),
-        (0.0, "canary", 10.01, {"p50": 1}),
+        ({"latency_margin": 0.5}, "canary", 14.99, {"p50": 0}),
+        ({"latency_margin": 0.5}, "canary", 15.01, {"p50": 1}),
+        ({"latency_margin": 0.5}, "baseline", 9.99, {"p50": 0}),
+        ({"latency_margin": 0.5}, "baseline", 10.01, {"p50": 1}),
+        ({"latency_margin": 0.1, "latency_floor_ms": 3.0}, "canary", 12.99, {"p50": 0}),
+        ({"latency_margin": 0.1, "latency_floor_ms": 3.0}, "canary", 13.01, {"p50": 1}),
+        ({"latency_floor_ms": 3.0}, "baseline", 10.01, {"p50": 1}),
+        ({}, "canary", 10.01, {"p50": 1}),
     ],
 )
-def test_only_the_canary_is_given_the_margin_before_an_answer_counts_as_slow(
-    server: ModelServer, tools: Any, margin: float, arm: str, millis: float, slow: dict[str, int]
+def test_only_the_canary_is_granted_something_before_an_answer_counts_as_slow(
+    server: ModelServer, tools: Any, granted: dict[str, float], arm: str, millis: float, slow: dict[str, int]
 ) -> None:
     tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
-    slowness = Guard(rollout_id="r", step=0, share=0.25, latency_ms={"p50": 10.0}, latency_margin=margin)
+    slowness = Guard(rollout_id="r", step=0, share=0.25, latency_ms={"p50": 10.0}, **granted)
     server.apply(tools.split("e", 1, 0.25, slowness))
     desk, route = opened(server)
+    for _ in range(COLD if arm == "canary" else 0):
+        desk.count(route, route.canary, None, micros=1e6, failed=False)  # what it does first is not called slow
     desk.count(route, route.arm(arm), None, micros=1000 * millis, failed=False)
     assert server.counts("e").arms[arm].slower == slow
 

@@ -25,12 +25,21 @@ class Arm:
     weight: float
 
 
+def tolerated_ms(quantile_ms: float, margin: float, floor_ms: float) -> float:
+    """Up to how many milliseconds the canary is no slower than a quantile of the baseline: a part more, or so many more.
+
+    >>> round(tolerated_ms(20.0, 0.1, 0.5), 2), tolerated_ms(0.2, 0.1, 0.5)
+    (22.0, 0.7)
+    """
+    return max(quantile_ms * (1 + margin), quantile_ms + floor_ms)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
     """What the serving processes watch by themselves while a canary runs, and roll back on.
 
-    A bad event is an error, or a slow answer: slower than a frozen baseline quantile, for the canary slower than that
-    quantile times 1 + `latency_margin`. Under 'no worse than the baseline, and slower by the margin at most' it falls
+    A bad event is an error, or a slow answer: slower than a frozen baseline quantile, for the canary slower than what is
+    tolerated of that quantile (`tolerated_ms`). Under 'no worse than the baseline, and slower by the margin at most' it falls
     on the canary with a probability of at most `share`, so the e-values of stats.eprocess hold at any look.
     `carried` holds the tests of earlier steps (stats.rollback); `latency_ms` the frozen baseline quantiles.
     Of answers above `latency_limit_ms` no more is made here than a count, of both arms.
@@ -43,6 +52,7 @@ class Guard:
     warmup: int = 0
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # for example {"p50": 2.1, "p95": 4.0, "p99": 9.2}
     latency_margin: float = 0.0
+    latency_floor_ms: float = 0.0
     latency_limit_ms: float | None = None
     carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 

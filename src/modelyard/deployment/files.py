@@ -111,7 +111,7 @@ def _read(place: Place, key: str, node: yaml.Node, path: str) -> dict[str, Any]:
         return {key: [_values(one, item, path) for one, item in _items(place, node, path)]}
     if key in COUNTS:
         return {key: _count(place, node)}
-    if key == "latency_limit":
+    if key in ("latency_limit", "latency_floor_ms"):
         return {key: _number(place, node)}
     return {key: _duration(place, node) if key.endswith("_seconds") else _part(place, node)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from modelyard.core.measures import Measurement
-from modelyard.core.traffic import ArmCounts
+from modelyard.core.traffic import ArmCounts, tolerated_ms
 from modelyard.deployment.rollouts import Rollout
 from modelyard.stats.harm import excess_bound, ratio_bound
 from modelyard.stats.sequential import rate_difference
@@ -42,11 +42,11 @@ def _difference(new: ArmCounts, old: ArmCounts, low: float, high: float, method:
 def latency(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> tuple[Measurement | None, str]:
     """Is the canary's p95 within its margin? The measurement, and why it is not yet known to be.
 
-    With t the frozen p95: the baseline's quantile at the level where it now stands at t, times 1 + margin, is not
-    exceeded by the canary's quantile at that level if P(canary > (1 + margin) t) <= P(baseline > t). A shared slowdown
-    moves both sides. Measured is the ratio of the two less 1, from the slow answers alone.
+    With t the frozen p95 and T what is tolerated of it: where the baseline's quantile at some level is t now, that of the
+    canary is T at most if P(canary > T) <= P(baseline > t). A shared slowdown moves both sides.
+    Measured is the ratio of the two less 1, from the slow answers alone.
     """
-    frozen, margin = rollout.progress.latency_ms.get("p95"), rollout.terms.latency_margin
+    frozen, terms = rollout.progress.latency_ms.get("p95"), rollout.terms
     if frozen is None:
         measured = sum(old.latency.values())
         told = f"baseline latency not frozen yet: {min(measured, FREEZE_AT)} of {FREEZE_AT} answers"
@@ -54,7 +54,7 @@ def latency(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> tuple[Measureme
     if "p95" not in new.slower or "p95" not in old.slower or not new.requests or not old.requests:
         return None, "latency not measured: the arms have no counts above the frozen p95 for this step"
     above, base = new.slower["p95"], old.slower["p95"]
-    limit = frozen * (1 + margin)
+    limit = tolerated_ms(frozen, terms.latency_margin, terms.latency_floor_ms)
     high = ratio_bound(above, base, rollout.now_at.share, ALPHA) - 1
     found = Measurement(
         name="latency_p95_excess",

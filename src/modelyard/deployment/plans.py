@@ -28,6 +28,7 @@ FIXED = (
     "alpha",
     "warmup",
     "latency_margin",
+    "latency_floor_ms",
     "error_limit",
     "latency_limit",
     "guardrails",

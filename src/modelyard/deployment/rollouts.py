@@ -194,6 +194,9 @@ class Terms:
     minimum_seconds: float = 0.0
     margin: float = 0.005
     latency_margin: float = 0.10
+    latency_floor_ms: float = (
+        0.5  # slower by less matters to nobody, and a version that is asked rarely has cold caches
+    )
     alpha: float = 0.001
     warmup: int = 0
     minimum_agreement: float = 0.0
@@ -215,6 +218,8 @@ class Terms:
             parsed_window(window)
         if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
             raise Invalid(f"tolerance is {self.tolerance}; it must be a number of 0 or more, for example 0.01.")
+        if not 0 <= self.latency_floor_ms < math.inf:
+            raise Invalid(f"latency_floor_ms is {self.latency_floor_ms}; it must be milliseconds, 0 or more.")
         if not 0 < self.margin < 1 or not 0 < self.latency_margin < 100:
             raise Invalid(
                 f"margin {self.margin} must lie between 0 and 1 and latency_margin {self.latency_margin} above 0."
@@ -236,8 +241,9 @@ NUMBERS = tuple(name for name in Terms.__slots__ if name not in ("freeze", "guar
 
 
 def check_number(name: str, value: object) -> None:
-    """Invalid for what is there and no number."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    """Invalid for what is there and no number, or none that can be counted to."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and (not known or (isinstance(value, int) and abs(value) >= 1 << 63)):
         raise Invalid(f"{name} is {value!r}; it must be a number.")
 
 

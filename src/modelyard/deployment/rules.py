@@ -379,6 +379,7 @@ def _guard(rollout: Rollout) -> Guard:
         warmup=terms.warmup,
         latency_ms=dict(progress.latency_ms),
         latency_margin=terms.latency_margin,
+        latency_floor_ms=terms.latency_floor_ms,
         latency_limit_ms=limits.latency_ms(rollout),
         carried=dict(progress.carried),
     )

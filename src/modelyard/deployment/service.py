@@ -64,6 +64,7 @@ class DeploymentManager(SteeredRollouts):
         tolerance: float | None = None,
         margin: float = 0.005,
         latency_margin: float = 0.10,
+        latency_floor_ms: float = 0.5,
         alpha: float = 0.001,
         warmup: int = 0,
         error_limit: float | None = None,
@@ -87,9 +88,9 @@ class DeploymentManager(SteeredRollouts):
         where numbers are that near to each other, as a part of them (0.001 without it).
 
         A step is left when, always-valid at 95 %, the new version's error rate is at most `margin` above the live
-        baseline's and its p95 at most `latency_margin` above; with no errors at all that takes 960 canary units for a
-        margin of 0.005, 480 for 0.01 and 240 for 0.02, at an error rate of 1 % in both versions and a share of 5 %
-        8,700, 2,400 and 750. `alpha` bounds the chance that a version as good as the baseline is ever rolled back.
+        baseline's and its p95 at most `latency_margin` of it above, or `latency_floor_ms`; with no errors at all that takes
+        830 canary units for a margin of 0.005, 415 for 0.01 and 207 for 0.02, at an error rate of 1 % in both versions and
+        a share of 5 % 5,400, 1,540 and 490. `alpha` bounds the chance that a version as good as the baseline is ever rolled back.
         `error_limit` and `latency_limit` are hard limits, of the error rate and of the p95 as a multiple of the
         baseline's: the new version goes back where it alone breaks one; where both may, nothing is promoted. Each of
         `guardrails` is a metric that is reported or asked of Prometheus: {"name", "lowest", "highest", "tolerated",
@@ -124,6 +125,7 @@ class DeploymentManager(SteeredRollouts):
             tolerance=tolerance,
             margin=margin,
             latency_margin=latency_margin,
+            latency_floor_ms=latency_floor_ms,
             alpha=alpha,
             warmup=warmup,
             error_limit=error_limit,
@@ -219,7 +221,11 @@ class DeploymentManager(SteeredRollouts):
             if not any(moves.due_to_release(row, now) for row in store.keeping(rows)):
                 return []
         with self.store.work() as work:
-            due = [row for row in store.keeping(work.rows) if moves.due_to_release(row, work.now)]
+            due = [
+                row
+                for row in store.keeping(work.rows)
+                if moves.due_to_release(row, work.now) and not moves.taken_over(work, row)
+            ]
             return [moves.view(moves.release(work, row)) for row in due]
 
     def under_way(self) -> list[Deployment]:

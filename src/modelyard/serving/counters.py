@@ -51,6 +51,7 @@ PLACES = 1 << 22
 MET_LATELY, FAILED_LATELY = SEEN + PLACES, SEEN + 2 * PLACES  # bytes with a bit for each series of rounds
 SIZE = SEEN + 3 * PLACES
 TOP = ROW - HEAD - 1
+COLD = 10  # of a process's first answers: each process meets code, memory and pools of a new version for the first time
 assert ROUNDS + len(SERIES) * BLOCK <= HEAD
 
 
@@ -84,6 +85,7 @@ class Counters:
         self._used = np.frombuffer(self._map, np.int64, MAX_SLOTS, USED * WORD)
         self._lock = threading.Lock()
         self._base, self._judged, self._known = 0, 0.0, b""
+        self._cold = COLD
         self.path = path
         self.states = np.frombuffer(self._map, np.float64, 2 * STATE, STATES * WORD).reshape(2, STATE)
         if slot is not None:
@@ -103,6 +105,13 @@ class Counters:
     def trip(self) -> None:
         """Make every process route to the baseline from its next request on."""
         self._words[TRIPPED] = 1
+
+    def cold(self) -> bool:
+        """Whether an answer of the canary is one of its first here, which are not called slow."""
+        if self._cold:
+            self._cold -= 1
+            return True
+        return False
 
     def warm_up(self) -> None:
         """End the warm-up."""

@@ -46,7 +46,8 @@ class Desk:
             if arm == route.canary and counters.requests(arm) >= warding.warmup:
                 counters.warm_up()
             return
-        above = () if failed else [place for place, limit in route.limits[arm] if micros > limit]
+        spared = failed or (arm == route.canary and counters.cold())
+        above = () if spared else [place for place, limit in route.limits[arm] if micros > limit]
         evidence = counters.outcome(arm, hashed, failed=failed, above=above)
         if evidence and arm == route.canary and (failed or counters.due(guard.LOOK_S)):
             guard.check(self.places, route)

@@ -18,7 +18,7 @@ from modelyard.core.assignment import position, unit_hash
 from modelyard.core.canonical import plain
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
-from modelyard.core.traffic import BASELINE, CANARY, PREVIOUS, Arm, Guard, Traffic
+from modelyard.core.traffic import BASELINE, CANARY, PREVIOUS, Arm, Guard, Traffic, tolerated_ms
 from modelyard.serving.calls import CALL, mark
 from modelyard.serving.counters import LIMIT, Counters
 from modelyard.serving.loaded import LoadedModel
@@ -73,8 +73,8 @@ class Route:
 
 def _limits(guard: Guard, arm: str) -> tuple[tuple[int, float], ...]:
     """From how many microseconds on an arm's answer counts as slow, by the place of the quantile."""
-    factor = 1000 * (1 + guard.latency_margin if arm == CANARY else 1)
-    found = [(QUANTILES.index(name), ms * factor) for name, ms in guard.latency_ms.items()]
+    margin, floor = (guard.latency_margin, guard.latency_floor_ms) if arm == CANARY else (0.0, 0.0)
+    found = [(QUANTILES.index(name), 1000 * tolerated_ms(ms, margin, floor)) for name, ms in guard.latency_ms.items()]
     if guard.latency_limit_ms is not None:
         found.append((LIMIT, 1000 * guard.latency_limit_ms))
     return tuple(found)

@@ -78,7 +78,7 @@ def _check_guard(traffic: Traffic, names: list[str]) -> None:
     if not 0 <= guard.share <= 1:
         raise Invalid(f"The guard's share is {guard.share}. Give the canary's share of the requests, 0 to 1.")
     for name, value in guard.latency_ms.items():
-        if name not in QUANTILES or not value > 0 or not guard.latency_margin >= 0:
+        if name not in QUANTILES or not value > 0 or not min(guard.latency_margin, guard.latency_floor_ms) >= 0:
             raise Invalid(f"The guard's latency {name}={value} is unknown. Give {', '.join(QUANTILES)} above 0 ms.")
     if guard.latency_limit_ms is not None and not guard.latency_limit_ms > 0:
         raise Invalid(f"The guard's latency_limit_ms is {guard.latency_limit_ms}. Give milliseconds above 0, or none.")
@@ -134,6 +134,8 @@ def _why(guard: Guard, metric: str, counts: TrafficCounts) -> str:
         f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {guard.latency_ms[name]:.3g} ms ({name})"
         for name in quantiles_of(guard)
     )
-    beyond = f" by more than {guard.latency_margin:.0%}" if guard.latency_margin else ""
+    granted = [f"{guard.latency_margin:.0%}"] if guard.latency_margin else []
+    granted += [f"{guard.latency_floor_ms:g} ms"] if guard.latency_floor_ms else []
+    beyond = f" by more than {' and '.join(granted)}" if granted else ""
     failed = f", failed {canary.errors} against {baseline.errors}" if canary.errors or baseline.errors else ""
     return f"answers slower than the baseline's quantiles{beyond}: {slow}{failed}; {what} {new} against {old}"
