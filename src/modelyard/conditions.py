@@ -13,6 +13,7 @@ from modelyard.access.persons import only_other_people
 from modelyard.audit.tables import is_held
 from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
 from modelyard.core.events import Event
+from modelyard.core.ports import Connection
 from modelyard.core.traffic import versions_in
 from modelyard.core.work import Work
 from modelyard.registry.checks import canonical_version
@@ -57,18 +58,22 @@ def _stage(work: Work, name: str, version: str) -> str | None:
 
 
 def only_newer_routing(work: Work, event: Event) -> None:
-    """A rollout whose routing would be passed over, since a newer one is in force, does not begin."""
+    """A rollout whose routing would be passed over, since a newer one is in force, neither begins nor goes on."""
     traffic = event.details.get("traffic")
     if not traffic:
         return
-    row = work.rows.one(
-        "SELECT generation FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=traffic["endpoint"]
-    )
-    if row is not None and row["generation"] >= traffic["generation"]:
+    present = routing_generation(work.rows, traffic["endpoint"])
+    if present >= traffic["generation"]:
         raise Conflict(
-            f"{traffic['endpoint']} is at generation {row['generation']} already. "
-            f"Start the deployment with after_generation={row['generation']}."
+            f"{traffic['endpoint']} is at generation {present} already: its routing has been set since. "
+            f"Roll the deployment back, or start one with after_generation={present}."
         )
+
+
+def routing_generation(rows: Connection, endpoint: str) -> int:
+    """The generation of the routing that an endpoint has now, 0 where it has none."""
+    row = rows.one("SELECT generation FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=endpoint)
+    return 0 if row is None else int(row["generation"])
 
 
 def only_unused_versions(work: Work, event: Event) -> None:

@@ -51,7 +51,7 @@ class Wire:
 
 INSIDE: dict[EventType, tuple[Handler, ...]] = {
     EventType.DEPLOYMENT_STARTED: (only_approved_versions, only_known_versions, only_newer_routing),
-    EventType.DEPLOYMENT_ADVANCED: (only_approved_versions,),
+    EventType.DEPLOYMENT_ADVANCED: (only_approved_versions, only_newer_routing),
     EventType.DEPLOYMENT_COMPLETED: (
         only_approved_versions,
         only_known_versions,

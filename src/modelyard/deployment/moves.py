@@ -101,7 +101,9 @@ def end(work: Work, row: Row, status: DeploymentStatus, *, decision: Decision, p
     """Complete, roll back or abort: everything goes to one version."""
     changed = {**row, "status": status.value}
     if row["source"] == store.LIVE:
-        changed["generation"] = store.next_generation(work.rows, row["endpoint"], row["generation"])
+        back = status is not DeploymentStatus.COMPLETED  # wins over a routing that somebody has set by hand since
+        after = max(row["generation"], _present(work, row)) if back else row["generation"]
+        changed["generation"] = store.next_generation(work.rows, row["endpoint"], after)
         changed["state"] = store.state_text(progress) if progress else row["state"]
     rolled = status is DeploymentStatus.ROLLED_BACK
     severity = EventSeverity.ERROR if rolled else EventSeverity.INFO
@@ -140,6 +142,17 @@ def hold(work: Work, row: Row, rollout: Rollout, *, progress: Progress, decision
         return record(work, changed, what="held", decision=decision, event=event, severity=severity)
     store.save_deployment(work.rows, changed)
     return changed
+
+
+def taken_over(work: Work, row: Row) -> bool:
+    """Whether somebody else has set the endpoint's routing since the deployment did."""
+    return _present(work, row) > int(row["generation"])
+
+
+def _present(work: Work, row: Row) -> int:
+    """The generation of the routing that is in force, as far as anybody here knows."""
+    known = work.store.wires.generation
+    return int(row["generation"]) if known is None else known(work.rows, row["endpoint"])
 
 
 def due_to_release(row: Row, now: Instant) -> bool:
