@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from modelyard.access.persons import only_named_roles, only_other_people
 from modelyard.conditions import (
@@ -30,6 +31,7 @@ from modelyard.conditions import (
     routing_generation,
 )
 from modelyard.consequences import Areas, crown, enrol, learn, provide, route, settle, track, uncrown
+from modelyard.core import plugins
 from modelyard.core.errors import NotFound
 from modelyard.core.events import Event, EventType
 from modelyard.core.traffic import TrafficCounts
@@ -121,6 +123,10 @@ class Dispatcher:
         if any(event.event_type in heard for event in events):
             self.catch_up()
 
+    def area(self, name: str) -> Any:
+        """An area as the yard has opened it."""
+        return self._areas(name)
+
     def counts(self, endpoint: str) -> TrafficCounts | None:
         """What serving has counted for an endpoint up to now; None for one that it does not know."""
         try:
@@ -192,5 +198,12 @@ def connect(store: Store, areas: Areas) -> Dispatcher:
         method = count()
         return None if method is None else method(endpoint)
 
+    held = weakref.WeakMethod(dispatcher.area)
+
+    def area(name: str) -> Any:
+        method = held()
+        return plugins.load("area", name)(store) if method is None else method(name)
+
+    store.wires.area = area
     store.wires.after, store.wires.counts, store.wires.generation = after, counts, routing_generation
     return dispatcher

@@ -113,7 +113,7 @@ def test_an_erased_person_may_be_told_of_again_under_another_name(logger: AuditL
 
 
 def test_nobody_is_erased_whom_no_event_is_about(logger: AuditLogger) -> None:
-    with pytest.raises(NotFound, match="No event is about that person"):
+    with pytest.raises(NotFound, match="Nothing is kept of that person"):
         logger.erase_subject("nobody", user="dpo", reason="Art. 17")
     with pytest.raises(Invalid, match="reason is empty"):
         logger.erase_subject("nobody", user="dpo", reason=" ")

@@ -10,6 +10,7 @@ import weakref
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,9 +67,16 @@ class Recorder:
             self.fold_own()
 
     def fold(self) -> None:
-        """Bring every journal of the folder into the database."""
+        """Bring every journal of the folder into the database, and begin a new one."""
+        self.close()
         for one in journal.opened(self._folder):
             self._fold_one(one)
+
+    def blank(self, rows: Connection) -> None:
+        """Overwrite what living processes' journals hold of results that are folded: nobody reads it again."""
+        for path in self._folder.glob(f"*{journal.SUFFIX}"):
+            with suppress(FileNotFoundError), path.open("r+b") as file:
+                file.write(b"\0" * folded(rows, path.name))
 
     def close(self) -> None:
         """Give the journal up, so that whoever folds next can remove it."""

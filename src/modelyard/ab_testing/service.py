@@ -133,6 +133,26 @@ class ABTestManager(Results):
             work.emit(EventType.AB_TEST_ANALYZED, Resource("ab_test", test_id), found, severity=severity)
         return found
 
+    @operation("POST", "/ab-test-units/forget", needs="ab_testing.write")
+    def forget_units(self, units: list[str], *, reason: str, user: str = "system") -> int:
+        """How many rows about units were removed, in every test: what each has brought, was given, and its single results.
+
+        The sums that they are part of stay, so no analysis changes. A unit that comes back is a new one, and its results
+        from before can neither be corrected nor recognised. Emits AB_UNITS_FORGOTTEN, which names nobody.
+
+        >>> from modelyard.ab_testing import ABTestManager
+        >>> ABTestManager(folder).forget_units(["user7"], reason="Art. 17", user="dpo@example.org")
+        0
+        """
+        self._recorder.fold()
+        with self.store.work(user) as work:
+            removed = sum(store.forget_unit(work.rows, unit) for unit in units)
+            self._recorder.blank(work.rows)
+            if removed:
+                told = {"rows": removed, "reason": reason}
+                work.emit(EventType.AB_UNITS_FORGOTTEN, Resource("ab_test", "all"), told)
+        return removed
+
     def _given(self, test: ABTest, unit: str) -> tuple[str, int]:
         """The variant and round of a unit, for good: the ones it has, or those of the round that runs now."""
         with self.store.reading() as rows:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from modelyard.audit import rules, store, tables
 from modelyard.audit.log import Log
 from modelyard.audit.subjects import SubjectKeys
+from modelyard.core import plugins
 from modelyard.core.errors import Conflict, NotFound, Unavailable
 from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.forgetting import Person, forget
 from modelyard.core.operations import operation
 from modelyard.core.ports import Connection
 from modelyard.core.refs import Resource
@@ -19,7 +23,8 @@ _log = logging.getLogger("modelyard.audit")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """What was erased: the name that stood for the person in the log, and how many events were about them.
+    """What was erased: the name that stood for the person in the log, how many events were about them, and how many rows
+    were removed where else.
 
     `scrubbed` is False where another reader kept the database's files from being overwritten at once; what was erased is
     unreadable all the same, since its key is gone.
@@ -29,14 +34,21 @@ class Erasure:
     events: int
     event_id: str
     scrubbed: bool
+    removed: Mapping[str, int] = field(default_factory=dict)
 
 
 class Erasing(Log):
     """What is forgotten for good."""
 
     @operation("POST", "/audit/erasures", needs="audit.write")
-    def erase_subject(self, subject: str, *, user: str, reason: str) -> Erasure:
-        """What was erased of all that events say about a person: the sealed parts, and the key that could open a copy.
+    def erase_subject(self, subject: str, *, user: str, reason: str, also: list[str] | None = None) -> Erasure:
+        """What was erased of a person wherever the yard keeps them, and how much there was in each place.
+
+        By the name given, and those in `also` (a cookie, a customer number): everything that events say about them, which
+        is sealed, with the key that could open a copy; what endpoints were asked and answered with that unit, and the
+        outcomes; what monitors logged of these requests; the unit's rows in A/B tests; every entity of that name in the
+        feature store. Names are compared as they are: an entity `17` of any type goes with a person `17`. Sums and counts
+        stay. A call that was cut short may be repeated.
 
         The events themselves stay, with commitments that tell nothing without the key, so the log and every proof still
         verify. Conflict while a legal hold lies on the person or on a thing that such an event is about. Copies of the
@@ -51,23 +63,41 @@ class Erasing(Log):
         >>> "asthma" in str(logger.query_events()), logger.verify().ok
         (False, True)
         """
-        rules.checked_text(subject, "subject")
-        why = rules.checked_text(reason, "reason")
+        names = [rules.checked_text(name, "subject") for name in (subject, *(also or ()))]
+        why, actor = rules.checked_text(reason, "reason"), rules.checked_text(user, "user")
         keys = SubjectKeys(self.store.folder)
-        key_id = keys.id_of(subject)
-        if key_id is None:
-            raise NotFound("No event is about that person, or they were erased already. Check how the name is written.")
-        with self.store.work(rules.checked_text(user, "user")) as work:
-            _refuse_held(work.rows, key_id)
-            count = tables.drop_payloads_of(work.rows, key_id)
-            event = work.emit(
-                EventType.SUBJECT_ERASED,
-                Resource("subject", key_id),
-                {"key": key_id, "events": count, "reason": why},
-                severity=EventSeverity.WARNING,
+        key_ids = [key_id for name in names if (key_id := keys.id_of(name)) is not None]
+        with self.store.reading() as rows:
+            for key_id in key_ids:
+                _refuse_held(rows, key_id)
+        removed = forget(self._area, Person(names=tuple(names)), user=actor, reason=why)
+        if not key_ids and not removed:
+            raise NotFound(
+                "Nothing is kept of that person, or they were erased already. Check how the name is written."
             )
+        erasure = self._erased(key_ids, removed, actor, why)
         self.finish_erasures()
-        return Erasure(key=key_id, events=count, event_id=event.event_id, scrubbed=self._scrubbed())
+        return replace(erasure, scrubbed=self._scrubbed())
+
+    def _erased(self, key_ids: Sequence[str], removed: Mapping[str, int], user: str, reason: str) -> Erasure:
+        """Drop what is sealed under the keys, and tell of it, or of an erasure of somebody whom no event was about."""
+        told = {"reason": reason, "removed": removed}
+        total = 0
+        with self.store.work(user) as work:
+            for key_id in key_ids or [""]:
+                details: dict[str, Any] = {**told, "events": 0}
+                if key_id:
+                    _refuse_held(work.rows, key_id)
+                    count = tables.drop_payloads_of(work.rows, key_id)
+                    details, total = {**told, "key": key_id, "events": count}, total + count
+                about = Resource("subject", key_id or "unnamed")
+                event = work.emit(EventType.SUBJECT_ERASED, about, details, severity=EventSeverity.WARNING)
+        key = key_ids[0] if key_ids else ""
+        return Erasure(key=key, events=total, event_id=event.event_id, scrubbed=False, removed=removed)
+
+    def _area(self, name: str) -> Any:
+        found = self.store.wires.area
+        return plugins.load("area", name)(self.store) if found is None else found(name)
 
     def finish_erasures(self) -> int:
         """Destroy what the log says is erased and a crash left behind; returns how many keys there were."""

@@ -120,12 +120,14 @@ class EventType(Enum):
     AB_TEST_REALLOCATED = "ab_test_reallocated"  # the next round of Thompson sampling
     AB_TEST_STOPPED = "ab_test_stopped"
     AB_RESULTS_CORRECTED = "ab_results_corrected"
+    AB_UNITS_FORGOTTEN = "ab_units_forgotten"
     AB_HOLDOUT_CREATED = "ab_holdout_created"
     AB_HOLDOUT_ENDED = "ab_holdout_ended"
     # monitoring
     DRIFT_CHECKED = "drift_checked"
     DRIFT_DETECTED = "drift_detected"
     OUTCOME_CORRECTED = "outcome_corrected"
+    PREDICTIONS_FORGOTTEN = "predictions_forgotten"
     PERFORMANCE_MEASURED = "performance_measured"
     PREDICTION_EXPLAINED = "prediction_explained"
     # governance

@@ -146,6 +146,13 @@ TABLE: dict[str, dict[str, str]] = {
         "predictive_parity": "modelyard.governance.fairness.predictive_parity:METRIC",
         "accuracy_parity": "modelyard.governance.fairness.accuracy_parity:METRIC",
     },
+    "asked": {"serving": "modelyard.serving.forgetting:asked"},
+    "forgetter": {
+        "ab_testing": "modelyard.ab_testing.forgetting:forget",
+        "features": "modelyard.features.forgetting:forget",
+        "monitoring": "modelyard.monitoring.forgetting:forget",
+        "serving": "modelyard.serving.forgetting:forget",
+    },
     "strategy": {
         "direct": "modelyard.deployment.strategies.direct:plan",
         "shadow": "modelyard.deployment.strategies.shadow:plan",

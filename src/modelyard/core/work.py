@@ -55,13 +55,14 @@ class Wires:
     """Who hears of events: `inside` handlers in the transaction, `after` once it has committed. Set by a Yard.
 
     `counts` is what serving has counted for an endpoint now, None for one that it does not know; `generation` that of its
-    routing, in an open transaction, 0 without one.
+    routing, in an open transaction, 0 without one. `area` gives an area as the Yard has opened it.
     """
 
     inside: dict[EventType, list[Handler]] = field(default_factory=dict)
     after: Callable[[list[Event]], None] | None = None
     counts: Callable[[str], TrafficCounts | None] | None = None
     generation: Callable[[Connection, str], int] | None = None
+    area: Callable[[str], Any] | None = None
 
 
 class Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,12 @@ from modelyard.core import plugins
 from modelyard.core.area import Area
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Invalid, nearest
+from modelyard.core.events import EventType
 from modelyard.core.ids import new_id
 from modelyard.core.instants import Instant, as_utc
 from modelyard.core.measures import Measurement
 from modelyard.core.operations import operation
-from modelyard.core.refs import ModelRef
+from modelyard.core.refs import ModelRef, Resource
 from modelyard.monitoring import store
 from modelyard.monitoring.values import (
     DriftAlert,
@@ -165,6 +167,19 @@ class Monitors(Area):
         0.0
         """
         self.monitor(model).correct_outcome(request_id, value, reason=reason, user=user)
+
+    def forget_requests(self, request_ids: Iterable[str], *, reason: str, user: str) -> int:
+        """How many logged predictions were removed, of whichever model; what was counted of them stays counted.
+
+        >>> Monitors(folder).forget_requests(["r1"], reason="Art. 17", user="dpo@example.org")
+        0
+        """
+        with self.store.work(user) as work:
+            removed = store.forget_requests(work.rows, request_ids)
+            if removed:
+                told = {"predictions": removed, "reason": reason}
+                work.emit(EventType.PREDICTIONS_FORGOTTEN, Resource("monitor", "all"), told)
+        return removed
 
     @operation("GET", "/monitors/{model}/performance", needs="monitoring.read")
     def performance(self, model: str, window_minutes: float = 60) -> ModelPerformance:

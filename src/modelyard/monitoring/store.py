@@ -93,6 +93,12 @@ def forget_before(rows: Connection, model: str, at: int) -> int:
     return rows.run("DELETE FROM monitor_predictions WHERE model = :model AND at < :at", model=model, at=at)
 
 
+def forget_requests(rows: Connection, request_ids: Iterable[str]) -> int:
+    """Delete the predictions of these requests; the tallies stay."""
+    sql = "DELETE FROM monitor_predictions WHERE request_id = :request_id"
+    return sum(rows.run(sql, request_id=one) for one in request_ids)
+
+
 def minute(rows: Connection, model: str, minute: int) -> str | None:
     """One minute's tally."""
     row = rows.one(
