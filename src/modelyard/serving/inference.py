@@ -19,11 +19,12 @@ import numpy as np
 
 from modelyard.core.errors import Invalid, YardError
 from modelyard.core.ports import Output
-from modelyard.serving import malformed, tensors
+from modelyard.serving import large, malformed, tensors
 from modelyard.serving.asked import Answer, Asked, Features, Tensors, deadline, timeout
 from modelyard.serving.calls import THREADS, Calls, Underway
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
+from modelyard.serving.large import LARGE
 from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
 from modelyard.serving.metrics import RequestMetrics
 from modelyard.serving.replies import Refused, Reply
@@ -45,12 +46,15 @@ class Inference:
         self._features = msgspec.json.Decoder(Features).decode
         self.calls = Calls()
         self._pool = ThreadPoolExecutor(THREADS, "modelyard-predict", self.calls.join)
+        self.reading = asyncio.Lock()  # of large bodies
         self._prefix, self._numbers = secrets.token_hex(4), itertools.count()
 
     def predict(self, name: str, _: str | None, question: Question) -> Reply | Awaitable[Reply]:
         """The answer to named features: one row, or a list of rows."""
         start = perf_counter_ns()
         route = self.desk.routes.find(name)
+        if len(question.body) > LARGE:
+            return self._large_rows(route, question, start)
         try:
             given = self._features(question.body)
             asked = self.ask(
@@ -61,20 +65,52 @@ class Inference:
         except Invalid as error:
             return self.told(error, name)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            text = f'{error}. Send {{"features": {{name: value, ...}}}} or a list of rows.'
-            return self.told(Invalid(malformed.fault(question.body) or text), name)
+            return self.told(Invalid(malformed.fault(question.body) or _unread(error)), name)
         return self.answered(asked, batch)
+
+    async def _large_rows(self, route: Route, question: Question, start: int) -> Reply:
+        """The same for a body that takes long to read: in slices, and one such body at a time."""
+        asked: Asked
+
+        def choose(given: Features) -> LoadedModel:
+            nonlocal asked
+            asked = self.ask(
+                route, None, question.headers, unit=given.unit_id, request_id=given.request_id, start=start
+            )
+            asked.stages = question.stages
+            return asked.model
+
+        try:
+            async with self.reading:
+                batch = await large.rows(question.body, choose)
+        except Invalid as error:
+            return self.told(error, route.traffic.endpoint)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            return self.told(Invalid(_unread(error)), route.traffic.endpoint)
+        return await _awaited(self.answered(asked, batch))
 
     def infer(self, name: str, version: str | None, question: Question) -> Reply | Awaitable[Reply]:
         """The answer to tensors: Open Inference Protocol v2, JSON or binary."""
         start = perf_counter_ns()
         route, index = self.desk.routes.find_model(name, version)
         headers = question.headers
+        told = headers.get(b"inference-header-content-length")
+        if told is None and len(question.body) > LARGE:
+            return self._large_tensors(route, index, question, start)
         try:
-            sent = tensors.parse(question.body, headers.get(b"inference-header-content-length"))
+            sent = tensors.parse(question.body, told)
         except Invalid as error:
             return self.told(error, route.traffic.endpoint)
         return self.given(sent, route, index, headers, start, stages=question.stages)
+
+    async def _large_tensors(self, route: Route, index: int | None, question: Question, start: int) -> Reply:
+        """The same for JSON that takes long to read."""
+        try:
+            async with self.reading:
+                sent = await large.sent(question.body)
+        except Invalid as error:
+            return self.told(error, route.traffic.endpoint)
+        return await _awaited(self.given(sent, route, index, question.headers, start, stages=question.stages))
 
     def given(
         self,
@@ -292,6 +328,14 @@ class Inference:
         reply.headers = (*reply.headers, *route.headers[asked.arm]) if reply.headers else route.headers[asked.arm]
         reply.endpoint, reply.arm = route.traffic.endpoint, route.traffic.arms[asked.arm].name
         return reply
+
+
+async def _awaited(reply: Reply | Awaitable[Reply]) -> Reply:
+    return reply if isinstance(reply, Reply) else await reply
+
+
+def _unread(error: Exception) -> str:
+    return f'{error}. Send {{"features": {{name: value, ...}}}} or a list of rows.'
 
 
 def _short(text: str) -> str:

@@ -20,11 +20,14 @@ from typing import Any
 import msgspec
 
 from modelyard.core.errors import Invalid, YardError
+from modelyard.serving import large
 from modelyard.serving.asked import DEADLINE_S, Asked, Features, deadline
 from modelyard.serving.http import Question
 from modelyard.serving.inference import MAX_IN_FLIGHT, Inference
+from modelyard.serving.large import LARGE
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.replies import Refused, Reply
+from modelyard.serving.routing import Route
 from modelyard.serving.stages import Stages
 
 PIECE_MICROS = 20_000.0  # a piece is as many rows as are computed in about that time
@@ -43,7 +46,7 @@ class Streaming:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    def predict(self, name: str, _: str | None, question: Question) -> Reply:
+    def predict(self, name: str, _: str | None, question: Question) -> Reply | Awaitable[Reply]:
         """The beginning of the answer, and what follows; what is wrong with the first piece is told as by /predict."""
         inference = self._inference
         start = perf_counter_ns()
@@ -51,8 +54,27 @@ class Streaming:
         if inference.desk.in_flight >= MAX_IN_FLIGHT:
             text = f"{inference.desk.in_flight} requests are in flight. Try again in a second."
             return inference.told(Refused(503, text, (b"retry-after", b"1")), name)
+        if len(question.body) > LARGE:
+            return self._large(route, question, start)
         try:
-            given = _given(question)
+            given = Features(_lines(question.body)) if _by_line(question) else _rows(question.body)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            return inference.told(_unread(error), name)
+        return self._begun(route, given, question, start)
+
+    async def _large(self, route: Route, question: Question, start: int) -> Reply:
+        """The same for a body that takes long to read."""
+        body = question.body
+        try:
+            async with self._inference.reading:
+                given = Features(await large.lines(body)) if _by_line(question) else await large.named(body)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            return self._inference.told(_unread(error), route.traffic.endpoint)
+        return self._begun(route, given, question, start)
+
+    def _begun(self, route: Route, given: Features, question: Question, start: int) -> Reply:
+        inference = self._inference
+        try:
             asked = inference.ask(
                 route, None, question.headers, unit=given.unit_id, request_id=given.request_id, start=start
             )
@@ -62,7 +84,7 @@ class Streaming:
                 raise Invalid("There are no rows. Send a list of them as features, or one a line as JSON.")
             asked.model.batch(rows[:size])
         except Invalid as error:
-            return inference.told(error, name)
+            return inference.told(error, route.traffic.endpoint)
         events = EVENTS in question.headers.get(b"accept", b"")
         if question.stages is not None:
             inference.parsed(asked, question.stages, len(rows))
@@ -119,17 +141,16 @@ def piece_rows(model: LoadedModel, wanted: bytes | None) -> int:
     return int(wanted)
 
 
-def _given(question: Question) -> Features:
-    """The rows of a body: JSON lines if its type or its second line says so, else an object with features."""
-    body, kind = question.body, question.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    try:
-        if kind in (LINES, b"application/jsonl", b"application/json-lines"):
-            return Features(features=_lines(body))
-        return _rows(body)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise Invalid(
-            f'{error}. Send {{"features": [row, ...]}}, or a row a line with the content type application/x-ndjson.'
-        ) from error
+def _by_line(question: Question) -> bool:
+    """Whether a body has a row a line, as its type says."""
+    kind = question.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return kind in (LINES, b"application/jsonl", b"application/json-lines")
+
+
+def _unread(error: Exception) -> Invalid:
+    return Invalid(
+        f'{error}. Send {{"features": [row, ...]}}, or a row a line with the content type application/x-ndjson.'
+    )
 
 
 def _note(stages: Stages | None, status: int) -> None:

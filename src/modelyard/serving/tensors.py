@@ -244,6 +244,12 @@ def _from_json(tensor: Tensor, count: int) -> Array:
     name, datatype = tensor.name, tensor.datatype
     if tensor.data is None:
         raise Invalid(f"The input {name!r} has no data. Send data, or binary_data_size and the bytes.")
+    if isinstance(tensor.data, np.ndarray):  # of a large body (`large`), and checked
+        if len(tensor.data) != count:
+            raise _unlike(
+                name, datatype, f"it has {len(tensor.data)} values, but the shape {tensor.shape} holds {count}"
+            )
+        return tensor.data
     if datatype == BF16:
         raise Invalid(f"The input {name!r} is BF16, which only goes as bytes. Send binary_data_size, or FP32.")
     try:
@@ -252,9 +258,13 @@ def _from_json(tensor: Tensor, count: int) -> Array:
             raise ValueError(f"it has {len(values)} values, but the shape {tensor.shape} holds {count}")
         return _floats(values, DTYPES[datatype]) if type(tensor) is NumbersTensor else array_of(values, datatype)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise Invalid(f"The data of the input {name!r} is no {datatype} array: {error}.") from error
+        raise _unlike(name, datatype, str(error)) from error
     except OverflowError as error:
         raise Invalid(f"The input {name!r} has a value that {datatype} cannot hold: {error}.") from error
+
+
+def _unlike(name: str, datatype: str, why: str) -> Invalid:
+    return Invalid(f"The data of the input {name!r} is no {datatype} array: {why}.")
 
 
 def _flat(data: Any, shape: Sequence[int]) -> list[Any]:
