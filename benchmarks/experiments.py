@@ -15,15 +15,21 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from scipy import special
 
-from modelyard.ab_testing import ABTestManager
+from modelyard.ab_testing import ABTest, ABTestManager, TestStatus, TrafficSplitStrategy, Variant
+from modelyard.ab_testing.comparing import FEWEST, compared
+from modelyard.ab_testing.design import Ruler, ruler
+from modelyard.ab_testing.metrics import layout, parsed
+from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.stats import adaptive, ratios
+from modelyard.stats.cross import Spread
 from modelyard.stats.distributions import normal_isf
-from modelyard.stats.group_sequential import bounds, inflation
+from modelyard.stats.group_sequential import bounds, inflation, sequential_p
 from modelyard.stats.proportions import lift_interval
 from modelyard.stats.ratios import Estimate
 from modelyard.stats.sequential import sequence_z
@@ -96,7 +102,7 @@ def covered(random: np.random.Generator, runs: int, rate: float, lift: float, n:
 
 
 def coverage(runs: int) -> None:
-    """Of the fixed-horizon lift interval of rates, and of Fieller's of means with and without a covariate."""
+    """Of the fixed-horizon lift intervals: of rates, means, ratios, with covariates, and of quantiles."""
     random = np.random.default_rng(7)
     cases = (
         ("10 %, 10,000 each, +5 %", 0.10, 0.05, (10_000, 10_000)),
@@ -105,35 +111,170 @@ def coverage(runs: int) -> None:
         ("0.02 %, 100,000 each (20 and 50 events), +150 %", 0.0002, 1.5, (100_000, 100_000)),
         ("0.4 %, 95,000 to 5,000 (20 events in the smaller), +0 %", 0.004, 0.0, (95_000, 5_000)),
         ("1 %, 95,000 to 5,000, +10 %", 0.01, 0.1, (95_000, 5_000)),
+        ("99.6 %, 95,000 to 5,000 (20 failures in the smaller), +0 %", 0.996, 0.0, (95_000, 5_000)),
+        ("99.9 %, 20,000 each (20 failures an arm), +0 %", 0.999, 0.0, (20_000, 20_000)),
         ("0.1 %, 95,000 to 5,000 (5 events: below the stated range)", 0.001, 0.0, (95_000, 5_000)),
+        ("99.9 %, 95,000 to 5,000 (5 failures: below the stated range)", 0.999, 0.0, (95_000, 5_000)),
     )
     for name, rate, lift, n in cases:
         row(f"coverage of the lift, {name}", f"{covered(random, runs, rate, lift, n):.2%}", "goal 94.5 to 96 %")
-    for covariate in (False, True):
-        row(
-            f"coverage of a mean's lift, 500 skewed units each{', covariate' if covariate else ''}",
-            f"{means(random, runs // 20, covariate):.1%}",
-            "nominal 95 %",
-        )
+    for kind in (means, covariates, rates_over, ratios_of):
+        for n in ((500, 500), (9_500, 500)):
+            told = f"{n[0]:,} and {n[1]:,} units"
+            row(f"coverage of the lift of {kind.__doc__}, {told}", f"{kind(random, runs // 40, n):.1%}", "nominal 95 %")
+    for q, n, each in ((0.5, 300, 1), (0.95, 300, 1), (0.5, 100, 5), (0.9, 100, 5)):
+        told = f"p{100 * q:.0f}, {n} units an arm with {each} value{'s that are alike' if each > 1 else ''} each"
+        row(f"coverage of the lift of {told}", f"{quantiles(random, runs // 100, q, n, each):.1%}", "nominal 95 %")
 
 
-def means(random: np.random.Generator, runs: int, covariate: bool) -> float:
-    """Fieller's interval over units whose values are exponential, about half of it known before."""
-    hits, n, lift = 0, 500, 0.1
+def fixed(*metrics: dict[str, object], units: int) -> tuple[ABTest, Ruler]:
+    """A test that is looked at once, and its ruler."""
+    arms = (Variant(name="control", model="m:v1", share=0.5), Variant(name="treatment", model="m:v2", share=0.5))
+    made = ABTest(
+        test_id="t",
+        name="t",
+        description="",
+        strategy=TrafficSplitStrategy.RANDOM,
+        status=TestStatus.RUNNING,
+        variants=arms,
+        created_by="me",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        planned_units=units,
+        metrics=parsed(metrics),
+    )
+    return made, ruler(made, units, (), 0.95)
+
+
+def spread(*columns: Array) -> Spread:
+    """What exact sums would say of units with these numbers."""
+    rows = np.stack(columns)
+    products = np.cov(rows).reshape(len(rows), len(rows)) * (rows.shape[1] - 1)
+    return Spread(n=rows.shape[1], means=tuple(rows.mean(axis=1)), products=tuple(map(tuple, products)))
+
+
+def lifts(runs: int, arm: Callable[[float], Estimate | None], lift: float) -> float:
+    """How often Fieller's interval of one look holds the lift."""
+    hits = 0
     for _ in range(runs):
-        arms = []
-        for factor in (1.0, 1 + lift):
-            z = random.exponential(1.0, n)
-            x = factor * (z + random.exponential(1.0, n))
-            cov = np.cov(x, z) / n
-            part = (
-                {"covariate": z.mean(), "covariate_variance": cov[1, 1], "covariance": cov[0, 1]} if covariate else {}
-            )
-            arms.append(Estimate(n=n, value=x.mean(), variance=cov[0, 0], **part))
+        arms = arm(1.0), arm(1.0 + lift)
+        assert arms[0] is not None
+        assert arms[1] is not None
         control, treatment, _ = ratios.adjusted(*arms)
-        found = ratios.lift(control, treatment, ratios.wide(normal_isf(0.025), 2 * n - 2))
+        width = ratios.wide(normal_isf(0.025), ratios.difference(control, treatment).df)
+        found = ratios.lift(control, treatment, width)
         hits += found is not None and found[0] <= lift <= found[1]
     return hits / runs
+
+
+def means(random: np.random.Generator, runs: int, n: tuple[int, int]) -> float:
+    """exponential means"""
+    return lifts(runs, lambda factor: ratios.mean(spread(factor * random.exponential(1.0, n[factor > 1]))), 0.1)
+
+
+def covariates(random: np.random.Generator, runs: int, n: tuple[int, int]) -> float:
+    """means with a covariate that knows half"""
+
+    def arm(factor: float) -> Estimate | None:
+        known = random.exponential(1.0, n[factor > 1])
+        return ratios.mean(spread(factor * (known + random.exponential(1.0, n[factor > 1])), known))
+
+    return lifts(runs, arm, 0.1)
+
+
+def ratios_of(random: np.random.Generator, runs: int, n: tuple[int, int]) -> float:
+    """clicks over views"""
+
+    def arm(factor: float) -> Estimate | None:
+        views = 1 + random.poisson(random.gamma(2.0, 2.0, n[factor > 1]))
+        return ratios.ratio(spread(random.binomial(views, 0.1 * factor).astype(float), views.astype(float)))
+
+    return lifts(runs, arm, 0.1)
+
+
+def rates_over(random: np.random.Generator, runs: int, n: tuple[int, int]) -> float:
+    """rates of units with several requests"""
+    test, held = fixed(units=sum(n))
+    hits = 0
+    for _ in range(runs):
+        arms = []
+        for size in n:
+            requests = 1 + random.poisson(3.0, size)
+            good = random.binomial(requests, random.beta(8.0, 2.0, size))
+            arms.append(
+                Tally(
+                    requests=int(requests.sum()),
+                    successes=int(good.sum()),
+                    units=size,
+                    nn=int(requests @ requests),
+                    ss=int(good @ good),
+                    ns=int(requests @ good),
+                )
+            )
+        found = compared(test.goals[0], *arms, held).lift_interval
+        hits += found is not None and found[0] <= 0 <= found[1]
+    return hits / runs
+
+
+def quantiles(random: np.random.Generator, runs: int, q: float, units: int, each: int) -> float:
+    """Of equal arms; a unit's values share half of their variance where it has several."""
+    test, held = fixed({"name": "q", "numerator": "x", "quantile": q}, units=2 * units)
+    how, hits = layout(test.metrics), 0
+    for _ in range(runs):
+        arms = []
+        for _ in range(2):
+            arm = Tally()
+            own = random.normal(0, 0.5, units)[:, None] if each > 1 else 0.0
+            for values in np.exp(own + random.normal(0, 0.5, (units, each))).tolist():
+                unit = Unit()
+                for value in values:
+                    arm.spot({"x": value}, how)
+                    unit.add(1, {"x": value}, how)
+                arm.count_unit(Unit(), unit, how)
+            arms.append(arm)
+        found = compared(test.metrics[1], *arms, held).lift_interval
+        hits += found is not None and found[0] <= 0 <= found[1]
+    return hits / runs
+
+
+def lopsided(runs: int) -> None:
+    """Equal arms, 5 % of the units in one, looked at 160 times from the fourth unit on, under a confidence sequence."""
+    random = np.random.default_rng(4)
+    laws: dict[str, Callable[[int], Array]] = {
+        "2 % of values 1, others 0": lambda n: (random.random(n) < 0.02).astype(float),
+        "lognormal, sd of log 1.5": lambda n: np.exp(random.normal(0, 1.5, n)),
+    }
+    units = 4000
+    looks = np.unique(np.concatenate([np.arange(4, 60), np.geomspace(60, units, 110).astype(int)]))
+    for name, law in laws.items():
+        own = both = 0
+        for _ in range(runs):
+            treated, values = random.random(units) < 0.05, law(units)
+            crossed = [False, False]
+            for n in looks:
+                arms = [values[:n][~treated[:n]], values[:n][treated[:n]]]
+                if min(map(len, arms)) < FEWEST:
+                    continue
+                pair = [Estimate(n=len(arm), value=arm.mean(), variance=arm.var(ddof=1) / len(arm)) for arm in arms]
+                limit = sequence_z(n / units)
+                crossed[0] |= abs(ratios.difference(*pair).z) >= limit
+                crossed[1] |= abs(ratios.difference(*ratios.cautious(*pair)).z) >= limit
+            own, both = own + crossed[0], both + crossed[1]
+        row(f"A/A, 5 % in one arm, {name}: found at any of 160 looks", f"{both / runs:.1%}", "goal <= 5.5 %")
+        row("    the same by each arm's own spread alone", f"{own / runs:.1%}")
+
+
+def secondary(runs: int) -> None:
+    """The p value that pays for looks, of a secondary metric without a difference, at any of 20 looks."""
+    random, times = np.random.default_rng(5), [(look + 1) / 20 for look in range(20)]
+    steps = random.normal(size=(runs, 20)) / math.sqrt(20)
+    z = np.cumsum(steps, axis=1) / np.sqrt(times)
+    limits = np.array(bounds(times))
+    paid = sum(any(sequential_p(times[: look + 1], one) <= 0.05 for look, one in enumerate(run)) for run in z)
+    row("A/A, secondary metric of a plan, 20 looks: p <= 5 % at any", f"{paid / runs:.1%}", "goal <= 5.5 %")
+    row(
+        "    the same by its bounds, and by the p value of one look",
+        f"{(np.abs(z) >= limits).any(axis=1).mean():.1%}, {(np.abs(z) >= 1.96).any(axis=1).mean():.1%}",
+    )
 
 
 def thompson(runs: int) -> None:
@@ -241,5 +382,7 @@ if __name__ == "__main__":
     print(f"load average {os.getloadavg()[0]:.1f}, {given.runs} runs")
     peeking(given.runs)
     coverage(20 * given.runs)
+    lopsided(max(200, given.runs // 20))
+    secondary(given.runs)
     thompson(max(200, given.runs // 10))
     recording(given.results)

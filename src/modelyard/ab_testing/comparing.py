@@ -16,7 +16,7 @@ from modelyard.stats.distributions import normal_isf, t_sf
 from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, score_test
 from modelyard.stats.ratios import Estimate, Interval
 from modelyard.stats.sequential import rate_difference, rate_ratio, rates_p, sequence_p
-from modelyard.stats.sketch import below, bucket, merged, quantile
+from modelyard.stats.sketch import below, between, bucket, merged, quantile
 
 ANY = (-math.inf, math.inf)
 FEWEST = 10  # units an arm: below, the spread of values that repeat (0 and 1, say) is anybody's guess
@@ -217,10 +217,11 @@ def _estimates(metric: Metric, control: Estimate | None, treatment: Estimate | N
 def _quantiles(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> Compared:
     """The test counts values above the pooled quantile in each arm (Mood's); the intervals put the quantiles' together.
 
-    Where units bring several values, each arm counts as many as would tell as much if they were independent.
+    Where units bring several values, each arm counts as many as would tell as much if they were independent. The ends of
+    intervals are those of buckets, so intervals hold the truth somewhat more often than they say.
     """
     arms = [tally.histograms.get(metric.numerator, {}) for tally in (control, treatment)]
-    scale = [quantile(counts, metric.quantile) for counts in arms]
+    scale = [between(counts, metric.quantile) for counts in arms]
     method = "counts above the pooled quantile"
     if scale[0] is None or scale[1] is None:
         known = [None if one is None else one / 1e6 for one in scale]
@@ -358,7 +359,7 @@ def stepped(found: Mapping[str, Compared], held: Ruler) -> frozenset[str]:
 
 
 def told(found: Compared, held: Ruler, treatment: str) -> dict[str, Any]:
-    """A comparison as plain values; relative figures in percent, None for an end that an interval does not have."""
+    """A comparison as plain values; relative figures in percent, infinite for an end that an interval does not have."""
     lifted = found.lift_interval
     result: dict[str, Any] = {
         "kind": found.metric.kind.value,
@@ -366,10 +367,10 @@ def told(found: Compared, held: Ruler, treatment: str) -> dict[str, Any]:
         "control": found.control,
         "treatment": found.treatment,
         "difference": found.difference,
-        "interval": [_finite(end) for end in found.interval],
+        "interval": list(found.interval),
         "relative": None if found.lift is None else 100 * found.lift,
-        "relative_interval": None if lifted is None else [_finite(100 * end) for end in lifted],
-        "z": _finite(found.z),
+        "relative_interval": None if lifted is None else [100 * end for end in lifted],
+        "z": found.z,
         "p_value": found.p_value,
         "sequential_p_value": found.sequential_p(held, treatment),
         "enough_units": found.enough,
@@ -405,5 +406,10 @@ def one_look(level: float) -> float:
     return normal_isf((1 - level) / 2)
 
 
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+def finite(told: Any) -> Any:
+    """The same with None for every number that JSON has not: ends that there are not, and what left the range of floats."""
+    if isinstance(told, dict):
+        return {name: finite(one) for name, one in told.items()}
+    if isinstance(told, list):
+        return [finite(one) for one in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told

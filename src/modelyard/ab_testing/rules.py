@@ -15,6 +15,7 @@ from modelyard.ab_testing.comparing import (
     compared,
     estimate,
     every_metric,
+    finite,
     guarded,
     mismatched,
     one_look,
@@ -74,7 +75,7 @@ def analyze(
     if test.inference is Inference.BAYESIAN:
         _believe(test, tallies, result, confidence_level)
     result["conclusion"] = sentences.conclusion(test, tallies, result, held, found)
-    return result, _look(held, decided, found) if held.counts else None
+    return finite(result), _look(held, decided, found) if held.counts else None
 
 
 def _look(held: Ruler, decided: frozenset[str], found: Mapping[str, Mapping[str, Compared]]) -> Look:
@@ -233,7 +234,7 @@ def _frame(
         "confidence_level": level,
         "design": held.design,
         "method": held.note,
-        "critical_z": held.z if math.isfinite(held.z) else None,
+        "critical_z": held.z,
         "information": held.fraction,
         "control": arms[test.control.name],
         "treatment": arms[test.treatments[0].name],

@@ -56,7 +56,9 @@ def _without_winner(
     test: ABTest, tallies: Mapping[str, Tally], result: Mapping[str, Any], held: Ruler, found: Findings
 ) -> str:
     """What is known of each treatment that has been decided on; else that there is not enough evidence."""
-    told, lost, mixed = [], [], []
+    told: list[str] = []
+    lost: list[str] = []
+    mixed: list[str] = []
     for name, one in result["comparisons"].items():
         broken, waiting = (_guards(found[name], one["guardrails"], state) for state in ("broken", "open"))
         if broken:
