@@ -6,22 +6,30 @@
 Traffic: 1,000 requests a second, canary 5 %, alpha 0.001 over all tests in use. Requests are canary requests at the
 decision. The guard is the product's own: its tests with their bets and parts of alpha, and their detectors, looked at
 after each second (tenth of a second where a decision is timed). Latency is lognormal with 0.8, the tolerated slowdown 10 %.
+Users who come again are counted by serving's own counters, in a file as the serving processes share it.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import brentq
 
-from modelyard.deployment import rules
+from modelyard.core.traffic import Guard
+from modelyard.deployment import margins, rules
+from modelyard.serving import detectors
+from modelyard.serving.counters import Counters
 from modelyard.stats.detector import begun_by
 from modelyard.stats.distributions import normal_isf, normal_sf
 from modelyard.stats.eprocess import factors
-from modelyard.stats.rollback import ANSWERS, ERRORS, PARTS, bets_of
-from modelyard.stats.sequential import SLOPES
+from modelyard.stats.harm import BASELINE, CANARY, FEWER
+from modelyard.stats.rollback import ANSWERS, ERRORS, PARTS, bets_of, strongest
 
 SHARE, ALPHA, PER_SECOND = 0.05, 0.001, 1000
 NEED = -math.log(rules.GUARD_PART * ALPHA)
@@ -79,7 +87,7 @@ def tail(factor: float, margin: float = MARGIN) -> list[float]:
 
 def guard(random: np.random.Generator, runs: int, per_look: int, rates: Array, new: Array, old: Array) -> Array:
     """The look at which each run rolls back. `rates` (2, looks) of failures; `new`, `old` (looks or 1, levels)."""
-    looks = rates.shape[1]
+    looks = rates.shape[-1]
     counts = []
     for rate, parts, n in ((rates[0], new, round(per_look * SHARE)), (rates[1], old, round(per_look * (1 - SHARE)))):
         failed = random.binomial(n, rate, size=(runs, looks))
@@ -151,67 +159,192 @@ def late_fault(runs: int) -> None:
         print(f"fault at request 500,000, {name:24} {np.median(delays):10.0f}   {told}")
 
 
-def sticky_rows(runs: int) -> None:
-    """Steps of 5 and 25 % over the same users, of whom some always fail: counted by request, by step, and by rollout."""
-    random, failing, bursts = np.random.default_rng(12), 400, 5
-    taken = dict.fromkeys(("each request", "each user once a step", "each user once a rollout"), 0)
-    for _ in range(runs):
-        place = random.random(failing)
-        order = [random.permutation(np.repeat(np.arange(failing), bursts)) for _ in range(2)]
-        for name, once in zip(taken, (0, 1, 2), strict=True):
-            logs, top, seen = np.zeros(len(bets_of(ERRORS))), 0.0, np.zeros(failing, bool)
-            for share, users in zip((0.05, 0.25), order, strict=True):
-                seen = seen & (once == 2)
-                kept = users if once == 0 else users[np.sort(np.unique(users, return_index=True)[1])]
-                kept = kept[~seen[kept]]
-                seen[kept] = True
-                odds = np.array(factors(bets_of(ERRORS), share))[:, 0]
-                new = (place[kept] < share)[:, None]
-                path = logs + np.cumsum(np.where(new, odds[:, 0], odds[:, 1]), axis=0)
-                weights = np.log([bet.weight for bet in bets_of(ERRORS)])
-                if len(path):
-                    top, logs = max(top, np.logaddexp.reduce(path + weights, axis=1).max()), path[-1]
-            taken[name] += top >= -math.log(ALPHA)
-    for name, found in taken.items():
-        print(
-            f"false rollback, {failing} failing users, {bursts} errors a step, {name:24} {found / runs:8.2%} of {runs}"
+def unusual_rows(runs: int) -> None:
+    """Traffic that simulations of independent requests leave out: what a healthy version then runs into."""
+    random, looks = np.random.default_rng(31), 1000
+    day = 1 - np.cos(np.linspace(0, 4 * np.pi, looks))
+    drift = np.array([slowed(factor, 0.0) for factor in np.exp(0.8 * np.sin(np.linspace(0, 9, looks)))])
+    for name, made in {
+        "errors come and go with the day": lambda n: np.broadcast_to(0.002 * day, (n, looks)),
+        "errors in bursts over seconds": lambda n: 0.001 * storms(random, n, looks),
+    }.items():
+        found = [
+            guard(random, n, 1000, np.array([rate := made(n), rate]), EQUAL, EQUAL)
+            for n in [BATCH] * max(1, runs // BATCH)
+        ]
+        print(f"false rollback, {name:38} {np.mean(np.concatenate(found) >= 0):8.2%}   of {runs} runs; goal <= 0.1 %")
+    rates = level(looks, 0.001, 0.001)
+    found = [guard(random, BATCH, 1000, rates, drift, drift) for _ in range(max(1, runs // BATCH))]
+    told_false("latencies drift by 2.2 up and down", np.concatenate(found))
+    cold = np.repeat(HEALTHY, looks, axis=0)
+    cold[:4] = slowed(3.0, 0.0)  # the canary's first 200 requests
+    for name, new in (("a cold start, 200 requests 3 x as slow", cold), ("the same, warm-up 200", cold[4:])):
+        n = len(new)
+        found = [guard(random, BATCH, 1000, rates[:, :n], new, HEALTHY) for _ in range(max(1, runs // BATCH // 5))]
+        told_false(name, np.concatenate(found))
+    for size in (2, 4):
+        told_false(f"failures {size} at a time, of one arm each", clustered(random, runs, looks, size))
+
+
+def storms(random: np.random.Generator, runs: int, looks: int) -> Array:
+    """A factor with mean 1 that lasts for about ten seconds, and is now and then above ten."""
+    drift, found = random.normal(size=runs), np.empty((runs, looks))
+    for look in range(looks):
+        drift = 0.9 * drift + math.sqrt(1 - 0.81) * random.normal(size=runs)
+        found[:, look] = np.exp(1.2 * drift - 0.72)
+    return found
+
+
+def clustered(random: np.random.Generator, runs: int, looks: int, size: int) -> Array:
+    """Failures that come several at a time on one arm, as a stalled process or a joined call can bring them."""
+    batches = []
+    for _ in range(max(1, runs // BATCH)):
+        bad, base = (
+            size * random.binomial(round(1000 * part), 0.001 / size, (BATCH, looks, 1)) for part in (SHARE, 1 - SHARE)
         )
+        batches.append(first([log_e(ERRORS, bad, base)]))
+    return np.concatenate(batches)
 
 
-def upper(events: Array, n: Array, alpha: float) -> Array:
-    """`stats.sequential.upper_rate` over arrays."""
-    slopes = np.array(SLOPES)[:, None, None]
-    low, high = events / n, np.ones(events.shape)
-    for _ in range(25):
-        half = (low + high) / 2
-        logs = -slopes * events - n * np.log1p(half * np.expm1(-slopes))
-        inside = np.logaddexp.reduce(logs, axis=0) - math.log(len(slopes)) < -math.log(alpha)
-        low, high = np.where(inside, half, low), np.where(inside, high, half)
-    return high
+def told_false(name: str, found: Array) -> None:
+    """One row of false rollbacks."""
+    print(f"false rollback, {name:38} {np.mean(found >= 0):8.2%}   of {len(found)} runs; goal <= 0.1 %")
+
+
+@contextmanager
+def counted() -> Iterator[Counters]:
+    """Serving's own counters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Counters(Path(folder) / "1.bin", 0)
+
+
+def sticky_rows(runs: int) -> None:
+    """Steps of 5 and 25 % over the same users, of whom some always fail, by serving's counters; and by request."""
+    random, failing = np.random.default_rng(12), 400
+    for bursts in (2, 5):
+        taken = dict.fromkeys(("by request", "as it is served"), 0)
+        for _ in range(runs):
+            place, hashes = random.random(failing), random.permutation(1 << 22)[:failing]
+            order = [random.permutation(np.repeat(np.arange(failing), bursts)) for _ in range(2)]
+            taken["by request"] += any_beyond(place, order)
+            taken["as it is served"] += served(place, hashes, order)
+        for name, found in taken.items():
+            told = f"{failing} users who fail, {bursts} times a step, {name:16}"
+            print(f"false rollback, {told} {found / runs:8.2%} of {runs}; goal <= 0.1 %")
+
+
+def any_beyond(place: Array, order: list[Array]) -> bool:
+    """Whether the e-process of errors ever passes where every failing request counts."""
+    logs, weights = np.zeros(len(bets_of(ERRORS))), np.log([bet.weight for bet in bets_of(ERRORS)])
+    for share, users in zip((0.05, 0.25), order, strict=True):
+        odds = np.array(factors(bets_of(ERRORS), share))[:, 0]
+        path = logs + np.cumsum(np.where((place[users] < share)[:, None], odds[:, 0], odds[:, 1]), axis=0)
+        if np.logaddexp.reduce(path + weights, axis=1).max() >= -math.log(ALPHA):
+            return True
+        logs = path[-1]
+    return False
+
+
+def served(place: Array, hashes: Array, order: list[Array]) -> bool:
+    """Whether the guard of the serving processes ever passes, looked at after every failure of the canary."""
+    carried: detectors.Tests = {}
+    with counted() as first_step, counted() as second_step:
+        for step, (share, users) in enumerate(zip((0.05, 0.25), order, strict=True)):
+            counters = (first_step, second_step)[step]
+            guarded = Guard(rollout_id="r", step=step, share=share, carried=carried)
+            if step:
+                counters.inherit(first_step)
+            for user in users.tolist():
+                new = place[user] < share
+                if counters.outcome(int(new), int(hashes[user]), failed=True) and new:
+                    carried = detectors.judged_now(counters, 1, 0, guarded)
+                    if strongest(carried)[0] >= NEED:
+                        return True
+            carried = detectors.judged_now(counters, 1, 0, guarded)
+    return False
+
+
+def returning_rows(runs: int) -> None:
+    """20,000 users who come again every 20 s: a fault that starts when all have been met, and none."""
+    random, users, begin = np.random.default_rng(21), 20_000, 500
+    law = [normal_isf(q) for q in ABOVE]
+    granted = [law, [z + math.log(1.5) / SIGMA for z in law]]  # 50 % slower is tolerated
+    for name, errors, slower, end in (
+        ("errors 0.1 -> 1 %", 0.01, 1.0, 800),
+        ("latencies x 2.25", 0.001, 2.25, 800),
+        ("nothing", 0.001, 1.0, 1500),
+    ):
+        delays = []
+        for _ in range(runs):
+            new, at = random.random(users) < SHARE, None
+            with counted() as counters:
+                guarded = Guard(rollout_id="r", step=0, share=SHARE, latency_ms={"p50": 1.0, "p95": 2.0, "p99": 3.0})
+                for second in range(end):
+                    detectors.begin_rounds(counters, 1, 0, guarded, float(second))
+                    some = random.integers(users, size=1000)
+                    bad = new[some] & (second >= begin)
+                    failed = random.random(1000) < np.where(bad, errors, 0.001)
+                    z = random.normal(size=1000) + np.where(bad, math.log(slower) / SIGMA, 0.0)
+                    beyond = np.array(granted)[new[some].astype(int)] < z[:, None]
+                    for user, arm, fails, above in zip(
+                        some.tolist(), new[some].tolist(), failed.tolist(), beyond.sum(axis=1).tolist(), strict=True
+                    ):
+                        counters.outcome(int(arm), user, failed=fails, above=() if fails else range(above))
+                    if strongest(detectors.judged_now(counters, 1, 0, guarded))[0] >= NEED:
+                        at = second - begin + 1
+                        break
+            delays.append(at)
+        late = [one for one in delays if one is not None and one > 0]
+        early = sum(one is not None and one <= 0 for one in delays)
+        middle = f"{np.median(late):.0f} s (median)" if late else "never rolled back"
+        print(f"users who return, {name:20} {middle}, too early {early}, never {delays.count(None)}, of {runs} runs")
+
+
+def evidence_below(excess: float, k: Array, n: Array, m: Array, base_n: Array) -> Array:
+    """`stats.harm.log_evidence_below` over arrays."""
+
+    def against(p: Array) -> Array:
+        q = p + excess
+        new = [math.log(w) - s * k - n * np.log1p(q * math.expm1(-s)) for s, w in CANARY]
+        old = [math.log(w) + s * m - base_n * np.log1p(p * math.expm1(s)) for s, w in BASELINE]
+        return np.logaddexp.reduce(new) + np.logaddexp.reduce(old)
+
+    low, high = np.zeros(k.shape), np.full(k.shape, 1 - excess)
+    for _ in range(60):
+        third = (high - low) / 3
+        left = against(low + third) < against(high - third)
+        low, high = np.where(left, low, low + third), np.where(left, high - third, high)
+    return against((low + high) / 2)
+
+
+def evidence_fewer(k: Array, m: Array) -> Array:
+    """The log e-value that the ratio of slow answers is below 1 (`stats.harm.ratio_bound` at 1)."""
+    logs = []
+    for part, weight in FEWER:
+        odds = -math.log(SHARE * part + 1 - SHARE)
+        logs.append(math.log(weight) + k * (math.log(part) + odds) + m * odds)
+    return np.logaddexp.reduce(logs)
 
 
 def promotion_rows(runs: int) -> None:
-    """How often a canary that is worse than the margin is ever promoted, looked at every 100 units up to 20,000."""
-    random, margin = np.random.default_rng(13), 0.005
-    n = np.arange(1, 201) * 100.0
+    """How often a canary that is worse than the margin is ever promoted, looked at 80 times up to 20,000 units."""
+    random, margin, need = np.random.default_rng(13), 0.005, -math.log(margins.ALPHA)
+    n = np.arange(1, 81) * 250.0
     latency = {f"p95 {text}": 1 - float(np.cumsum(slowed(by))[1]) for text, by in SLOWER.items()}
-    for name, (base, new, allowed) in {
-        "errors 0.1 %, harm 0.5 points": (0.001, 0.006, margin),
-        "errors 1 %, harm 0.5 points": (0.01, 0.015, margin),
-        "errors 1 %, harm 0.7 points": (0.01, 0.017, margin),
-        "no errors in either": (0.0, 0.0, margin),
-        "errors 0.1 %, no harm": (0.001, 0.001, margin),
-        "errors 1 %, no harm": (0.01, 0.01, margin),
-        **{text: (0.05, part, 0.0) for text, part in latency.items()},
+    for name, (base, new) in {
+        "errors 0.1 %, harm 0.5 points": (0.001, 0.006),
+        "errors 1 %, harm 0.5 points": (0.01, 0.015),
+        "errors 1 %, harm 0.7 points": (0.01, 0.017),
+        "no errors in either": (0.0, 0.0),
+        "errors 0.1 %, no harm": (0.001, 0.001),
+        "errors 1 %, no harm": (0.01, 0.01),
+        **{text: (0.05, part) for text, part in latency.items()},
     }.items():
-        k, m = (
-            np.cumsum(random.binomial(size, rate, (runs, 200)), axis=1) for size, rate in ((100, new), (1900, base))
-        )
-        alpha = rules.PROMOTION_ALPHA
-        high = upper(k, n, 0.8 * alpha) - (1 - upper(n * 19 - m, n * 19, 0.2 * alpha))
-        promoted = (high <= allowed) & (n >= 500)
+        k, m = (np.cumsum(random.binomial(size, rate, (runs, 80)), axis=1) for size, rate in ((250, new), (4750, base)))
+        by = evidence_fewer(k, m) if name in latency else evidence_below(margin, k, n + 0 * k, m, 19 * n + 0 * m)
+        promoted = (by >= need) & (n >= 500)
         at = np.where(promoted.any(axis=1), n[promoted.argmax(axis=1)], 0)
-        told(name, [int(one) for one in at], new - base >= margin or "slower" in name)
+        told(name, [int(one) for one in at], new - base >= margin - 1e-9 or "slower" in name)
 
 
 def told(name: str, at: list[int], bad: bool) -> None:
@@ -227,6 +360,8 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=400)
     given = parser.parse_args()
     rollback_rows(given.runs)
+    unusual_rows(given.runs)
     late_fault(max(100, given.runs // 5))
-    sticky_rows(max(400, given.runs // 2))
+    sticky_rows(max(50, given.runs // 5))
+    returning_rows(max(3, given.runs // 200))
     promotion_rows(max(100, given.runs // 10))
