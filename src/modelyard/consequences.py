@@ -54,6 +54,7 @@ def route(areas: Areas, event: Event) -> None:
         areas("serving").apply(msgspec.convert(event.details["traffic"], Traffic, strict=False))
     except Conflict as error:  # this one or a newer is in force: another process has heard of it too
         log.debug("routing of %s skipped: %s", event.resource_id, error)
+        areas("serving").publish()  # who put it in force may have been killed, or found the disk full, before this
     except Invalid as error:  # it never can be
         log.warning("routing of %s skipped: %s", event.resource_id, error)
 

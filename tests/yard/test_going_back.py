@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,7 @@ from modelyard.core.errors import Conflict
 from modelyard.deployment import Deployment
 
 Approve = Callable[..., None]
+FORK = multiprocessing.get_context("fork")
 
 
 def arms(yard: Yard) -> list[tuple[str, str, float]]:
@@ -83,3 +88,42 @@ def test_a_person_who_promotes_carries_on_what_the_serving_processes_have_counte
     assert {name: tuple(numbers) for name, numbers in guard.carried.items()} == before
     (entry,) = yard.deployments.history(rollout.deployment_id)[1:]
     assert entry.measurements[0].name == "rollback_log_e_value"
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def acts_and_dies(place: str, where: str, act: str, *given: str) -> None:
+    with Yard(place) as yard:
+        if where == "handing on":  # what was decided is in the store, and nobody has heard of it
+            yard.store.wires.after = die
+        else:  # the routing is in the store, and the serving processes have not been told
+            yard.serving.publish = die  # type: ignore[method-assign]  # killed at this point
+        getattr(yard.deployments, act)(*given, **({"steps": [0.5, 1.0]} if act == "start" else {}))
+
+
+@pytest.mark.parametrize("where", ["handing on", "publishing"])
+def test_who_is_killed_between_a_decision_and_its_routing_is_followed_by_the_next_who_looks(
+    tmp_path: Path, registered: Approve, where: str
+) -> None:
+    place = str(tmp_path / "yard")
+    with Yard(place) as yard:
+        for version in ("v1.0.0", "v2.0.0"):
+            registered(yard, version)
+            yard.provide("fraud", version)
+        yard.deploy("fraud", "v1.0.0", strategy="direct")
+    given: tuple[str, ...] = ("fraud", "v2.0.0")
+    for act, weights in (("start", [0.5, 0.5]), ("promote", [1.0, 0.0]), ("rollback", [1.0])):
+        child = FORK.Process(target=acts_and_dies, args=(place, where, act, *given))
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        with Yard(place) as yard:
+            yard.dispatch()
+            rollout = yard.deployments.list_deployments()[-1]
+            published = yard.serving.places.read_traffic("fraud").traffic
+            assert published == yard.serving.traffic("fraud") == rollout.traffic
+            assert [arm.weight for arm in published.arms] == weights
+            assert len(yard.audit.query_events("traffic_changed", limit=1000)) == rollout.generation
+        given = (rollout.deployment_id,)
