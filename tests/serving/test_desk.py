@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import inspect
 from typing import Any
 
 import pytest
@@ -11,6 +13,9 @@ from modelyard.core.traffic import Guard
 from modelyard.serving import ModelServer, guard
 from modelyard.serving.counters import COLD
 from modelyard.serving.desk import Desk
+from modelyard.serving.http import Question
+from modelyard.serving.metrics import RequestMetrics
+from modelyard.serving.plane import Plane
 from modelyard.serving.routing import Route
 
 
@@ -72,3 +77,31 @@ def test_a_decision_that_cannot_be_written_is_carried_out_and_written_when_it_ca
     away.rename(server.places.trips)
     guard.look(server.places, [route])
     assert [(trip.rollout_id, trip.metric) for trip in server.trips()] == [("r", "errors")]
+
+
+def test_clients_who_hang_up_on_a_slow_canary_are_evidence_against_it(server: ModelServer, tools: Any) -> None:
+    """A version that takes longer than clients wait never answers, and so would never be judged."""
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference(slow=20))
+    guarded = Guard(rollout_id="r", step=0, share=0.25, latency_ms={"p50": 0.0001, "p99": 0.0002})
+    server.apply(tools.split("e", 1, 0.25, guarded))
+    desk, route = opened(server)
+    plane = Plane(desk, RequestMetrics(server.places, desk.slot.number))
+    body = b'{"features": {"a": 1.0, "b": 1.0}}'
+
+    async def hang_up() -> None:
+        coming = plane.answer(Question(b"POST", b"/predict/e", {b"x-unit-id": unit}, body))
+        assert inspect.isawaitable(coming)
+        task = asyncio.ensure_future(coming)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    units = (f"user{number}".encode() for number in range(1000))
+    for _ in range(COLD + 3):
+        unit = next(one for one in units if route.choose(one.decode())[0] == route.canary)
+        asyncio.run(hang_up())
+    plane.close()
+    arm = server.counts("e").arms["canary"]
+    assert (arm.requests, arm.units, arm.errors, arm.slower) == (COLD + 3, COLD + 3, 0, {"p50": 3, "p99": 3})
+    desk.left(route, route.canary, None, micros=0.15)  # sooner than that is no answer to how slow it is
+    assert server.counts("e").arms["canary"].requests == COLD + 3

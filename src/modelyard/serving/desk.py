@@ -12,6 +12,7 @@ from modelyard.core.errors import YardError
 from modelyard.core.ports import Output
 from modelyard.serving import guard
 from modelyard.serving.copies import Copies
+from modelyard.serving.counters import LIMIT
 from modelyard.serving.payloads import PayloadLog
 from modelyard.serving.places import Places, Slot
 from modelyard.serving.routing import Route, Routes
@@ -51,6 +52,15 @@ class Desk:
         evidence = counters.outcome(arm, hashed, failed=failed, above=above)
         if evidence and arm == route.canary and (failed or counters.due(guard.LOOK_S)):
             guard.check(self.places, route)
+
+    def left(self, route: Route, arm: int, hashed: int | None, *, micros: float) -> None:
+        """Count a request whose client hung up: a version that nobody can wait for would never be seen else.
+
+        Where it has waited longer than any quantile of the guard, it is as slow an answer as that; before, it tells nothing.
+        """
+        waits = [limit for place, limit in route.limits[arm] if place < LIMIT] if route.limits else []
+        if waits and micros > max(waits):
+            self.count(route, arm, hashed, micros=micros, failed=False)
 
     def after(
         self,

@@ -224,6 +224,9 @@ class Inference:
             return self.told(error, asked.route.traffic.endpoint)
         except asyncio.CancelledError:
             self.calls.abandoned()
+            if not asked.pinned:
+                waited = (perf_counter_ns() - asked.start) / 1000
+                self.desk.left(asked.route, asked.arm, asked.hashed, micros=waited)
             raise
         except TimeoutError:
             return self._failed(asked, batch, Refused(504, f"The model did not answer within {limit:g} seconds."))
