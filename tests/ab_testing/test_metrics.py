@@ -220,6 +220,16 @@ def test_a_result_told_twice_counts_once(manager):
     assert manager.analyze_test(test.test_id)["control"]["requests"] == 2
 
 
+def test_a_draft_is_bound_by_the_holdouts_that_hold_when_it_starts(manager):
+    drafts = []
+    for name in ("ended", "lasting"):
+        drafts.append(manager.create_test(name, **MODELS))
+        manager.hold_out(name, 0.1)
+    manager.end_holdout("ended")
+    assert [[held.name for held in manager.start_test(one.test_id).holdouts] for one in drafts] == [["lasting"]] * 2
+    assert [held.name for held in manager.get_test(drafts[0].test_id).holdouts] == ["lasting"]
+
+
 def test_held_out_units_take_part_in_no_later_test_and_random_needs_to_know_the_unit(manager):
     early = running(manager)
     manager.hold_out("all-year", 0.2)

@@ -147,7 +147,13 @@ class Plans(Area):
             if test.status is not TestStatus.DRAFT:
                 raise Conflict(f"{test_id} cannot be started: it is {test.status.value}. Create a new test.")
             running = store.running_in_group(work.rows, test.exclusive_group) if test.exclusive_group else []
-            begun = replace(test, status=TestStatus.RUNNING, started_at=work.now, group_start=_room(test, running))
+            begun = replace(
+                test,
+                status=TestStatus.RUNNING,
+                started_at=work.now,
+                group_start=_room(test, running),
+                holdouts=tuple(store.find_holdouts(work.rows, ended=False)),
+            )
             if test.adaptive:
                 store.add_round(
                     work.rows, test_id, Round(number=1, shares=test.shares, assigned=0, started_at=work.now)
@@ -251,10 +257,10 @@ class Plans(Area):
 
     @operation("POST", "/ab-holdouts", needs="ab_testing.write")
     def hold_out(self, name: str, share: float, *, created_by: str = "system") -> Held:
-        """Units that no test created from now on takes in: `share` of all, by a hash of the name, until it is ended.
+        """Units that no test started from now on takes in: `share` of all, by a hash of the name, until it is ended.
 
         They get None as their variant, and results for them are refused. Compare them with the others to see what all
-        the tests together have brought.
+        the tests together have brought. Tests that run already keep the units that they have: stop them first.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> ABTestManager(folder).hold_out("2026", 0.05)
@@ -272,7 +278,7 @@ class Plans(Area):
 
     @operation("GET", "/ab-holdouts", needs="ab_testing.read")
     def list_holdouts(self) -> list[Held]:
-        """The holdouts that hold for new tests, by name.
+        """The holdouts that hold for tests started from now on, by name.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> ABTestManager(folder).list_holdouts()
@@ -283,7 +289,7 @@ class Plans(Area):
 
     @operation("DELETE", "/ab-holdouts/{name}", needs="ab_testing.write")
     def end_holdout(self, name: str, *, user: str = "system") -> Held:
-        """The holdout, which new tests take no notice of any more. Tests that knew it go on leaving its units out.
+        """The holdout, which tests started from now on take no notice of. Those that run go on leaving its units out.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> manager = ABTestManager(folder)
@@ -315,7 +321,8 @@ class Plans(Area):
 
     def _change(self, work: Work, test: ABTest, event: EventType) -> None:
         store.set_status(work.rows, test)
-        emit(work, event, test, {"status": test.status.value, "winner": test.winner, "conclusion": test.conclusion})
+        told = {"status": test.status.value, "winner": test.winner, "conclusion": test.conclusion}
+        emit(work, event, test, {**told, "holdouts": plain(test.holdouts)})
         self._tests.pop(test.test_id, None)
 
 

@@ -20,19 +20,6 @@ LOOKED_UP = 500  # names in one statement
 
 def insert_test(rows: Connection, test: ABTest) -> None:
     """Add a test."""
-    plan = {
-        "variants": test.variants,
-        "planned_units": test.planned_units,
-        "horizon": test.horizon,
-        "ramp_seconds": test.ramp_seconds,
-        "group_share": test.group_share,
-        "metrics": test.metrics,
-        "inference": test.inference,
-        "prior": test.prior,
-        "tolerated_loss": test.tolerated_loss,
-        "round_units": test.round_units,
-        "holdouts": test.holdouts,
-    }
     rows.run(
         "INSERT INTO ab_tests (test_id, name, description, strategy, status, created_by, created_at, started_at, ended_at, "
         "exclusive_group, group_start, winner, conclusion, plan) VALUES (:test_id, :name, :description, :strategy, "
@@ -45,7 +32,7 @@ def insert_test(rows: Connection, test: ABTest) -> None:
         created_by=test.created_by,
         created_at=micros(test.created_at),
         exclusive_group=test.exclusive_group,
-        plan=dumps(plan),
+        plan=_plan(test),
     )
 
 
@@ -81,8 +68,9 @@ def set_status(rows: Connection, test: ABTest) -> None:
     """Write what changes in a test."""
     rows.run(
         "UPDATE ab_tests SET status = :status, started_at = :started_at, ended_at = :ended_at, group_start = :group_start, "
-        "winner = :winner, conclusion = :conclusion WHERE test_id = :test_id",
+        "winner = :winner, conclusion = :conclusion, plan = :plan WHERE test_id = :test_id",
         test_id=test.test_id,
+        plan=_plan(test),
         status=test.status.value,
         started_at=_micros(test.started_at),
         ended_at=_micros(test.ended_at),
@@ -382,6 +370,25 @@ def test_from(row: Row) -> ABTest:
         holdouts=tuple(Held(**one) for one in plan["holdouts"]),
         winner=row["winner"],
         conclusion=row["conclusion"],
+    )
+
+
+def _plan(test: ABTest) -> str:
+    """What is planned, as JSON; only a start changes some of it."""
+    return dumps(
+        {
+            "variants": test.variants,
+            "planned_units": test.planned_units,
+            "horizon": test.horizon,
+            "ramp_seconds": test.ramp_seconds,
+            "group_share": test.group_share,
+            "metrics": test.metrics,
+            "inference": test.inference,
+            "prior": test.prior,
+            "tolerated_loss": test.tolerated_loss,
+            "round_units": test.round_units,
+            "holdouts": test.holdouts,
+        }
     )
 
 
