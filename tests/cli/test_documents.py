@@ -60,3 +60,9 @@ def test_what_is_no_document_is_refused_with_the_option_and_the_text(
 def test_an_option_that_is_missing_is_named(capsys: pytest.CaptureFixture[str], small_model: Path) -> None:
     assert main(["registry", "register-model", "fraud", "v1.0.0", str(small_model), "lightgbm"]) == 2
     assert "needs --framework" in capsys.readouterr().err
+
+
+def test_who_acts_is_no_place_that_words_are_counted_by(capsys: pytest.CaptureFixture[str]) -> None:
+    """`user` stands between the subject and the reason, and is an option all the same."""
+    assert main(["audit", "erase-subject", "nobody", "--reason", "Art. 17"]) == 1
+    assert "Nothing is kept of that person" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def command_of(entry: Operation) -> Callable[..., int]:
 
     def command(*positional: Any, yard: str | None = None, **named: Any) -> int:
         found = settings({"yard": yard, "format": None if "format" in names else named.pop("format", None)})
-        values = {**dict(zip(names, positional, strict=False)), **named}
+        values = {**dict(zip(placed, positional, strict=False)), **named}
         values = {key: value for key, value in values.items() if value is not None}
         for actor in entry.acting:
             values.setdefault(actor, found["user"].value)
@@ -62,6 +62,7 @@ def command_of(entry: Operation) -> Callable[..., int]:
     ]
     extra = [p for p in extra if p.name not in names]
     shown.sort(key=lambda p: (p.kind, p.default is not inspect.Parameter.empty))
+    placed = [p.name for p in shown if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     command.__signature__ = inspect.Signature([*shown, *extra])  # type: ignore[attr-defined]  # functions take attributes
     command.__annotations__ = {p.name: p.annotation for p in [*shown, *extra]}
     command.__doc__ = help_of(entry.function)
