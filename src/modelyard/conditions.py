@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from modelyard.access.persons import only_other_people
 from modelyard.audit.tables import is_held
 from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
 from modelyard.core.events import Event
 from modelyard.core.ports import Connection
-from modelyard.core.traffic import versions_in
+from modelyard.core.refs import ModelRef
+from modelyard.core.traffic import PREVIOUS, versions_in
 from modelyard.core.work import Work
 from modelyard.registry.checks import canonical_version
 from modelyard.tracking.runs import OURS, in_store
@@ -22,9 +24,13 @@ from modelyard.tracking.runs import OURS, in_store
 
 def only_approved_versions(work: Work, event: Event) -> None:
     """Live traffic goes only to versions whose stage allows it; a shadow's answers reach nobody, so it may be new."""
-    name, version = event.details["model"], event.details["version"]
+    if event.details["strategy"] != "shadow":
+        _check_stage(work, event.details["model"], event.details["version"])
+
+
+def _check_stage(work: Work, name: str, version: str) -> None:
     stage = _stage(work, name, version)
-    if stage in (None, "staging", "production") or event.details["strategy"] == "shadow":
+    if stage in (None, "staging", "production"):
         return
     raise Forbidden(
         f"{name} {version} cannot get live traffic: its stage is {stage}. "
@@ -35,14 +41,18 @@ def only_approved_versions(work: Work, event: Event) -> None:
 def only_known_versions(work: Work, event: Event) -> None:
     """Traffic goes only to versions that the serving processes can load: registered ones, or ones installed by hand."""
     for model, version in versions_in(event.details.get("traffic")):
-        installed = work.rows.one(
-            "SELECT path FROM serving_models WHERE model = :model AND version = :version", model=model, version=version
+        _check_known(work, model, version)
+
+
+def _check_known(work: Work, model: str, version: str) -> None:
+    installed = work.rows.one(
+        "SELECT path FROM serving_models WHERE model = :model AND version = :version", model=model, version=version
+    )
+    if installed is None and _stage(work, model, version) is None:
+        raise NotFound(
+            f"{model} {version} cannot be deployed: it is not registered. "
+            f"Register it: modelyard registry register-model {model} {version} PATH --framework NAME"
         )
-        if installed is None and _stage(work, model, version) is None:
-            raise NotFound(
-                f"{model} {version} cannot be deployed: it is not registered. "
-                f"Register it: modelyard registry register-model {model} {version} PATH --framework NAME"
-            )
 
 
 def _stage(work: Work, name: str, version: str) -> str | None:
@@ -76,6 +86,53 @@ def routing_generation(rows: Connection, endpoint: str) -> int:
     return 0 if row is None else int(row["generation"])
 
 
+def only_fitting_tests(work: Work, event: Event) -> None:
+    """An A/B test is carried out where its control answers alone, and its treatments may have live traffic."""
+    endpoint, models = event.details["endpoint"], event.details["models"]
+    row = work.rows.one("SELECT traffic FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=endpoint)
+    if row is None:
+        raise NotFound(f"There is no endpoint {endpoint!r}. Roll the control out first: modelyard deployment start")
+    _check_no_test(work, json.loads(row["traffic"]), but=event.resource_id)
+    under_way = work.rows.one(
+        "SELECT deployment_id FROM deployments WHERE endpoint = :endpoint AND source = 'live'"
+        " AND status IN ('running', 'waiting', 'paused')",
+        endpoint=endpoint,
+    )
+    if under_way is not None:
+        raise Conflict(f"{endpoint} is being rolled out by {under_way['deployment_id']}. Let that end first.")
+    answering = [arm for arm in json.loads(row["traffic"])["arms"] if arm["weight"] > 0]
+    names = [f"{arm['model']}:{arm['version']}" for arm in answering]
+    if names != [models["control"]] and event.resource_id != json.loads(row["traffic"])["salt"]:
+        raise Conflict(
+            f"{endpoint} is answered by {' and '.join(names)}, and the control of {event.resource_id} is "
+            f"{models['control']}. Create the test with what answers as its control."
+        )
+    for model in models.values():
+        ref = ModelRef.parse(model)
+        _check_known(work, ref.name, ref.version)
+        _check_stage(work, ref.name, ref.version)
+
+
+def only_without_tests(work: Work, event: Event) -> None:
+    """A rollout does not begin on an endpoint where an A/B test runs: it would take the test's traffic."""
+    traffic = event.details.get("traffic")
+    if traffic:
+        row = work.rows.one(
+            "SELECT traffic FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=traffic["endpoint"]
+        )
+        _check_no_test(work, json.loads(row["traffic"]) if row else {})
+
+
+def _check_no_test(work: Work, traffic: Mapping[str, Any], *, but: str = "") -> None:
+    salt = traffic.get("salt") or ""
+    row = work.rows.one("SELECT name FROM ab_tests WHERE test_id = :test AND status = 'running'", test=salt)
+    if row is not None and salt != but:
+        raise Conflict(
+            f"The A/B test {salt} ({row['name']}) runs on {traffic['endpoint']}. "
+            f"End it first: modelyard ab-testing stop-test {salt}"
+        )
+
+
 def only_unused_versions(work: Work, event: Event) -> None:
     """A version is not deleted while traffic goes to it or a rollout of it runs."""
     name, version = event.details["name"], event.details["version"].removeprefix("v")
@@ -94,9 +151,12 @@ def only_unused_names(work: Work, event: Event) -> None:
 def _used(work: Work, name: str) -> Iterator[tuple[str, str]]:
     """The versions of a model, without a leading v, that live traffic or a running rollout needs, and where."""
     for row in work.rows.all("SELECT endpoint, traffic FROM serving_endpoints ORDER BY endpoint"):
-        for model, version in versions_in(json.loads(row["traffic"])):
+        traffic = json.loads(row["traffic"])
+        kept = [(arm["model"], arm["version"]) for arm in traffic["arms"] if arm["name"] == PREVIOUS]
+        for model, version in versions_in(traffic):
+            how = "is kept for a way back" if (model, version) in kept else "answers"
             if model == name:
-                yield version.removeprefix("v"), f"{version} answers on the endpoint {row['endpoint']}"
+                yield version.removeprefix("v"), f"{version} {how} on the endpoint {row['endpoint']}"
     running = work.rows.all(
         "SELECT deployment_id, model_version, baseline FROM deployments WHERE model_name = :name"
         " AND status IN ('running', 'waiting', 'paused') ORDER BY deployment_id",

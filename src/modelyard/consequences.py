@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFoun
 from modelyard.core.events import Event, EventType
 from modelyard.core.instants import from_micros
 from modelyard.core.refs import ModelRef
-from modelyard.core.traffic import GuardTrip, Traffic, versions_in
+from modelyard.core.traffic import BASELINE, Arm, GuardTrip, Traffic, versions_in
 from modelyard.core.work import Work
+from modelyard.deployment.store import next_generation
 from modelyard.monitoring.values import LoggedPrediction
 from modelyard.serving.verdicts import success
 from modelyard.tracking.following import Training
@@ -34,14 +35,18 @@ Areas = Callable[[str], Any]
 
 def provide(areas: Areas, event: Event) -> None:
     """The serving processes know the registered versions that a deployment routes to."""
-    serving, registry = areas("serving"), areas("registry")
+    versions = versions_in(event.details.get("traffic"))
+    _install(areas("serving"), areas("registry"), event.details.get("endpoint", ""), versions)
+
+
+def _install(serving: Any, registry: Any, endpoint: str, versions: list[tuple[str, str]]) -> None:
     known = serving.places.read_models()
-    for model, version in versions_in(event.details.get("traffic")):
+    for model, version in versions:
         if (model, version) in known:
             continue
         try:
             framework = registry.get_model(model, version).framework
-            serving.install(event.details["endpoint"], model, version, registry.path(model, version), framework)
+            serving.install(endpoint, model, version, registry.path(model, version), framework)
         except (NotFound, Forbidden, Damaged) as error:  # the serving processes keep the old routing and say why
             log.warning("%s %s cannot be served: %s", model, version, error)
 
@@ -90,7 +95,9 @@ def uncrown(areas: Areas, event: Event) -> None:
             named = _named_after(work, name, 0)[-1:]
             done = completed["position"] if completed else None
             if done is not None and named and named[0] == done and ModelRef.parse(before).name == name:
-                registry.set_alias_within(work, name, "champion", ModelRef.parse(before).version, completed=event.position)
+                registry.set_alias_within(
+                    work, name, "champion", ModelRef.parse(before).version, completed=event.position
+                )
     except (NotFound, Forbidden) as error:  # the one before is gone, or not in production
         log.warning("%s keeps the champion that was taken back: %s", name, error)
 
@@ -140,6 +147,83 @@ def enrol(areas: Areas, event: Event) -> None:
         created_by=event.actor,
     )
     tests.start_test(test.test_id, user=event.actor)
+
+
+def carry(areas: Areas, event: Event) -> None:
+    """The serving processes split an endpoint's traffic as an A/B test says that shall run there."""
+    tests, serving, registry = areas("ab_testing"), areas("serving"), areas("registry")
+    test_id, endpoint = event.resource_id, event.details["endpoint"]
+    present = serving.traffic(endpoint)
+    if present.salt == test_id or tests.get_test(test_id).status is not TestStatus.RUNNING:
+        serving.publish()  # as for a deployment's routing: what is in force already may not have been published yet
+        return
+    planned = tests.traffic(test_id, endpoint)
+    _install(serving, registry, endpoint, [(arm.model, arm.version) for arm in planned.arms])
+    with serving.store.work(event.actor) as work:
+        if _decided_since(work, present):
+            log.warning("%s is not carried out on %s: a rollout has begun there", test_id, endpoint)
+            return
+        generation = next_generation(work.rows, endpoint, present.generation)
+        serving.apply_within(work, replace(planned, generation=generation))
+    serving.publish()
+
+
+def release(areas: Areas, event: Event) -> None:
+    """An A/B test that has ended leaves its endpoint to the control, or to the winner that a person has named."""
+    serving, models = areas("serving"), event.details["models"]
+    winner = event.details["winner"] or "control"
+    for present in serving.endpoints():
+        if present.salt != event.resource_id:
+            continue
+        with serving.store.work(event.actor) as work:
+            if _decided_since(work, present):
+                continue
+            if len(present.arms) > 1:
+                ref = ModelRef.parse(models["control"])
+                only = Arm(name=BASELINE, model=ref.name, version=ref.version, weight=1.0)
+                generation = next_generation(work.rows, present.endpoint, present.generation)
+                serving.apply_within(work, replace(present, generation=generation, arms=(only,)))
+        serving.publish()
+        if models[winner] != models["control"]:
+            _roll_out(areas, present.endpoint, models, winner, event)
+
+
+def _roll_out(areas: Areas, endpoint: str, models: Mapping[str, str], winner: str, event: Event) -> None:
+    """The winner answers everything, by a deployment of its own that can be taken back like any other."""
+    try:
+        areas("deployment").start(
+            endpoint,
+            models[winner],
+            strategy="direct",
+            baseline=models["control"],
+            after_generation=areas("serving").traffic(endpoint).generation,
+            created_by=event.actor,
+        )
+    except (Conflict, Forbidden, Invalid, NotFound) as error:  # its stage no longer allows it, say
+        log.warning("the winner of %s does not answer %s: %s", event.resource_id, endpoint, error)
+
+
+def interrupt(areas: Areas, event: Event) -> None:
+    """An A/B test ends whose endpoint was taken back to an earlier version: it has no traffic any more."""
+    tests, endpoint = areas("ab_testing"), event.details["endpoint"]
+    running = {test.test_id for test in tests.list_tests(status=TestStatus.RUNNING)}
+    with tests.store.reading() as rows:
+        routed = rows.all(
+            "SELECT resource_id, details FROM events WHERE event_type = :kind", kind=EventType.AB_TEST_ROUTED.value
+        )
+    for row in routed:
+        if row["resource_id"] in running and json.loads(row["details"])["endpoint"] == endpoint:
+            reason = f"{endpoint} was rolled back by {event.resource_id}"
+            tests.stop_test(row["resource_id"], reason=reason, user=event.actor)
+            running.discard(row["resource_id"])
+
+
+def _decided_since(work: Work, present: Traffic) -> bool:
+    """Whether a deployment has decided the endpoint's routing since, though it may not be in force yet."""
+    row = work.rows.one(
+        "SELECT generation FROM deployment_generations WHERE endpoint = :endpoint", endpoint=present.endpoint
+    )
+    return row is not None and row["generation"] > present.generation
 
 
 def learn(areas: Areas, event: Event) -> None:

@@ -19,6 +19,7 @@ from modelyard.conditions import (
     keep_artifact,
     only_approved_versions,
     only_files_free_of_holds,
+    only_fitting_tests,
     only_free_of_holds,
     only_known_versions,
     only_living_runs,
@@ -27,10 +28,24 @@ from modelyard.conditions import (
     only_unused_names,
     only_unused_versions,
     only_who_did_not_run_it,
+    only_without_tests,
     release_artifact,
     routing_generation,
 )
-from modelyard.consequences import Areas, crown, enrol, learn, provide, route, settle, track, uncrown
+from modelyard.consequences import (
+    Areas,
+    carry,
+    crown,
+    enrol,
+    interrupt,
+    learn,
+    provide,
+    release,
+    route,
+    settle,
+    track,
+    uncrown,
+)
 from modelyard.core import plugins
 from modelyard.core.errors import NotFound
 from modelyard.core.events import Event, EventType
@@ -52,13 +67,20 @@ class Wire:
 
 
 INSIDE: dict[EventType, tuple[Handler, ...]] = {
-    EventType.DEPLOYMENT_STARTED: (only_approved_versions, only_known_versions, only_newer_routing),
+    EventType.DEPLOYMENT_STARTED: (
+        only_approved_versions,
+        only_known_versions,
+        only_without_tests,
+        only_newer_routing,
+    ),
     EventType.DEPLOYMENT_ADVANCED: (only_approved_versions, only_newer_routing),
     EventType.DEPLOYMENT_COMPLETED: (
         only_approved_versions,
         only_known_versions,
+        only_without_tests,
         only_newer_routing,
     ),  # direct: at once
+    EventType.AB_TEST_ROUTED: (only_fitting_tests,),
     EventType.MODEL_REGISTERED: (only_living_runs,),
     EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds, withdraw_deleted),
     EventType.REGISTERED_MODEL_DELETED: (only_free_of_holds,),
@@ -92,12 +114,22 @@ TRACKED = (EventType.EXPERIMENT_CREATED, EventType.RUN_STARTED, EventType.RUN_EN
 
 ENROLLED = (EventType.AB_TEST_CREATED, EventType.AB_TEST_STARTED)
 
+RELEASED = (EventType.TRAFFIC_CHANGED, EventType.DEPLOYMENT_COMPLETED, EventType.MODEL_DEPLOYED)
+
 LEARNT = (EventType.AB_RESULTS_CORRECTED, EventType.OUTCOME_CORRECTED)
 
 AFTER = (
     Wire(name="settle", hears=(EventType.GUARD_TRIPPED,), causes=(EventType.DEPLOYMENT_ROLLED_BACK,), handle=settle),
     Wire(name="provide", hears=GIVING, causes=(), handle=provide),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
+    Wire(name="carry", hears=(EventType.AB_TEST_ROUTED,), causes=(EventType.TRAFFIC_CHANGED,), handle=carry),
+    Wire(
+        name="interrupt",
+        hears=(EventType.DEPLOYMENT_ROLLED_BACK,),
+        causes=(EventType.AB_TEST_STOPPED,),
+        handle=interrupt,
+    ),
+    Wire(name="release", hears=(EventType.AB_TEST_STOPPED,), causes=RELEASED, handle=release),
     Wire(name="enrol", hears=(EventType.ENDPOINT_CREATED,), causes=ENROLLED, handle=enrol),
     Wire(name="learn", hears=(EventType.OUTCOMES_RECORDED,), causes=LEARNT, handle=learn),
     Wire(name="track", hears=TRAINED, causes=TRACKED, handle=track),

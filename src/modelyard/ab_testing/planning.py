@@ -142,24 +142,7 @@ class Plans(Area):
         """
         with self.store.work(user) as work:
             test = known(work.rows, test_id)
-            if test.status is TestStatus.RUNNING:
-                return test
-            if test.status is not TestStatus.DRAFT:
-                raise Conflict(f"{test_id} cannot be started: it is {test.status.value}. Create a new test.")
-            running = store.running_in_group(work.rows, test.exclusive_group) if test.exclusive_group else []
-            begun = replace(
-                test,
-                status=TestStatus.RUNNING,
-                started_at=work.now,
-                group_start=_room(test, running),
-                holdouts=tuple(store.find_holdouts(work.rows, ended=False)),
-            )
-            if test.adaptive:
-                store.add_round(
-                    work.rows, test_id, Round(number=1, shares=test.shares, assigned=0, started_at=work.now)
-                )
-            self._change(work, begun, EventType.AB_TEST_STARTED)
-        return begun
+            return test if test.status is TestStatus.RUNNING else self._begun(work, test)
 
     @operation("POST", "/ab-tests/{test_id}/stop", needs="ab_testing.write")
     def stop_test(self, test_id: str, *, reason: str = "", user: str = "system") -> ABTest:
@@ -304,6 +287,24 @@ class Plans(Area):
             store.end_holdout(work.rows, name, work.now)
             work.emit(EventType.AB_HOLDOUT_ENDED, Resource("ab_holdout", name), plain(active[name]))
         return active[name]
+
+    def _begun(self, work: Work, test: ABTest) -> ABTest:
+        """The test that was a draft, running."""
+        if test.status is not TestStatus.DRAFT:
+            raise Conflict(f"{test.test_id} cannot be started: it is {test.status.value}. Create a new test.")
+        running = store.running_in_group(work.rows, test.exclusive_group) if test.exclusive_group else []
+        begun = replace(
+            test,
+            status=TestStatus.RUNNING,
+            started_at=work.now,
+            group_start=_room(test, running),
+            holdouts=tuple(store.find_holdouts(work.rows, ended=False)),
+        )
+        if test.adaptive:
+            first = Round(number=1, shares=test.shares, assigned=0, started_at=work.now)
+            store.add_round(work.rows, test.test_id, first)
+        self._change(work, begun, EventType.AB_TEST_STARTED)
+        return begun
 
     def _end(self, test_id: str, status: TestStatus, winner: str, words: str, user: str) -> ABTest:
         self._recorder.fold()

@@ -15,6 +15,7 @@ from modelyard.ab_testing.results import Results
 from modelyard.ab_testing.tally import Tally
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.ids import checked_name
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.operations import operation
 from modelyard.core.ports import Clock, Connection
@@ -89,7 +90,9 @@ class ABTestManager(Results):
         """
         test = self.get_test(test_id)
         if test.adaptive or test.group_share < 1 or test.holdouts or (test.ramp_seconds and len(test.treatments) > 1):
-            raise Conflict(f"{test_id} leaves units out or moves shares as no endpoint can. Assign by get_variant.")
+            raise Conflict(
+                f"{test.test_id} leaves units out or moves shares as no endpoint can. Assign by get_variant."
+            )
         ramped = assignment.ramped_at(test, self.store.clock.now()) if test.ramp_seconds else 1.0
         left = 1 - math.fsum(variant.share * ramped for variant in test.treatments)
         arms = []
@@ -98,6 +101,32 @@ class ABTestManager(Results):
             share = left if variant is test.control else variant.share * ramped
             arms.append(Arm(name=variant.name, model=ref.name, version=ref.version, weight=share))
         return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), salt=test_id)
+
+    @operation("POST", "/ab-tests/{test_id}/endpoint", needs="ab_testing.write")
+    def run_test(self, test_id: str, endpoint: str, *, user: str = "system") -> ABTest:
+        """The running test, which the serving processes of its Yard carry out on an endpoint until it ends.
+
+        It is started, unless it runs already. The control is the version that answers the endpoint now. Once the test is
+        stopped the control answers everything again, and so does the winner that it is concluded with. Conflict for an
+        endpoint where something else answers, a rollout is under way or another test runs, and for what `traffic` cannot
+        carry, ramps included; Forbidden for a treatment that may not have live traffic.
+
+        >>> from modelyard.ab_testing import ABTestManager
+        >>> manager = ABTestManager(folder)
+        >>> test = manager.create_test("New model", control_variant="fraud:v1.0.0", treatment_variant="fraud:v2.0.0")
+        >>> manager.run_test(test.test_id, "fraud").status.value
+        'running'
+        """
+        checked_name(endpoint, "endpoint")
+        if self.get_test(test_id).ramp_seconds:
+            raise Conflict(f"{test_id} moves its shares, and an endpoint's stand still. Assign by get_variant.")
+        with self.store.work(user) as work:
+            test = known(work.rows, test_id)
+            if test.status is not TestStatus.RUNNING:
+                test = self._begun(work, test)
+            self.traffic(test_id, endpoint)  # as it is now that the holdouts are known
+            emit(work, EventType.AB_TEST_ROUTED, test, {"endpoint": endpoint, "shares": dict(test.shares)})
+        return test
 
     @operation("POST", "/ab-tests/{test_id}/analysis", needs="ab_testing.read")
     def analyze_test(self, test_id: str, confidence_level: float = 0.95) -> dict[str, Any]:
