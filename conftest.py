@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import socket
 import subprocess
+import sys
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,35 @@ collect_ignore = [
     if importlib.util.find_spec(library) is None
 ]
 collect_ignore += ["tests/serving/ray_scenario.py", "tests/stats/judge.py"]  # scripts for environments of their own
+
+
+FAILED = pytest.StashKey[bool]()  # of the session: whether a test has failed since what it left was swept away
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note a failure."""
+    report = yield
+    if report.failed:
+        item.session.stash[FAILED] = True
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Sweep away what the failed tests of a file left open, silently: the traceback keeps it beyond the test, and
+    whichever test runs as the collector comes by would be charged with the warning."""
+    done = yield
+    if item.session.stash.get(FAILED, False) and (nextitem is None or nextitem.path != item.path):
+        item.session.stash[FAILED] = False
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+            sys.__dict__.pop(name, None)
+        told, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:
+            gc.collect()
+        finally:
+            sys.unraisablehook = told
+    return done
 
 
 @pytest.fixture(scope="session")
