@@ -139,13 +139,13 @@ def test_the_version_before_stays_in_memory_for_a_while_and_going_back_meanwhile
     after = completed(keep_seconds=600)
     assert arms(after) == [("baseline", "v2.0.0", 1.0), ("previous", "v1.0.0", 0.0)]
     clock.advance(599)
-    assert manager.release() == []
+    assert manager.release_due() == []
     clock.advance(1)
-    (released,) = manager.release()
+    (released,) = manager.release_due()
     assert (released.status, released.reason) == (DeploymentStatus.COMPLETED, after.reason)
     assert released.generation > after.generation
     assert arms(after) == [("baseline", "v2.0.0", 1.0)]
-    assert manager.release() == []
+    assert manager.release_due() == []
     assert kinds(manager)[-1] is EventType.DEPLOYMENT_RELEASED
     assert manager.rollback(after.deployment_id).traffic.arms[0].version == "v1.0.0"  # type: ignore[union-attr]
     assert arms(completed(keep_seconds=0)) == [("baseline", "v2.0.0", 1.0)]
@@ -159,8 +159,21 @@ def test_what_was_taken_back_or_followed_by_another_rollout_is_not_released(
     second = started(manager, strategy="direct")
     clock.advance(7200)
     manager.start("fraud", "v3.0.0")
-    assert manager.release() == []
+    assert manager.release_due() == []
+    assert manager.release(second.deployment_id) == known(manager, second)
+    with pytest.raises(Conflict, match="rolled_back"):
+        manager.release(first.deployment_id)
     assert known(manager, second).status is DeploymentStatus.COMPLETED
+
+
+def test_a_person_who_needs_the_memory_releases_the_version_before_at_once(manager: DeploymentManager) -> None:
+    rollout = started(manager, strategy="direct")
+    released = manager.release(rollout.deployment_id, user="lead@company.com")
+    assert released.traffic is not None
+    assert [arm.version for arm in released.traffic.arms] == ["v2.0.0"]
+    assert manager.release(rollout.deployment_id) == released
+    entry = manager.history(rollout.deployment_id)[-1]
+    assert (entry.what, entry.actor) == ("released", "lead@company.com")
 
 
 def test_each_step_says_what_it_means_in_every_process(manager: DeploymentManager, counts: Counts) -> None:

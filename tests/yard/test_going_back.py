@@ -69,7 +69,7 @@ def test_a_routing_that_was_set_by_hand_is_not_released(yard: Yard, registered: 
     yard.deploy("fraud", "v2.0.0", strategy="direct", keep_seconds=1e-6)
     traffic = yard.serving.traffic("fraud")
     yard.serving.apply(replace(traffic, generation=traffic.generation + 10))
-    assert yard.deployments.release() == []
+    assert yard.deployments.release_due() == []
     assert yard.serving.traffic("fraud").generation == traffic.generation + 10
 
 

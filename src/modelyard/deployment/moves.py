@@ -144,6 +144,12 @@ def hold(work: Work, row: Row, rollout: Rollout, *, progress: Progress, decision
     return changed
 
 
+def is_newest(work: Work, row: Row) -> bool:
+    """Whether no later deployment has decided the endpoint's traffic."""
+    newest = store.newest_on(work.rows, row["endpoint"])
+    return newest is not None and newest["deployment_id"] == row["deployment_id"]
+
+
 def taken_over(work: Work, row: Row) -> bool:
     """Whether somebody else has set the endpoint's routing since the deployment did."""
     return _present(work, row) > int(row["generation"])

@@ -207,13 +207,13 @@ class DeploymentManager(SteeredRollouts):
             looks.keep(work, rollout, seen, decision, controller)
         return decision
 
-    def release(self) -> list[Deployment]:
+    def release_due(self) -> list[Deployment]:
         """The completed deployments that have just let go of their baseline: its `keep_seconds` are over.
 
         A server's controller calls it once a minute; until then a rollback needs no loading.
 
         >>> from modelyard.deployment import DeploymentManager
-        >>> DeploymentManager(folder).release()
+        >>> DeploymentManager(folder).release_due()
         []
         """
         now = self.store.clock.now()

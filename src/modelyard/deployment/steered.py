@@ -9,7 +9,7 @@ from modelyard.core.operations import operation
 from modelyard.core.ports import Row
 from modelyard.core.traffic import TrafficCounts
 from modelyard.core.work import Work
-from modelyard.deployment import looks, moves, store, windows
+from modelyard.deployment import looks, moves, rules, store, windows
 from modelyard.deployment.declared import DeclaredRollouts
 from modelyard.deployment.rollouts import Deployment, DeploymentStatus
 
@@ -112,6 +112,28 @@ class SteeredRollouts(DeclaredRollouts):
                 row = moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision)
             return moves.view(row)
 
+    @operation("POST", "/deployments/{deployment_id}/release", needs="deployment.write")
+    def release(self, deployment_id: str, *, user: str = "system") -> Deployment:
+        """The completed deployment, its baseline out of memory before its `keep_seconds` are over; again changes nothing.
+
+        Going back then has to load it first. Conflict for one that has not completed, or whose routing was set by hand since.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> rollout = manager.start("fraud", "v2.0.0", strategy="direct", baseline="v1.0.0")
+        >>> [arm.version for arm in manager.release(rollout.deployment_id).traffic.arms]
+        ['v2.0.0']
+        """
+        with self.store.work(user) as work:
+            row = moves.known(work.rows, deployment_id)
+            if row["status"] != DeploymentStatus.COMPLETED.value or row["source"] == store.REPORTED:
+                raise Conflict(f"{deployment_id} keeps no version for a way back: it is {row['status']}.")
+            if rules.keeps(store.rollout_from(row)) and moves.is_newest(work, row):
+                if moves.taken_over(work, row):
+                    raise Conflict(f"The routing of {row['endpoint']} has been set by hand since. Set it anew there.")
+                row = moves.release(work, row)
+            return moves.view(row)
+
     def _set(self, deployment_id: str, status: DeploymentStatus, what: str, *, reason: str, user: str) -> Deployment:
         with self.store.work(user) as work:
             row = moves.known_active(work.rows, deployment_id, what)
@@ -155,7 +177,6 @@ def _told(work: Work, row: Row, reason: str, otherwise: str) -> Decision:
 def _check_way_back(work: Work, row: Row) -> None:
     """Conflict unless the deployment can be taken back now."""
     status = DeploymentStatus(row["status"])
-    newest = store.newest_on(work.rows, row["endpoint"])
     if row["source"] == store.REPORTED:
         return
     if status is DeploymentStatus.ABORTED:
@@ -164,5 +185,8 @@ def _check_way_back(work: Work, row: Row) -> None:
         raise Conflict(
             f"{row['deployment_id']} has no baseline to go back to. Start a deployment of an earlier version."
         )
-    if newest is not None and newest["deployment_id"] != row["deployment_id"]:
-        raise Conflict(f"{row['endpoint']} has a newer deployment {newest['deployment_id']}. Roll that one back.")
+    if not moves.is_newest(work, row):
+        newest = store.newest_on(work.rows, row["endpoint"])
+        raise Conflict(
+            f"{row['endpoint']} has a newer deployment {newest and newest['deployment_id']}. Roll that one back."
+        )

@@ -115,6 +115,8 @@ class Controller:
             if time.monotonic() >= tidied + TIDY_EVERY:
                 with self._lasting.round():
                     yard.registry.expire_requests()
+                with self._lasting.round():
+                    yard.deployments.release_due()
                 tidied = time.monotonic()
             if time.monotonic() >= collected + COLLECT_EVERY:
                 with self._lasting.round():
