@@ -17,6 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -66,7 +67,7 @@ class Shadow:
     primaries: list[Signature] = field(default_factory=list)
     told: float = field(default=-TOLD_S)
 
-    def compare(self, copy: Copy) -> None:
+    def compare(self, copy: Copy, watch: Stopwatch) -> None:
         """Ask the shadow, and count whether it agrees."""
         self.primaries = self.primaries or read(self.signatures, list[Signature])
         primary = self.primaries[copy.arm]
@@ -74,13 +75,13 @@ class Shadow:
         try:
             if self.model.signature.inputs != primary.inputs:
                 batch = self.model.batch(records(batch, primary, self.model.signature))
-            begun = _moment()
+            begun = watch.nanoseconds()
             output = self.model.answer(batch)
         except (ModelFailed, Invalid) as error:
             self.counters.shadowed(FAILED)
             self._tell(error)
             return
-        micros = (_moment() - begun) / 1000
+        micros = (watch.nanoseconds() - begun) / 1000
         found = compared(
             copy.output,
             output,
@@ -276,17 +277,18 @@ class ShadowProcess:
     def _compare(self) -> None:
         """Take copies and compare, until the process ends."""
         self.calls.known(SHADOWING)
+        watch = Stopwatch()
         lasting, pause = Lasting("A request could not be compared with the shadow's answer"), SHORTEST_S
         while not self.ended.is_set():
             with lasting.round():
-                pause = SHORTEST_S if self._turn() else min(2 * pause, LONGEST_S)
+                pause = SHORTEST_S if self._turn(watch) else min(2 * pause, LONGEST_S)
             if pause > SHORTEST_S:
                 self.ended.wait(pause)
         with lasting.round():
             self._drop(lambda *_: True)
         self._done.set()
 
-    def _turn(self) -> bool:
+    def _turn(self, watch: Stopwatch) -> bool:
         """One comparison, or none where there is nothing to compare."""
         taken, followed = self._take(), self.followed
         self._drop(lambda key, since: key not in followed.expected and since < followed.at)
@@ -295,7 +297,7 @@ class ShadowProcess:
             return taken
         shadow, copy = found
         used = time.process_time()
-        self.calls.at(SHADOWING, shadow.mark, shadow.compare, copy)
+        self.calls.at(SHADOWING, shadow.mark, partial(shadow.compare, copy), watch)
         if self._limited:
             self.ended.wait(min((time.process_time() - used) * REST, 1.0))
         return True
@@ -327,8 +329,7 @@ class ShadowProcess:
 
     def _dropped(self, key: Key, count: int) -> None:
         """Count copies that nobody looked at; those of an endpoint that is gone are counted nowhere."""
-        path = self.places.counters(*key)
-        if key not in self._counters and path.exists():
+        if key not in self._counters and (path := self.places.counters(*key)).exists():
             self._counters[key] = Counters(path, self.slot.number)
         counters = self._counters.get(key)
         if counters is not None:
@@ -336,17 +337,22 @@ class ShadowProcess:
                 counters.shadowed(DROPPED)
 
 
-def _moment() -> int:
-    """Nanoseconds of this thread's time, without those in which it waited for a processor that others used."""
-    return time.perf_counter_ns() - _delayed()
+class Stopwatch:
+    """This thread's time without what it waited for a processor that others used, as far as the kernel tells."""
 
+    def __init__(self) -> None:
+        try:
+            self._told = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._told = -1
 
-def _delayed() -> int:
-    """How long this thread has waited for processors (Documentation/scheduler/sched-stats); 0 where nobody says."""
-    try:
-        return int(Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_bytes().split()[1])
-    except (OSError, IndexError):
-        return 0
+    def nanoseconds(self) -> int:
+        """Of which the differences count. Documentation/scheduler/sched-stats: time on a processor, then waiting for one."""
+        try:
+            waited = int(os.pread(self._told, 80, 0).split()[1])
+        except (OSError, IndexError, ValueError):
+            waited = 0
+        return time.perf_counter_ns() - waited
 
 
 def _end_with(parent: int, ended: threading.Event) -> None:
