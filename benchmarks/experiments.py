@@ -122,6 +122,13 @@ def coverage(runs: int) -> None:
         for n in ((500, 500), (9_500, 500)):
             told = f"{n[0]:,} and {n[1]:,} units"
             row(f"coverage of the lift of {kind.__doc__}, {told}", f"{kind(random, runs // 40, n):.1%}", "nominal 95 %")
+    for n in ((300, 300), (2_850, 150)):
+        told = f"{n[0]:,} and {n[1]:,} units"
+        row(
+            f"coverage of a difference of means within five groups, {told}",
+            f"{groups(random, runs // 100, n):.1%}",
+            "nominal 95 %",
+        )
     for q, n, each in ((0.5, 300, 1), (0.95, 300, 1), (0.5, 100, 5), (0.9, 100, 5)):
         told = f"p{100 * q:.0f}, {n} units an arm with {each} value{'s that are alike' if each > 1 else ''} each"
         row(f"coverage of the lift of {told}", f"{quantiles(random, runs // 100, q, n, each):.1%}", "nominal 95 %")
@@ -212,6 +219,22 @@ def rates_over(random: np.random.Generator, runs: int, n: tuple[int, int]) -> fl
             )
         found = compared(test.goals[0], *arms, held).lift_interval
         hits += found is not None and found[0] <= 0 <= found[1]
+    return hits / runs
+
+
+def groups(random: np.random.Generator, runs: int, n: tuple[int, int]) -> float:
+    """Of equal arms of units whose groups differ by more than units of one group do."""
+    test, held = fixed({"name": "x", "kind": "mean", "role": "goal", "strata": "g"}, units=sum(n))
+    how, hits = layout(test.metrics), 0
+    for _ in range(runs):
+        arms = []
+        for size in n:
+            arm, group = Tally(), random.integers(0, 5, size)
+            for g, value in zip(group.tolist(), (2.0 * group + random.exponential(1.0, size)).tolist(), strict=True):
+                arm.count_result(1, {"x": value, "g": float(g)}, how)
+            arms.append(arm)
+        low, high = compared(test.goals[0], *arms, held).interval
+        hits += low <= 0 <= high
     return hits / runs
 
 

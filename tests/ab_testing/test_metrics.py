@@ -159,6 +159,8 @@ def test_two_goals_share_alpha_by_holms_steps(manager):
         {"name": "a", "kind": "rate"},
         {"name": "a", "covariate": "b"},
         {"name": "a", "kind": "mean", "covariate": "latency"},
+        {"name": "a", "kind": "mean", "strata": "latency"},
+        {"name": "a", "strata": "b"},
         {"name": "a", "denominator": "b", "covariate": "c"},
         {"name": "latency", "quantile": 0.9},
         {"name": "success", "direction": "down"},

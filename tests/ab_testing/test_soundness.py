@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from modelyard.ab_testing import rules
+from modelyard.ab_testing import rules, strata
 from modelyard.ab_testing.comparing import clustering, compared, guarded, rate_of
 from modelyard.ab_testing.design import Look, ruler
 from modelyard.ab_testing.experiments import ABTest, TestStatus, TrafficSplitStrategy, Variant
@@ -314,6 +314,67 @@ def test_a_ratio_whose_denominator_may_be_zero_decides_nothing():
     assert not found["statistically_significant"]
     assert not found["comparisons"]["treatment"]["metrics"]["r"]["enough_units"]
     assert "denominator" in found["conclusion"]
+
+
+def grouped(random, units, shift, groups=4):
+    """Units of groups that differ far more than units of one group do; three in ten bring nothing."""
+    group = random.integers(0, groups, units)
+    return group, (random.random(units) < 0.7) * (10.0 * group + random.normal(0, 1, units) + shift)
+
+
+def grouped_arm(test, group, values):
+    """The arm as it is counted, result by result."""
+    made, how = Tally(), layout(test.metrics)
+    for g, value in zip(group.tolist(), values.tolist(), strict=True):
+        made.count_result(1, {"x": value, "g": float(g)}, how)
+    return made
+
+
+def test_groups_known_before_the_test_are_compared_each_with_its_own():
+    random = np.random.default_rng(11)
+    test = plan({**GOAL, "strata": "g"}, planned_units=500)
+    drawn = [grouped(random, n, shift) for n, shift in ((200, 0.0), (300, 1.0))]
+    found = compared(test.metrics[1], *(grouped_arm(test, *one) for one in drawn), ruler(test, 500, (), 0.95))
+    value = variance = 0.0
+    for g in range(4):
+        parts = [values[group == g] for group, values in drawn]
+        weight = sum(map(len, parts)) / 500
+        value += weight * (parts[1].mean() - parts[0].mean())
+        variance += weight**2 * sum(part.var(ddof=1) / len(part) for part in parts)
+    assert found.difference == pytest.approx(value)
+    assert found.difference / found.z == pytest.approx(math.sqrt(variance), rel=0.02)  # z is Student's
+    plain = compared(plan(GOAL).metrics[1], *(grouped_arm(test, *one) for one in drawn), ruler(test, 500, (), 0.95))
+    assert found.reduced > 0.3
+    assert abs(plain.difference - found.difference) > 0
+
+
+def test_intervals_within_groups_cover_the_truth():
+    random = np.random.default_rng(12)
+    test, hits = plan({**GOAL, "strata": "g"}, planned_units=160), 0
+    held = ruler(test, 160, (), 0.95)
+    for _ in range(150):
+        arms = [grouped_arm(test, *grouped(random, 80, 0.0)) for _ in range(2)]
+        low, high = compared(test.metrics[1], *arms, held).interval
+        hits += low <= 0 <= high
+    assert 0.89 < hits / 150 < 0.995
+
+
+def test_small_groups_are_put_together_and_a_unit_may_be_put_right():
+    test = plan({**GOAL, "strata": "g"})
+    how, arm = layout(test.metrics), Tally()
+    for group in (0, 1, 2, 0.5, 5000):
+        arm.count_result(1, {"x": 1.0, "g": float(group)}, how, 9)
+    told, right = Unit(), Unit()
+    told.add(1, {"x": 3.0, "g": 1.0}, how)
+    right.add(1, {"x": 3.0, "g": 2.0}, how)
+    arm.count_unit(Unit(), told, how)
+    arm.count_unit(told, right, how)
+    by_group = {name.rsplit(" ", 1)[1]: sums.n for name, sums in arm.metrics.items() if name != "x"}
+    assert by_group == {"0": 9, "1": 9, "2": 10, "-1": 18}
+    assert arm.metrics["x"].n == 46
+    one, other = strata.estimates(test.metrics[1], arm, arm)
+    assert one == other
+    assert one.value == pytest.approx(48 / 46)
 
 
 # Quantiles

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelyard.ab_testing import strata
 from modelyard.ab_testing.design import Ruler
 from modelyard.ab_testing.metrics import LATENCY, Kind, Metric, Role, average
-from modelyard.ab_testing.tally import PAIRS, WEIGHTS, Tally
+from modelyard.ab_testing.tally import PAIRS, STRATUM, WEIGHTS, Tally
 from modelyard.stats import ratios
 from modelyard.stats.cross import Cross
 from modelyard.stats.distributions import normal_isf, t_sf
@@ -137,7 +138,8 @@ def compared(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> C
         return _rates(metric, control, treatment, held)
     if metric.kind is Kind.QUANTILE:
         return _quantiles(metric, control, treatment, held)
-    return _estimates(metric, estimate(metric, control), estimate(metric, treatment), held)
+    grouped = strata.estimates(metric, control, treatment) if metric.strata else None
+    return _estimates(metric, (estimate(metric, control), estimate(metric, treatment)), grouped, held)
 
 
 def _rates(metric: Metric, control: Tally, treatment: Tally, held: Ruler) -> Compared:
@@ -181,14 +183,26 @@ def _rate_intervals(
     return newcombe(*counts, z=held.z), lift_interval(*counts, z=held.z)
 
 
-def _estimates(metric: Metric, control: Estimate | None, treatment: Estimate | None, held: Ruler) -> Compared:
+def _estimates(
+    metric: Metric,
+    plainly: tuple[Estimate | None, Estimate | None],
+    grouped: tuple[Estimate, Estimate] | None,
+    held: Ruler,
+) -> Compared:
     """Means or ratios over units, with the delta method, Welch's degrees of freedom and Fieller's lift interval."""
-    method = "Welch over units" + (", covariate taken out" if metric.covariate else "")
+    (control, treatment), known_before = plainly, bool(metric.covariate or grouped)
+    method = (
+        "Welch over units"
+        + (", within strata" if grouped else "")
+        + (", covariate taken out" if metric.covariate else "")
+    )
     if control is None or treatment is None:
         known = [None if one is None else one.value for one in (control, treatment)]
         return Compared(metric=metric, control=known[0], treatment=known[1], method=method, enough=False)
     plain, imbalance = (control.value, treatment.value), ratios.imbalance(control, treatment)
-    control, treatment, reduced = ratios.adjusted(control, treatment)
+    before = control.variance + treatment.variance
+    control, treatment = grouped or ratios.adjusted(control, treatment)[:2]
+    reduced = 1 - (control.variance + treatment.variance) / before if before else 0.0
     alone = ratios.difference(control, treatment)  # what a single look would say
     if held.repeated:
         control, treatment = ratios.cautious(control, treatment)
@@ -208,8 +222,8 @@ def _estimates(metric: Metric, control: Estimate | None, treatment: Estimate | N
         z=found.z,
         method=method,
         enough=enough,
-        reduced=reduced if metric.covariate else None,
-        adjusted=(control.value, treatment.value) if metric.covariate else None,
+        reduced=reduced if known_before else None,
+        adjusted=(control.value, treatment.value) if known_before else None,
         imbalance=imbalance if metric.covariate else None,
     )
 
@@ -318,7 +332,7 @@ def _log_ratio(larger: float, smaller: float) -> float:
 def every_metric(plan: Iterable[Metric], arms: Iterable[Tally]) -> tuple[Metric, ...]:
     """The planned metrics and the average of every other number that some arm has brought, the latency's first."""
     planned = tuple(plan)
-    names = {name for tally in arms for name in tally.metrics} - {metric.name for metric in planned}
+    names = {name for tally in arms for name in tally.metrics if STRATUM not in name} - {one.name for one in planned}
     return (*planned, *(average(name) for name in sorted(names, key=lambda name: (name != LATENCY, name))))
 
 

@@ -38,6 +38,7 @@ class Metric:
 
     `numerator` and `denominator` are names that results are recorded with, or `success`, `latency` and `results` (1 for
     each result). `covariate` names a number a unit that was known before the test; a ratio's covariate has a denominator.
+    `strata` names one that says which of some groups a unit belongs to, 0 to 999.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Metric:
     denominator: str = ""
     covariate: str = ""
     covariate_denominator: str = ""
+    strata: str = ""
     quantile: float = 0.0
 
     @property
@@ -105,7 +107,9 @@ def from_plain(told: Iterable[Mapping[str, Any]]) -> tuple[Metric, ...]:
 
 def covariates(metrics: Iterable[Metric]) -> frozenset[str]:
     """The names that are known before the test."""
-    return frozenset(name for metric in metrics for name in (metric.covariate, metric.covariate_denominator) if name)
+    return frozenset(
+        name for metric in metrics for name in (metric.covariate, metric.covariate_denominator, metric.strata) if name
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,5 +195,7 @@ def _faults(metric: Metric) -> Iterable[str]:
         yield "cannot have a covariate: means and ratios can."
     if (metric.kind is Kind.RATIO and bool(metric.covariate)) != bool(metric.covariate_denominator):
         yield "must have a covariate_denominator together with a ratio's covariate, and only then."
-    if {metric.covariate, metric.covariate_denominator} & BUILT_IN:
+    if metric.strata and metric.kind is not Kind.MEAN:
+        yield "cannot have strata: means can."
+    if {metric.covariate, metric.covariate_denominator, metric.strata} & BUILT_IN:
         yield "has a covariate that results bring along; a covariate is a number known before the test."

@@ -14,6 +14,8 @@ INTEGERS = ("requests", "successes", "units", "nn", "ss", "ns", "corrected")
 ONE: Exact = (1, 0)
 NONE: Exact = (0, 0)
 NOTHING_PLANNED = Layout()
+STRATUM = "\x1fstratum "  # sums of one group beside those of all units: `name`, this, and the group's number
+LARGEST_STRATUM = 999  # numbers of groups that are told apart
 PAIRS, WEIGHTS = "\x1fpairs", "\x1fweights"  # histograms beside that of a name; no name of a metric ends so
 
 
@@ -66,7 +68,13 @@ class Unit:
         for name in (metric.covariate, metric.covariate_denominator):
             if name:
                 found.append(exact(self.known.get(name, 0.0)))
-        return found if any(number for number, _ in found) else None
+        counts = bool(self.requests) if metric.strata else any(number for number, _ in found)  # groups count all units
+        return found if counts else None
+
+    def stratum(self, metric: Metric) -> int:
+        """The group that the unit belongs to; -1 for one that was not told, or is no whole number up to 999."""
+        told = self.known.get(metric.strata, -1.0)
+        return int(told) if told.is_integer() and 0 <= told <= LARGEST_STRATUM else -1
 
     def _total(self, name: str) -> Exact:
         if name == RESULTS:
@@ -153,16 +161,19 @@ class Tally:
         self.ns += times * (after.requests * after.successes - before.requests * before.successes)
         for metric in _measured(before, after, plan):
             had, has = before.values(metric), after.values(metric)
-            if had == has:
-                continue
-            sums = self.metrics.setdefault(metric.name, Cross(metric.size))
-            if had is not None:
-                sums.add(had, -times)
-            if has is not None:
-                sums.add(has, times)
+            if had != has:
+                self._add(metric.name, metric, had, -times)
+                self._add(metric.name, metric, has, times)
+            if metric.strata:
+                self._add(f"{metric.name}{STRATUM}{before.stratum(metric)}", metric, had, -times)
+                self._add(f"{metric.name}{STRATUM}{after.stratum(metric)}", metric, has, times)
         for name in plan.clustered & (before.spots.keys() | after.spots.keys()):
             self._count_clusters(name, before.spots.get(name, {}), -times)
             self._count_clusters(name, after.spots.get(name, {}), times)
+
+    def _add(self, name: str, metric: Metric, values: Sequence[Exact] | None, times: int) -> None:
+        if values is not None:
+            self.metrics.setdefault(name, Cross(metric.size)).add(values, times)
 
     def _count_clusters(self, name: str, counts: Mapping[int, int], times: int) -> None:
         """Count how one unit's values stand together: what the spread of a quantile over units takes."""
@@ -178,19 +189,17 @@ class Tally:
             index = bucket(numbers[name] * 1e6)
             counts[index] = counts.get(index, 0) + times
 
-    def count_alone(self, success: int, latencies: Sequence[float], times: int, plan: Layout = NOTHING_PLANNED) -> None:
-        """Count `times` results of units that make no other, some of them with a latency: as one by one, but quicker."""
-        if latencies:
-            found = histogram([latency * 1e6 for latency in latencies])
-            self.histograms[LATENCY] = merged(self.histograms.get(LATENCY, {}), found)
-        if plan.summed:
-            self.count_result(success, {}, plan, times - len(latencies))
-            for latency in latencies:
-                self.count_result(success, {LATENCY: latency}, plan)
-            return
+    def count_alone(
+        self, success: int, numbers: Mapping[str, Sequence[float]], times: int, plan: Layout = NOTHING_PLANNED
+    ) -> None:
+        """Count `times` results of units that make no other: as one by one, but quicker. The plan sums nothing up."""
         self.count(success, times)
-        if latencies:
-            self.metrics.setdefault(LATENCY, Cross(2)).add_values(latencies)
+        for name, values in numbers.items():
+            if name in plan.spotted:
+                found = histogram([value * 1e6 for value in values])
+                self.histograms[name] = merged(self.histograms.get(name, {}), found)
+            if name not in plan.taken:
+                self.metrics.setdefault(name, Cross(2)).add_values(values)
 
     def merge(self, other: Tally) -> None:
         """Count what another shard has counted. Units must not be shared between shards."""
