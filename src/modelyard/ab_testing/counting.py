@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modelyard.ab_testing import store
 from modelyard.ab_testing.journal import Result
-from modelyard.ab_testing.metrics import Layout, layout
+from modelyard.ab_testing.metrics import LATENCY, Layout, layout
 from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.core.errors import NotFound
 from modelyard.core.ports import Connection
@@ -46,15 +46,31 @@ class Counting:
 
     def add_alone(self, arm: Arm, success: int, latencies: Sequence[float], times: int) -> None:
         """Count `times` results of units that make no other, some of them with a latency: as one by one, but quicker."""
-        plan = self.plan(*arm[:2])
-        self._tallies[arm].count_alone(success, latencies, times, plan)
+        plan, tally = self.plan(*arm[:2]), self._tallies[arm]
+        if not plan.summed:
+            tally.count_alone(success, {LATENCY: latencies} if latencies else {}, times, plan)
+            return
+        tally.count_result(success, {}, plan, times - len(latencies))
+        for latency in latencies:
+            tally.count_result(success, {LATENCY: latency}, plan)
+            tally.spot({LATENCY: latency}, plan)
 
     def add(self, results: Iterable[Result]) -> None:
         """Count results. One whose id was counted before is left out."""
         new = self._new(list(results))
         self._look_up(new)
+        alone: dict[tuple[Arm, int], list[dict[str, float]]] = defaultdict(list)
         for result in new:
-            self._count(result, 1)
+            if result.unit or self.plan(result.test_id, result.variant).summed:
+                self._count(result, 1)
+            else:
+                alone[(result.test_id, result.variant, result.number), result.success].append(result.numbers)
+        for (arm, success), told in alone.items():
+            numbers: dict[str, list[float]] = defaultdict(list)
+            for one in told:
+                for name, value in one.items():
+                    numbers[name].append(value)
+            self._tallies[arm].count_alone(success, numbers, len(told), self.plan(*arm[:2]))
 
     def change(self, before: Result, after: Result | None) -> None:
         """Count what a result says now instead of what it said; None: it is not to count."""

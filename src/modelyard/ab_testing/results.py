@@ -19,9 +19,11 @@ from modelyard.core.errors import Conflict, Invalid, NotFound, nearest
 from modelyard.core.events import EventType
 from modelyard.core.operations import operation
 from modelyard.core.work import Work
+from modelyard.stats.sketch import bucket
 
 REMEMBERED = 1.0  # seconds that another process's start or stop may take to be noticed by recording
 RESULT = frozenset({"variant", "success", "latency", "custom_metrics", "unit_id", "result_id"})
+LAST_BUCKET = bucket(journal.LARGEST * 1e6)
 Amend = Callable[[ABTest, Result], "Result | None"]
 Change = tuple[Result, "Result | None"]  # what a result said, and what it says now; None: withdrawn
 
@@ -225,7 +227,7 @@ class Results(Plans):
         """Take over the running totals of an arm that serving counts, by source and generation.
 
         Telling the same totals again, or older ones late, changes nothing. `latency` is a log-bucket histogram in
-        microseconds (stats.sketch).
+        microseconds (stats.sketch): how many lie in each bucket, by its number.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> manager = ABTestManager(folder)
@@ -242,7 +244,7 @@ class Results(Plans):
             if test.adaptive:
                 raise Conflict(f"{test_id} moves shares in rounds, which totals do not tell apart. Record each result.")
             self._check_arm(test, variant, None)
-            histogram = dumps({int(bucket): int(count) for bucket, count in (latency or {}).items()})
+            histogram = dumps(_histogram(latency or {}))
             values = {"test_id": test_id, "variant": variant, "source": source, "generation": generation}
             totals = {"requests": requests, "errors": errors, "latency": histogram}
             store.save_source(work.rows, {**values, **totals})
@@ -290,6 +292,8 @@ class Results(Plans):
     ) -> bytes:
         """A result as a record of the journal, checked against the test."""
         unit = None if unit_id is None else str(unit_id)
+        if unit is not None:
+            journal.check_id(unit)
         text = journal.record(
             test.test_id,
             variant,
@@ -420,6 +424,17 @@ def _no_result(given: Any) -> Invalid:
     return Invalid(
         f"A result needs variant and success, and knows latency, unit_id, result_id and custom_metrics; got {names}."
     )
+
+
+def _histogram(told: Mapping[str, int]) -> dict[int, int]:
+    """Counts by bucket; Invalid for buckets or counts that cannot be."""
+    try:
+        found = {int(index): int(count) for index, count in told.items()}
+    except (TypeError, ValueError):
+        found = {-1: 0}
+    if any(not 0 <= index <= LAST_BUCKET or count < 0 for index, count in found.items()):
+        raise Invalid(f"latency is no histogram: give counts of 0 or more by buckets from 0 to {LAST_BUCKET}.")
+    return found
 
 
 def _check_quantiled(test: ABTest, numbers: Mapping[str, float]) -> None:
