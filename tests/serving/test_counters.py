@@ -105,14 +105,14 @@ def test_a_round_counts_what_each_unit_does_first_since_it_began(tmp_path: Path)
         return one.outcomes(1, 0, guard).rounds[series, 0].tolist()  # type: ignore[no-any-return]
 
     one.outcome(1, 7, failed=True)
-    one.forget(0)
+    one.run(0)
     assert other.outcome(1, 7, failed=True)  # again, but the first time in the round
     assert not other.outcome(1, 7, failed=True)
     assert not one.outcome(1, None, failed=False)  # no unit
     one.outcome(1, 8, failed=False, above=[0, 1])
     assert counted(0) == [2, 1, 1, 0, 1, 1]
     one.forget(0)
-    one.forget(5)
+    one.run(5)
     other.outcome(1, 7, failed=False)
     assert counted(0) == [3, 1, 1, 0, 1, 1]
     assert counted(5) == [1, 0, 0, 0, 0, 0]

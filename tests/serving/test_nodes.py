@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import threading
@@ -25,6 +26,7 @@ from modelyard.serving.metrics import prometheus
 from modelyard.serving.nodes_process import Process
 from modelyard.serving.nodes_serving import ongoing, spread
 from modelyard.serving.nodes_yard import Headquarters
+from modelyard.stats.rollback import State
 
 
 class Wire:
@@ -471,3 +473,24 @@ def test_processes_fit_on_the_nodes_that_are_left_when_one_is_lost(most: int, co
 def test_busier_processes_have_more_requests_at_a_time(a: float, b: float) -> None:
     low, high = sorted((a, b))
     assert 0 < ongoing(low) <= ongoing(high)
+
+
+def test_the_yard_looks_for_late_faults_in_what_all_nodes_have_counted(server: ModelServer, tools: Any) -> None:
+    """After 1,000 failures in proportion the canary's are ten times as many: plain evidence is far from it."""
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.05, Guard(rollout_id="r", step=0, share=0.05)))
+    head = Headquarters(server.places)
+    head.snapshot()
+    slots = [counters.Counters(server.places.counters("e", 1), slot) for slot in (3, 4)]
+    for number in range(1000):
+        slots[number % 2].outcome(int(number % 20 == 0), None, failed=True)
+        head.look()
+    assert not server.trips()
+    for number in range(60):
+        slots[number % 2].outcome(int(number % 3 == 0), None, failed=True)
+        head.look()
+        if server.trips():
+            break
+    (trip,) = server.trips()
+    assert trip.evidence["errors"] >= math.log(1000) > max(State.of(trip.counts.tests["errors"]).logs)
+    assert slots[0].tripped

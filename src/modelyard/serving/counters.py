@@ -51,6 +51,7 @@ PLACES = 1 << 22
 MET_LATELY, FAILED_LATELY = SEEN + PLACES, SEEN + 2 * PLACES  # bytes with a bit for each series of rounds
 SIZE = SEEN + 3 * PLACES
 TOP = ROW - HEAD - 1
+MANY = 4096  # marks of units: as many as there are pages of them
 COLD = 10  # of a process's first answers: each process meets code, memory and pools of a new version for the first time
 assert ROUNDS + len(SERIES) * BLOCK <= HEAD
 
@@ -270,15 +271,20 @@ class Counters:
         places = np.flatnonzero(marked)
         self.marks[places] |= marked[places]
 
+    def run(self, series: int) -> None:
+        """Have a series of rounds count from now on."""
+        self._words[RUNNING] |= 1 << series
+
     def forget(self, series: int) -> None:
-        """Have a series count every unit anew; from the first time on it counts at all."""
+        """Have a series count every unit anew."""
         bit = np.uint8(1 << series)
-        if self._words[RUNNING] & int(bit):
-            for at in (MET_LATELY, FAILED_LATELY):
-                table = np.frombuffer(self._map, np.uint8, PLACES, at)
-                places = np.flatnonzero(table & bit)
-                table[places] &= ~bit
-        self._words[RUNNING] |= int(bit)
+        for at in (MET_LATELY, FAILED_LATELY):
+            table = np.frombuffer(self._map, np.uint8, PLACES, at)
+            marked = table & bit
+            if np.count_nonzero(marked) > MANY:  # from end to end takes a millisecond, and writes every page
+                np.bitwise_and(table, ~bit, out=table)
+            else:
+                table[np.flatnonzero(marked)] &= ~bit
 
     def total(self) -> np.ndarray:
         """The words of all slots summed, shape (arms + 1, 1024)."""

@@ -71,13 +71,15 @@ def begin_rounds(counters: Counters, canary: int, baseline: int, guard: Guard, s
             return
         numbers = _numbers(counters)
         due = _due(numbers, seconds)
+        known = numbers[COUNTED : COUNTED + len(SERIES) * 2 * BLOCK].reshape(len(SERIES), -1)
+        before = counters.outcomes(canary, baseline, guard).rounds.reshape(len(SERIES), -1)
         for series in due:
-            counters.forget(series)
-        rounds = counters.outcomes(canary, baseline, guard).rounds
+            if (before[series] != known[series]).any():  # it has met units
+                counters.forget(series)
+            counters.run(series)
+        now = counters.outcomes(canary, baseline, guard).rounds.reshape(len(SERIES), -1)
         for series, number in due.items():  # what was counted since it forgot is left out, of both arms
-            numbers[BEGUN + series] = number
-            start = COUNTED + series * 2 * BLOCK
-            numbers[start : start + 2 * BLOCK] = rounds[series].ravel()
+            numbers[BEGUN + series], known[series] = number, now[series]
         _write(counters, numbers)
 
 
