@@ -86,8 +86,8 @@ class Plans(Area):
 
         `metrics` name what is looked at beside the success rate: mappings with `name`, `kind` (mean, ratio, average,
         quantile), `role` (goal, guardrail with a `margin`, secondary), `direction` (up, down), and `numerator`,
-        `denominator`, `covariate`, `quantile` as the kind needs them. `inference` bayesian decides by posteriors from
-        `prior` (a, b of a Beta law, or mean and deviation of a normal one) once a choice is expected to lose at most
+        `denominator`, `covariate`, `strata`, `quantile` as the kind needs them. `inference` bayesian decides by posteriors
+        from `prior` (a, b of a Beta law, or mean and deviation of a normal one) once a choice is expected to lose at most
         `tolerated_loss` of the control's value; thompson moves new units to the likely best in rounds of `round_units`.
 
         >>> from modelyard.ab_testing import ABTestManager
