@@ -7,6 +7,9 @@ within groups.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from modelyard.ab_testing.metrics import Metric
 from modelyard.ab_testing.tally import STRATUM, Tally
 from modelyard.stats import ratios
@@ -22,19 +25,21 @@ def estimates(metric: Metric, control: Tally, treatment: Tally) -> tuple[Estimat
     if len(groups) < 2:
         return None
     units = sum(one.n + other.n for one, other in groups)
-    total = [[0.0, 0.0], [0.0, 0.0]]  # by arm: the mean and its variance
+    found: tuple[list[Estimate], list[Estimate]] = ([], [])
     for one, other in groups:
-        weight = (one.n + other.n) / units
         pair = ratios.mean(one.spread()), ratios.mean(other.spread())
         assert pair[0] is not None
         assert pair[1] is not None
-        for found, sums in zip(ratios.adjusted(pair[0], pair[1]), total, strict=False):
-            sums[0] += weight * found.value
-            sums[1] += weight**2 * found.variance
-    return (
-        Estimate(n=control.units, value=total[0][0], variance=total[0][1]),
-        Estimate(n=treatment.units, value=total[1][0], variance=total[1][1]),
-    )
+        for arm, adjusted in zip(found, ratios.adjusted(pair[0], pair[1])[:2], strict=True):
+            arm.append(adjusted)
+    weights = [(one.n + other.n) / units for one, other in groups]
+    return _whole(found[0], weights, control.units), _whole(found[1], weights, treatment.units)
+
+
+def _whole(groups: Sequence[Estimate], weights: Sequence[float], units: int) -> Estimate:
+    value = math.fsum(weight * one.value for weight, one in zip(weights, groups, strict=True))
+    variance = math.fsum(weight**2 * one.variance for weight, one in zip(weights, groups, strict=True))
+    return Estimate(n=units, value=value, variance=variance)
 
 
 def _groups(metric: Metric, control: Tally, treatment: Tally) -> list[tuple[Cross, Cross]]:
