@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,21 @@ def test_prometheus_is_asked_no_sooner_than_its_windows_end(manager: DeploymentM
         assert looks() == 2
         clock.advance(-3600)  # set back: no reason to wait for an hour
         assert looks() == 3
+
+
+def test_what_cannot_be_asked_keeps_nothing_else_from_being_seen(manager: DeploymentManager) -> None:
+    with prometheus({"c": ["4000"], "b": ["20"], "none": 503}) as url:
+        broken = {**QUEUE, "name": "cpu", "prometheus": url, "canary": "none", "baseline": "none"}
+        rollout = begun(manager, guardrails=[broken, {**QUEUE, "prometheus": url, "canary": "c", "baseline": "b"}])
+        looks = 0
+        while manager.get_deployment(rollout.deployment_id).status.active and looks < 80:
+            looks += 1
+            with contextlib.suppress(Unavailable):
+                manager.check_guardrails(rollout.deployment_id)
+    after = manager.get_deployment(rollout.deployment_id)
+    assert after.status is DeploymentStatus.ROLLED_BACK  # 4000 is beyond the declared 100, and counts as that
+    assert "guardrail queue" in after.reason
+    assert looks > 1
 
 
 def test_a_query_without_data_adds_nothing_and_holds_the_promotion(manager: DeploymentManager) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from modelyard.core.decisions import Decision, Verdict
-from modelyard.core.errors import Conflict
+from modelyard.core.errors import Conflict, Invalid, Unavailable, YardError
 from modelyard.core.instants import micros
 from modelyard.core.operations import operation
 from modelyard.deployment import guardrails, moves, store
@@ -38,8 +38,9 @@ class GuardedRollouts(Shadows):
     def check_guardrails(self, deployment_id: str) -> Deployment:
         """The deployment after Prometheus was asked for the values of each guardrail that is due, one look.
 
-        A server's controller calls it every five seconds. A query without data adds nothing. Unavailable where Prometheus
-        does not answer: then nothing is taken in.
+        A server's controller calls it every five seconds. A query without data adds nothing, and a value beyond what the
+        guardrail was declared to lie in counts as that end. Where one cannot be asked the others are taken in, and then it
+        is told: Unavailable, or Invalid for a query that Prometheus refuses.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)
@@ -50,11 +51,19 @@ class GuardedRollouts(Shadows):
         with self.store.reading() as rows:
             row = moves.known(rows, deployment_id)
         rollout, found = store.rollout_from(row), {}
+        troubles: list[YardError] = []
         for one in guardrails.due(rollout, self._seconds()) if rollout.status.active else ():
-            canary, baseline = query(one.prometheus, one.canary), query(one.prometheus, one.baseline)
+            try:
+                canary, baseline = query(one.prometheus, one.canary), query(one.prometheus, one.baseline)
+            except (Invalid, Unavailable) as error:
+                troubles.append(error)
+                continue
             if canary is not None and baseline is not None:
-                found[one.name] = (canary, baseline)
-        return self._take_in(deployment_id, found, asked=True) if found else moves.view(row)
+                found[one.name] = guardrails.within(one, canary), guardrails.within(one, baseline)
+        after = self._take_in(deployment_id, found, asked=True) if found else moves.view(row)
+        if troubles and after.status.active:
+            raise troubles[0]
+        return after
 
     def _seconds(self) -> float:
         return self.store.clock.now().timestamp()

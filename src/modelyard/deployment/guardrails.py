@@ -72,6 +72,11 @@ def due(rollout: Rollout, now: float) -> list[Guardrail]:
     return found
 
 
+def within(one: Guardrail, value: float) -> float:
+    """The value, or the end of the guardrail's range beyond which it lies: where things are worst is no time to stop counting."""
+    return min(max(value, one.lowest), one.highest)
+
+
 def taken_in(rollout: Rollout, name: str, canary: float, baseline: float, now: float) -> tuple[float, ...]:
     """What is kept of a guardrail after one more pair of values; Invalid for values outside its bounds."""
     one = guardrail_named(rollout, name)
