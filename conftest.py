@@ -18,6 +18,11 @@ from hypothesis import settings
 
 from modelyard.testing.servers import end, free_port, wait_until
 
+# Libraries take a thread a core, and those of two test processes then wait for one another as they spin: scikit-learn's
+# boosted trees took twenty times as long. Set before any of them is loaded, here and in the processes that tests start.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 settings.register_profile("untimed", deadline=None)  # speed is measured in benchmarks/
 settings.load_profile("untimed")
 
