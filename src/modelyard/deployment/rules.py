@@ -344,7 +344,8 @@ def _judged_shadow(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decis
         return Decision(verdict=Verdict.ROLL_BACK, reasons=(reason,), measurements=found)
     hold = _units_hold(rollout, compared, now)
     if hold or not compared:
-        return Decision(verdict=Verdict.HOLD, reasons=(hold or "not enough evidence: nothing compared yet",))
+        missed = f", {counts.dropped} copies dropped" if counts.dropped else ""
+        return Decision(verdict=Verdict.HOLD, reasons=((hold or "not enough evidence: nothing compared yet") + missed,))
     assert errors.high is not None  # it is always bounded
     assert agreement.low is not None
     if errors.high > terms.margin:

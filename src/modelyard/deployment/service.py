@@ -109,33 +109,8 @@ class DeploymentManager(SteeredRollouts):
         >>> [(arm.name, arm.version, arm.weight) for arm in rollout.traffic.arms]
         [('baseline', 'v1.0.0', 0.9), ('canary', 'v2.0.0', 0.1)]
         """
-        one = plans.wanted(
-            endpoint,
-            version,
-            strategy=strategy,
-            baseline=baseline,
-            steps=steps,
-            gates=gates,
-            step_units=step_units,
-            step_seconds=step_seconds,
-            freeze=freeze,
-            minimum_units=minimum_units,
-            minimum_seconds=minimum_seconds,
-            minimum_agreement=minimum_agreement,
-            tolerance=tolerance,
-            margin=margin,
-            latency_margin=latency_margin,
-            latency_floor_ms=latency_floor_ms,
-            alpha=alpha,
-            warmup=warmup,
-            error_limit=error_limit,
-            latency_limit=latency_limit,
-            guardrails=guardrails,
-            ready_seconds=ready_seconds,
-            keep_seconds=keep_seconds,
-            latency_ms=latency_ms,
-            after_generation=after_generation,
-        )
+        asked = {name: value for name, value in locals().items() if name not in ("self", "created_by")}
+        one = plans.wanted(**asked)  # all of them: one that were left out would be taken and not heeded
         with self.store.work(created_by) as work:
             return self._begin(work, one)
 

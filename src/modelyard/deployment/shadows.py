@@ -95,10 +95,10 @@ class Shadows(Area):
 
     @operation("POST", "/shadows/{shadow_id}/comparison", needs="deployment.read")
     def compare_shadow_deployment(self, shadow_id: str) -> dict[str, Any]:
-        """How often the shadow agrees, with bounds that hold however often this is asked (95 % each), and both latencies'
-        quantiles in seconds.
+        """How often the shadow agrees, between bounds, and both latencies' quantiles in seconds.
 
-        Quantiles are within 1 % of the true ones, and None before the first comparison.
+        Each bound holds with 95 %, however often this is asked. Quantiles are within 1 % of the true ones, and None before
+        the first comparison.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)

@@ -232,7 +232,7 @@ def progress_from(text: str) -> Progress:
         return Progress()
     carried = {test: tuple(map(float, numbers)) for test, numbers in data["carried"].items()}
     guardrails = {name: tuple(map(float, numbers)) for name, numbers in data.get("guardrails", {}).items()}
-    return Progress(**{**data, "carried": carried, "guardrails": guardrails, "held": tuple(data["held"])})
+    return Progress(**{**data, "carried": carried, "guardrails": guardrails, "held": tuple(data.get("held", ()))})
 
 
 def rollout_from(row: Row) -> Rollout:
