@@ -162,6 +162,7 @@ def test_a_shadow_passes_on_agreement_and_falls_on_errors():
     assert judged(compared=2000, agreed=2000, errors=400).verdict is Verdict.ROLL_BACK
     assert judged(compared=0, errors=20).verdict is Verdict.ROLL_BACK, "one that ends its process is never compared"
     assert judged(compared=0, errors=1).reasons[0] == "not enough evidence: 0 of 200 units"
+    assert judged(compared=9, dropped=70).reasons[0] == "not enough evidence: 9 of 200 units, 70 copies dropped"
 
 
 @given(st.floats(0, 1), st.floats(0, 10), st.integers(0, 5000))

@@ -161,7 +161,7 @@ def test_what_was_taken_back_or_followed_by_another_rollout_is_not_released(
     manager.start("fraud", "v3.0.0")
     assert manager.release_due() == []
     assert manager.release(second.deployment_id) == known(manager, second)
-    with pytest.raises(Conflict, match="rolled_back"):
+    with pytest.raises(Conflict, match="rolled back"):
         manager.release(first.deployment_id)
     assert known(manager, second).status is DeploymentStatus.COMPLETED
 

@@ -189,7 +189,11 @@ def _part(place: Place, node: yaml.Node) -> float:
 
 def _duration(place: Place, node: yaml.Node) -> float:
     written = _DURATION.match(node.value) if isinstance(node, yaml.ScalarNode) else None
-    return float(written[1]) * UNITS[written[2]] if written else _number(place, node)
+    if written:
+        return float(written[1]) * UNITS[written[2]]
+    if isinstance(_value(place, node), str):
+        raise place.wrong(f"{node.value!r} is no duration. Write seconds, or 90s, 10m, 2h, 1d.")
+    return _number(place, node)
 
 
 def _truth(place: Place, node: yaml.Node) -> bool:

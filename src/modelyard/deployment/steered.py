@@ -127,7 +127,8 @@ class SteeredRollouts(DeclaredRollouts):
         with self.store.work(user) as work:
             row = moves.known(work.rows, deployment_id)
             if row["status"] != DeploymentStatus.COMPLETED.value or row["source"] == store.REPORTED:
-                raise Conflict(f"{deployment_id} keeps no version for a way back: it is {row['status']}.")
+                status = row["status"].replace("_", " ")
+                raise Conflict(f"{deployment_id} keeps no version for a way back: it is {status}.")
             if rules.keeps(store.rollout_from(row)) and moves.is_newest(work, row):
                 if moves.taken_over(work, row):
                     raise Conflict(f"The routing of {row['endpoint']} has been set by hand since. Set it anew there.")
