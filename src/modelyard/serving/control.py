@@ -255,8 +255,9 @@ class EndpointControl(Area):
 
     @operation("GET", "/serving/processes", needs="serving.read")
     def processes(self) -> list[SlotReport]:
-        """The live processes: which generation of each endpoint they carry out, and what they could not load. One that
-        `shadows` answers nobody: it asks the shadows, while an endpoint has one.
+        """The live processes: which generation of each endpoint they carry out, and what they could not load.
+
+        One that `shadows` answers nobody: it asks the shadows, while an endpoint has one.
 
         >>> from modelyard.serving import ModelServer
         >>> ModelServer(folder).processes()
