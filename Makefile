@@ -22,7 +22,7 @@ check:
 	.venv/bin/lint-imports
 
 test: check
-	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lock:
 	@PYTHON="$(PYTHON)" scripts/setup.sh

@@ -53,6 +53,26 @@ collect_ignore = [
 collect_ignore += ["tests/serving/ray_scenario.py", "tests/stats/judge.py"]  # scripts for environments of their own
 
 
+# Files that take minutes, begun first: at the end, one of them would keep one of two processes waiting for the other.
+LONGEST = (
+    "tests/e2e/test_demo.py",
+    "tests/e2e/test_pages.py",
+    "tests/serving/test_ray_serve.py",
+    "tests/e2e/test_examples.py",
+    "tests/serving/test_resilience.py",
+    "tests/serving/test_processes.py",
+    "tests/engines/test_ray.py",
+    "tests/serving/test_batch_ray.py",
+    "tests/e2e/test_rollback.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
 FAILED = pytest.StashKey[bool]()  # of the session: whether a test has failed since what it left was swept away
 
 

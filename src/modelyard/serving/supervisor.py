@@ -40,6 +40,9 @@ START_S = 60.0
 STOP_S = 40.0
 SEE_OFF_S = 0.01  # between two looks whether all have ended
 UNTOLD = 1000  # ends of workers that wait for the yard to come back
+# There is a process a core: threads that libraries make beside (scikit-learn's boosted trees, PyTorch) would only wait for
+# those of the other processes, as they spin: ten times as long on a busy machine. Who sets these decides.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _AS_TOLD = {0, -signal.SIGTERM, -signal.SIGKILL}  # how a worker ends that was told to, and was killed if it did not
 
 LatencyNow = Callable[[], float | None]
@@ -193,7 +196,12 @@ class Serving:
     def _spawn(self) -> Child:
         files = (self._listener.fileno(), self._watched, self._shadowing.written)
         process = subprocess.Popen(
-            self._command, pass_fds=files, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output
+            self._command,
+            pass_fds=files,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            env=_ONE_THREAD | os.environ,
         )
         return Child(process, time.monotonic())
 
