@@ -17,7 +17,7 @@ from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.stats import ratios
 from modelyard.stats.cross import Cross, exact
 from modelyard.stats.group_sequential import bounds, sequential_p
-from modelyard.stats.proportions import lift_interval, score_test
+from modelyard.stats.proportions import equality_p, lift_interval, score_test
 from modelyard.stats.ratios import Estimate
 from modelyard.stats.sketch import bucket
 
@@ -108,6 +108,22 @@ def test_the_interval_of_a_lift_leaves_zero_out_just_where_the_score_test_reject
 )
 def test_the_interval_of_a_lift_is_statsmodels(counts, expected):
     assert lift_interval(*counts) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "expected"),
+    [(99_900, 100, 80), (99_900, 100, 160), (95_000, 5_000, 12), (95_000, 5_000, 40), (50, 10, 6)],
+)
+def test_equal_rates_are_called_different_no_more_often_than_alpha_however_lopsided_the_split(n, m, expected):
+    """By the score test alone 13 % of comparisons with a thousandth of 160 events."""
+    rate, rejected = expected / (n + m), 0.0
+    treated = range(int(scipy.stats.binom.isf(1e-6, m, rate)) + 1)
+    chances = scipy.stats.binom.pmf(list(treated), m, rate)
+    controls = np.unique(np.linspace(*scipy.stats.binom.ppf([1e-4, 1 - 1e-4], n, rate), 40).round()).astype(int)
+    weights = scipy.stats.binom.pmf(controls, n, rate)
+    for c, weight in zip(controls.tolist(), (weights / weights.sum()).tolist(), strict=True):
+        rejected += weight * sum(chances[t] for t in treated if equality_p(c, n, t, m) < 0.05)
+    assert rejected <= 0.052
 
 
 def test_successes_everywhere_still_leave_room_and_no_events_leave_an_end_open():

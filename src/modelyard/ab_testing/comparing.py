@@ -14,7 +14,7 @@ from modelyard.ab_testing.tally import PAIRS, STRATUM, WEIGHTS, Tally
 from modelyard.stats import ratios
 from modelyard.stats.cross import Cross
 from modelyard.stats.distributions import normal_isf, t_sf
-from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, score_test
+from modelyard.stats.proportions import FEW_EVENTS, equality_p, lift_interval, newcombe, scarce, score_test
 from modelyard.stats.ratios import Estimate, Interval
 from modelyard.stats.sequential import rate_difference, rate_ratio, rates_p, sequence_p
 from modelyard.stats.sketch import below, between, bucket, merged, quantile
@@ -177,7 +177,7 @@ def _rate_intervals(
     """Of the difference and of the lift: those that the decision rests on."""
     if not math.isfinite(held.z) or not (counts[1] and counts[3]):
         return (-1.0, 1.0), None
-    if exact and held.design == "confidence_sequence":
+    if scarce(*counts) or (exact and held.design == "confidence_sequence"):  # no normal law, nor anything near it
         low, high = rate_ratio(*counts, alpha=held.each / 2)
         return rate_difference(*counts, alpha=held.each / 2), (low - 1, high - 1)
     return newcombe(*counts, z=held.z), lift_interval(*counts, z=held.z)

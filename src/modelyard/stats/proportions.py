@@ -13,7 +13,8 @@ import math
 from modelyard.core.errors import Invalid
 from modelyard.stats.distributions import normal_isf, two_sided
 
-FEW_EVENTS = 10  # below this many events the normal approximation gives way to the exact conditional test
+FEW_EVENTS = 10  # below this many events the normal approximation gives way to the exact conditional test,
+FEW_EXPECTED = 5  # and below this many that are expected in an arm (Cochran 1954): one event is no normal law
 
 Interval = tuple[float, float]
 
@@ -79,7 +80,7 @@ def score_test(
 
 
 def fisher_p(control_events: int, control_n: int, treatment_events: int, treatment_n: int) -> float:
-    """Fisher's exact two-sided p: the tables no more likely than the seen one. Takes as long as there are events.
+    """Fisher's exact two-sided p: the tables no more likely than the seen one. Takes as long as its law is wide.
 
     >>> round(fisher_p(8, 10, 1, 6), 4)
     0.035
@@ -100,20 +101,39 @@ def mid_p(control_events: int, control_n: int, treatment_events: int, treatment_
 
 
 def equality_p(control_events: float, control_n: float, treatment_events: float, treatment_n: float) -> float:
-    """The p value to decide on: mid-p under ten events (or ten non-events), the pooled score test from there on.
+    """The p value to decide on: exact for few events or non-events (under ten, or under five to be expected in an arm), the
+    pooled score test from there on.
+
+    The exact one is mid-p, and Fisher's own where not even one is to be expected in an arm: with a thousandth of the units
+    there, mid-p calls the first event that comes a difference.
 
     >>> equality_p(0, 1000, 3, 1000) == mid_p(0, 1000, 3, 1000)
+    True
+    >>> equality_p(80, 99_900, 1, 100) == fisher_p(80, 99_900, 1, 100)
     True
     """
     counts = (control_events, control_n, treatment_events, treatment_n)
     events, total = control_events + treatment_events, control_n + treatment_n
-    if all(float(x).is_integer() for x in counts):
-        whole = [int(x) for x in counts]
-        if events < FEW_EVENTS:
-            return mid_p(*whole)
-        if total - events < FEW_EVENTS:
-            return mid_p(whole[1] - whole[0], whole[1], whole[3] - whole[2], whole[3])
+    if all(float(x).is_integer() for x in counts) and total:
+        c, n, t, m = (int(x) for x in counts)
+        share = min(n, m) / total
+        if events < FEW_EVENTS or events * share < FEW_EXPECTED:
+            return mid_p(c, n, t, m) if events * share >= 1 else fisher_p(c, n, t, m)
+        rest = total - events
+        if rest < FEW_EVENTS or rest * share < FEW_EXPECTED:
+            return mid_p(n - c, n, m - t, m) if rest * share >= 1 else fisher_p(n - c, n, m - t, m)
     return score_test(*counts)[1]
+
+
+def scarce(control_events: float, control_n: float, treatment_events: float, treatment_n: float) -> bool:
+    """Whether there are events (or non-events), but not one is to be expected in the smaller arm.
+
+    >>> scarce(80, 99_900, 1, 100), scarce(80, 9_990, 10, 1_000)
+    (True, False)
+    """
+    events, total = control_events + treatment_events, control_n + treatment_n
+    share = min(control_n, treatment_n) / total if total else 0.0
+    return 0 < events * share < 1 or 0 < (total - events) * share < 1
 
 
 def lift_interval(
@@ -189,7 +209,11 @@ def _as_likely(control_events: int, control_n: int, treatment_events: int, treat
 
     seen = log_probability(treatment_events)
     limit = seen + 1e-7  # tables equally likely but for rounding count as equal
-    others = (k for k in range(max(0, events - control_n), min(events, treatment_n) + 1) if k != treatment_events)
+    middle = events * treatment_n / (control_n + treatment_n)
+    reach = 40 + 40 * math.sqrt(middle)  # beyond it, and beyond the seen table, there is nothing to add
+    first = max(0, events - control_n, math.floor(min(middle, treatment_events) - reach))
+    last = min(events, treatment_n, math.ceil(max(middle, treatment_events) + reach))
+    others = (k for k in range(first, last + 1) if k != treatment_events)
     return [math.exp(seen), *(math.exp(p) for p in map(log_probability, others) if p <= limit)]
 
 
