@@ -16,6 +16,7 @@ from modelyard.core.errors import Conflict
 from modelyard.deployment import Deployment
 
 Approve = Callable[..., None]
+MODELS = Path(__file__).parents[1] / "serving" / "local_models.py"
 FORK = multiprocessing.get_context("fork")
 
 
@@ -127,3 +128,21 @@ def test_who_is_killed_between_a_decision_and_its_routing_is_followed_by_the_nex
             assert [arm.weight for arm in published.arms] == weights
             assert len(yard.audit.query_events("traffic_changed", limit=1000)) == rollout.generation
         given = (rollout.deployment_id,)
+
+
+@pytest.mark.postgres
+def test_going_back_reaches_the_serving_processes_of_every_machine(postgres_url: str, tmp_path: Path) -> None:
+    """Two machines with folders of their own share a database; of each event one of them hears."""
+    with Yard(postgres_url, files=tmp_path / "here") as here, Yard(postgres_url, files=tmp_path / "there") as there:
+        here.serving.configure("fraud", {"trusted_code": True})
+        for version in ("v1.0.0", "v2.0.0"):
+            here.serving.install("fraud", "fraud", version, f"{MODELS}:Linear@{{}}", "python")
+        here.deployments.start("fraud", "v1.0.0", strategy="direct")
+        rollout = here.roll_out("fraud", "v2.0.0", steps=[0.5, 1.0])
+        assert there.serving.follow()
+        assert there.serving.places.read_traffic("fraud").traffic == rollout.traffic
+        assert not there.serving.follow()
+        back = here.deployments.rollback(rollout.deployment_id)
+        there.dispatch()
+        assert there.serving.follow()
+        assert there.serving.places.read_traffic("fraud").traffic == back.traffic

@@ -133,6 +133,7 @@ class Controller:
         before = self._lasting.failures
         with self._lasting.round():
             yard.dispatch()
+            yard.serving.follow()
             for deployment in _running(yard):
                 with self._lasting.round():  # one that cannot be looked at keeps no other waiting
                     yard.step(deployment.deployment_id, controller=name)

@@ -47,6 +47,7 @@ class EndpointControl(Area):
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(storage_path, clock=clock)
         self.places = Places(self.store.folder)
+        self._followed: dict[str, int] = {}
 
     def install(
         self,
@@ -154,6 +155,23 @@ class EndpointControl(Area):
             for name in set(self.places.traffic_files()) - {one.traffic.endpoint for one in published}:
                 self.places.traffic(name).unlink(missing_ok=True)
                 self.places.carried(name).unlink(missing_ok=True)
+
+    def follow(self) -> bool:
+        """Publish here what another machine has decided since, for each event is handed on by one of them; True if it has.
+
+        A server's controller calls it twice a second: a rollback reaches the serving processes of every machine.
+
+        >>> from modelyard.serving import ModelServer
+        >>> ModelServer(folder).follow()
+        False
+        """
+        with self.store.reading() as rows:
+            stands = store.generations(rows)
+        if stands == self._followed:
+            return False
+        self.publish()
+        self._followed = stands
+        return True
 
     def _publish_one(self, published: Published) -> None:
         traffic = published.traffic

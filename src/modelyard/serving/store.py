@@ -25,6 +25,11 @@ def traffic_of(rows: Connection, endpoint: str) -> Traffic | None:
     return None if row is None else _value(row["traffic"], Traffic)
 
 
+def generations(rows: Connection) -> dict[str, int]:
+    """The generation of every endpoint's routing."""
+    return dict(rows.tuples("SELECT endpoint, generation FROM serving_endpoints"))
+
+
 def all_traffic(rows: Connection) -> list[Traffic]:
     """The routing of every endpoint, by name."""
     found = rows.all("SELECT traffic FROM serving_endpoints ORDER BY endpoint")
