@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from modelyard.settings import Setting, settings
 
 COMMON = Group("Common options", sort_key=100)
 YARD = Annotated[str | None, Parameter(name="--yard", group=COMMON, help="Folder or database URL of the yard.")]
+TEXTS = {"audit.query_events": "modelyard.cli.trail:trail"}  # operation -> its answer in words, in place of a table
 FORMAT = Annotated[str | None, Parameter(name="--format", group=COMMON, help="table, json or csv.")]
 
 
@@ -52,7 +55,7 @@ def command_of(entry: Operation) -> Callable[..., int]:
         for actor in entry.acting:
             values.setdefault(actor, found["user"].value)
         answer = call(entry, values, found)
-        show(answer, found["format"].value)
+        show(_seen(entry, answer, found["format"].value), found["format"].value)
         return int(getattr(answer, "ok", True) is False)
 
     shown = [_parameter(p, hints.get(p.name, str), entry, order) for order, p in enumerate(parameters)]
@@ -68,6 +71,15 @@ def command_of(entry: Operation) -> Callable[..., int]:
     command.__doc__ = help_of(entry.function)
     command.__name__ = entry.verb
     return command
+
+
+def _seen(entry: Operation, answer: Any, format: str) -> Any:
+    """What people see of an answer: where it is a table, some have words of their own."""
+    reference = TEXTS.get(entry.name)
+    if reference is None or not answer or (format or ("table" if sys.stdout.isatty() else "json")) != "table":
+        return answer
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)(answer)
 
 
 def call(entry: Operation, values: Mapping[str, Any], found: Mapping[str, Setting]) -> Any:
