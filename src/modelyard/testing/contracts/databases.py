@@ -1,65 +1,24 @@
-"""What every adapter of a port must do. Subclass the suite, give it the fixture it names, and pytest runs it:
-
-class TestMyBlobs(BlobsContract):
-    @pytest.fixture
-    def blobs(self, tmp_path):
-        return MyBlobs(tmp_path)
-"""
+"""What every `Database` must do."""
 
 from __future__ import annotations
 
 import gc
-import io
 import os
 import threading
-import traceback
 from collections.abc import Callable
-from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
 
-from modelyard.core.errors import Conflict, Invalid, NotFound, YardError
-from modelyard.core.ports import Blobs, Clock, Connection, Database, OnlineStore
+from modelyard.core.errors import Conflict, YardError
+from modelyard.core.ports import Connection, Database
 from modelyard.core.work import INSERT_EVENT, insert_events
+from modelyard.testing.contracts.concurrency import in_child, in_threads
 
 CURSOR = "INSERT INTO event_cursors (reader, position) VALUES (:reader, :position)"
 COUNT = "SELECT count(*) AS n FROM event_cursors"
 TEXTS = ("", "'; DROP TABLE events; --", '"', "100 %s %(x)s %", ":name", "a\\nb\\", "línea\n🦉", "x" * 100_000)
 NUMBERS = (0, -1, 2**31, 2**62, -(2**62))
-
-
-def in_threads(count: int, task: Callable[[int], object]) -> None:
-    """Run task(0) to task(count - 1) in as many threads, begun together; the first error is raised here."""
-    gate, failed = threading.Barrier(count), []
-
-    def run(number: int) -> None:
-        gate.wait()
-        try:
-            task(number)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            failed.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
-def in_child(task: Callable[[], object]) -> int:
-    """The exit status of a forked child that ran the task: 0 if it raised nothing."""
-    child = os.fork()
-    if child == 0:
-        try:
-            task()
-        except BaseException:  # noqa: BLE001 - the child must not go on as a second test run
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def event(number: int) -> dict[str, Any]:
@@ -376,186 +335,3 @@ class DatabaseContract(ValuesContract):
         del dropped, rows
         gc.collect()
         assert cursors(open_database()) == 1
-
-
-class Failing(io.RawIOBase):
-    """A stream that breaks after some bytes."""
-
-    def __init__(self, good: bytes) -> None:
-        self._left = good
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """The good bytes, then an error."""
-        if not self._left:
-            raise ConnectionResetError("the stream broke")
-        n = min(len(buffer), len(self._left))
-        buffer[:n], self._left = self._left[:n], self._left[n:]
-        return n
-
-
-class BlobsContract:
-    """For `Blobs`. Needs the fixture `blobs`: an empty store."""
-
-    @pytest.fixture
-    def blobs(self) -> Blobs:
-        """Must be given by the subclass."""
-        raise NotImplementedError
-
-    @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 8_192], ids=["empty", "one byte", "2 MiB"])
-    def test_bytes_come_back_as_they_were(self, blobs: Blobs, data: bytes) -> None:
-        assert blobs.put("a/b", io.BytesIO(data)) is True
-        with blobs.open("a/b") as stream:
-            assert stream.read() == data
-        assert blobs.path("a/b").read_bytes() == data
-
-    def test_a_taken_key_keeps_its_first_bytes(self, blobs: Blobs) -> None:
-        assert blobs.put("k", io.BytesIO(b"first")) is True
-        assert blobs.put("k", io.BytesIO(b"second")) is False
-        assert blobs.path("k").read_bytes() == b"first"
-
-    def test_an_unknown_key_is_not_found(self, blobs: Blobs) -> None:
-        with pytest.raises(NotFound, match="nothing/here"):
-            blobs.open("nothing/here")
-        with pytest.raises(NotFound, match="nothing/here"):
-            blobs.path("nothing/here")
-
-    def test_delete_tells_whether_the_blob_was_there(self, blobs: Blobs) -> None:
-        blobs.put("k", io.BytesIO(b"x"))
-        assert [blobs.delete("k"), blobs.delete("k")] == [True, False]
-        with pytest.raises(NotFound):
-            blobs.open("k")
-        assert blobs.put("k", io.BytesIO(b"again")) is True
-        assert blobs.path("k").read_bytes() == b"again"
-
-    def test_keys_are_listed_in_order_by_prefix(self, blobs: Blobs) -> None:
-        keys = ["a/x", "a-b", "a/b/c", "ab", "b", "a/b/a"]
-        for key in keys:
-            blobs.put(key, io.BytesIO(b""))
-        assert list(blobs.keys()) == sorted(keys)
-        for prefix in ("a", "a/", "a/b", "a/b/", "b", "zz"):
-            assert list(blobs.keys(prefix)) == sorted(key for key in keys if key.startswith(prefix))
-
-    @pytest.mark.parametrize(
-        "key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", ".", "a/./b", ".hidden", "a\\b", "a\x00b", "a\nb"]
-    )
-    def test_a_key_that_could_lead_elsewhere_is_refused(self, blobs: Blobs, key: str) -> None:
-        for call in (blobs.open, blobs.path, blobs.delete):
-            with pytest.raises(Invalid):
-                call(key)
-        with pytest.raises(Invalid):
-            blobs.put(key, io.BytesIO(b"x"))
-        assert list(blobs.keys()) == []
-
-    def test_a_broken_upload_leaves_nothing(self, blobs: Blobs) -> None:
-        with pytest.raises(ConnectionResetError):
-            blobs.put("k", io.BufferedReader(Failing(b"half")))
-        assert list(blobs.keys()) == []
-        assert blobs.put("k", io.BytesIO(b"whole")) is True
-
-    def test_of_several_writers_one_wins_and_no_bytes_mix(self, blobs: Blobs) -> None:
-        wins: list[int] = []
-
-        def put(number: int) -> None:
-            if blobs.put("k", io.BytesIO(bytes([number]) * 300_000)):
-                wins.append(number)
-
-        in_threads(6, put)
-        assert len(wins) == 1
-        assert blobs.path("k").read_bytes() == bytes([wins[0]]) * 300_000
-
-
-def packed(stamp: int, text: str = "") -> bytes:
-    """Packed values as the feature store writes them: 16 bytes that order equal event times, then the values."""
-    return stamp.to_bytes(16, "big") + text.encode()
-
-
-class OnlineStoreContract:
-    """For an `OnlineStore`. Needs the fixture `online`: an empty store."""
-
-    @pytest.fixture
-    def online(self) -> OnlineStore:
-        """Must be given by the subclass."""
-        raise NotImplementedError
-
-    def test_values_come_back_in_the_order_of_the_keys(self, online: OnlineStore) -> None:
-        assert online.write("v", [("a", 1, packed(1, "A")), ("b", 2, packed(1, "B"))]) == 2
-        assert online.read("v", ["b", "none", "a", "b"]) == [
-            (2, packed(1, "B")),
-            None,
-            (1, packed(1, "A")),
-            (2, packed(1, "B")),
-        ]
-
-    def test_only_something_newer_replaces(self, online: OnlineStore) -> None:
-        online.write("v", [("a", 10, packed(1, "ten"))])
-        assert online.write("v", [("a", 9, packed(2, "nine"))]) == 0
-        assert online.read("v", ["a"]) == [(10, packed(1, "ten"))]
-        assert online.write("v", [("a", 11, packed(0, "eleven"))]) == 1
-        assert online.read("v", ["a"]) == [(11, packed(0, "eleven"))]
-
-    @pytest.mark.parametrize("times", [(-5, 3), (-(2**60), -1), (255, 256), (2**31 - 1, 2**31), (2**62 - 1, 2**62)])
-    def test_times_are_compared_as_numbers(self, online: OnlineStore, times: tuple[int, int]) -> None:
-        older, newer = times
-        for order in ((older, newer), (newer, older)):
-            key = str(order)
-            for time in order:
-                online.write("v", [(key, time, packed(1))])
-            assert online.read("v", [key]) == [(newer, packed(1))]
-
-    def test_one_call_may_hold_a_key_twice(self, online: OnlineStore) -> None:
-        online.write("v", [("a", 2, packed(1, "two")), ("a", 1, packed(1, "one")), ("a", 3, packed(1, "three"))])
-        assert online.read("v", ["a"]) == [(3, packed(1, "three"))]
-
-    def test_views_are_apart(self, online: OnlineStore) -> None:
-        online.write("v", [("a", 1, packed(1, "v"))])
-        online.write("w", [("a", 1, packed(1, "w"))])
-        assert online.read("v", ["a"]) == [(1, packed(1, "v"))]
-        assert online.delete("v", ["a"]) == 1
-        assert online.read("w", ["a"]) == [(1, packed(1, "w"))]
-
-    @pytest.mark.parametrize("key", ["", "a:b", "ключ", "a b\n", "'", "%s", "x" * 1_000])
-    def test_any_text_is_a_key(self, online: OnlineStore, key: str) -> None:
-        online.write("v", [(key, 1, packed(1, "x"))])
-        assert online.read("v", [key, key + "!"]) == [(1, packed(1, "x")), None]
-
-    def test_many_rows_at_once(self, online: OnlineStore) -> None:
-        rows = [(f"k{i}", i, packed(1, str(i))) for i in range(1_203)]
-        assert online.write("v", rows) == len(rows)
-        assert online.read("v", [key for key, _, _ in rows]) == [(time, data) for _, time, data in rows]
-
-    def test_nothing_is_a_valid_request(self, online: OnlineStore) -> None:
-        assert (online.write("v", []), online.read("v", []), online.delete("v", [])) == (0, [], 0)
-
-    def test_delete_tells_how_many_were_there(self, online: OnlineStore) -> None:
-        online.write("v", [("a", 5, packed(1)), ("b", 5, packed(1))])
-        assert online.delete("v", ["a", "none"]) == 1
-        assert online.read("v", ["a", "b"]) == [None, (5, packed(1))]
-        assert online.write("v", [("a", 1, packed(1))]) == 1  # nothing is remembered of what was forgotten
-
-    def test_writers_in_threads_leave_the_newest(self, online: OnlineStore) -> None:
-        in_threads(4, lambda n: [online.write("v", [("a", 4 * i + n, packed(1, str(n)))]) for i in range(10)])
-        assert online.read("v", ["a"]) == [(39, packed(1, "3"))]
-
-    def test_closing_twice_is_allowed(self, online: OnlineStore) -> None:
-        online.write("v", [("a", 1, packed(1))])
-        online.close()
-        online.close()
-
-
-class ClockContract:
-    """For a `Clock`. Needs the fixture `clock`."""
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        """Must be given by the subclass."""
-        raise NotImplementedError
-
-    def test_it_tells_utc(self, clock: Clock) -> None:
-        now = clock.now()
-        assert now.tzinfo is not None
-        assert now.utcoffset() == timedelta(0)
-        assert now.isoformat() == now.astimezone(UTC).isoformat()
