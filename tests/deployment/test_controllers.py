@@ -95,6 +95,31 @@ def test_a_controller_killed_at_every_step_is_followed_where_it_was(tmp_path, wh
     assert all(event.details["measurements"] for event in changes[1:])
 
 
+@pytest.mark.parametrize("when", ["within", "after"])
+def test_a_person_whose_command_is_killed_has_done_it_or_has_not(tmp_path, when):
+    folder, me = tmp_path / "yard", DeploymentManager(tmp_path / "yard")
+
+    for name, strategy, reached in (
+        ("promote", "canary", lambda now: now.step == 1),
+        ("pause", "canary", lambda now: now.status is DeploymentStatus.PAUSED),
+        ("abort", "canary", lambda now: now.status is DeploymentStatus.ABORTED),
+        ("release", "direct", lambda now: len(now.traffic.arms) == 1),
+        ("rollback", "direct", lambda now: now.status is DeploymentStatus.ROLLED_BACK),
+    ):
+        before = me.start(name, "v2.0.0", strategy=strategy, **TERMS)
+
+        def act(manager, name=name, deployment_id=before.deployment_id):
+            getattr(manager, name)(deployment_id)
+
+        assert in_child(acts_and_dies, folder, act, when) == -signal.SIGKILL
+        after = me.get_deployment(before.deployment_id)
+        assert reached(after) == (when == "after")
+        if when == "within":
+            assert after == before
+            act(me)
+            assert reached(me.get_deployment(before.deployment_id))
+
+
 def races(place, files, deployment_id, name, gate):
     manager = DeploymentManager(Store.at(place, files=files))
     gate.wait()
