@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelyard.ab_testing import ABTestManager, store
+from modelyard.ab_testing import ABTestManager, results, store
 from modelyard.ab_testing.journal import BETWEEN, record
 from modelyard.ab_testing.tally import Tally
 from modelyard.core.errors import Conflict, Invalid, NotFound, Unavailable
 from modelyard.core.events import EventType
-from modelyard.core.work import event_from_row
+from modelyard.core.work import Store, event_from_row
 from modelyard.stats.sketch import bucket, histogram
+from modelyard.storage.sqlite import SqliteDatabase
 
 FORK = multiprocessing.get_context("fork")
 METRICS = [
@@ -235,6 +236,42 @@ def test_a_full_disk_refuses_the_result_and_keeps_the_others(tmp_path, manager):
     assert tallied(manager, test).requests == kept
 
 
+class Leaving:
+    """A database that can go away."""
+
+    def __init__(self, database):
+        self.database, self.url, self.scrub, self.close = database, database.url, database.scrub, database.close
+        self.away = False
+
+    def write(self):
+        return self._reached().write()
+
+    def read(self):
+        return self._reached().read()
+
+    def _reached(self):
+        if self.away:
+            raise Unavailable("The database cannot be reached. Start it.")
+        return self.database
+
+
+def test_results_are_taken_while_the_database_is_away_and_folded_when_it_is_back(tmp_path, monkeypatch):
+    database = Leaving(SqliteDatabase(tmp_path))
+    manager = ABTestManager(Store(database, tmp_path))
+    test, draft = running(manager), running(manager)
+    manager.record_request(test.test_id, "control", success=True)
+    monkeypatch.setattr(results, "REMEMBERED", -1.0)  # so that each call asks the database
+    monkeypatch.setattr(results, "AWAY", -1.0)
+    database.away = True
+    manager.record_many(test.test_id, [{"variant": "control", "success": True}] * 10_000)  # more than are kept unfolded
+    manager.record_request(test.test_id, "control", success=True, unit_id="u")
+    for refused in (lambda: manager.record_request(draft.test_id, "control", success=True), manager._recorder.fold):
+        with pytest.raises(Unavailable):
+            refused()
+    database.away = False
+    assert tallied(manager, test).requests == 10_002
+
+
 def test_lines_that_a_disk_has_damaged_are_set_aside_and_the_others_count(tmp_path, manager):
     test = running(manager)
     manager.record_request(test.test_id, "control", success=True, result_id="r1")
@@ -367,6 +404,7 @@ def test_settling_counts_what_is_new_and_corrects_what_says_otherwise(manager):
         ({"custom_metrics": {1: 1.0}}, Invalid),
         ({"custom_metrics": {"x": True}}, Invalid),
         ({"variant": "contrl"}, NotFound),
+        ({"variant": None}, NotFound),
     ],
 )
 @pytest.mark.parametrize("many", [False, True])

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.ab_testing import allocating, assignment, rules, store
+from modelyard.ab_testing.corrections import Corrections
 from modelyard.ab_testing.experiments import ABTest, Round, TestStatus, TrafficSplitStrategy
 from modelyard.ab_testing.planning import emit, known
-from modelyard.ab_testing.results import Results
 from modelyard.ab_testing.tally import Tally
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.events import EventSeverity, EventType
@@ -27,7 +27,7 @@ REMEMBERED = 1.0  # seconds that another process's start or stop may take to be 
 RESULT = ("variant", "success", "latency", "custom_metrics", "unit_id", "result_id")
 
 
-class ABTestManager(Results):
+class ABTestManager(Corrections):
     """Creates tests, assigns variants, records results and analyses them."""
 
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
