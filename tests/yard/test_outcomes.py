@@ -142,7 +142,7 @@ def routed_again(yard: Yard, before: ABTest) -> ABTest:
         "T2", control_variant=before.control.model, treatment_variant=before.treatments[0].model
     )
     yard.ab_tests.start_test(test.test_id)
-    yard.serving.apply(yard.ab_tests.traffic(test.test_id, "e", generation=2))
+    yard.serving.apply(yard.ab_tests.traffic(test.test_id, "e", generation=3))  # ending the first one was 2
     return test
 
 
