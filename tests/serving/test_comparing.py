@@ -113,7 +113,7 @@ def test_distances_are_counted_by_their_upper_ends(server: ModelServer, tools: A
     with server.start(workers=1) as serving, httpx.Client(base_url=serving.url) as client:
         for _ in range(20):
             client.post("/predict/e", json={"features": {"a": 0.25, "b": 0}}).raise_for_status()
-        found = tools.until(lambda: (c := server.counts("e").shadow) is not None and c.compared == 20 and c)
+        found = tools.until(lambda: (c := server.counts("e").shadow) is not None and c.compared == 20 and c, 120)
     p, q = (1 / (1 + np.exp(-score)) for score in (0.25, 0.20))
     place = next(i for i, end in enumerate(DISTANCES) if end >= p - q)
     assert found.distances == tuple(20 if i == place else 0 for i in range(len(DISTANCES) + 1))

@@ -179,7 +179,7 @@ def test_a_broken_service_as_canary_is_rolled_back_and_one_as_shadow_only_counte
         bare.only(generation=2, shadow=shadow, shadow_share=1.0)
         tools.until(lambda: tools.carried_out(bare.yard.serving, "e", 2, workers=1))
         answered(http, rows(3))
-        tools.until(lambda: bare.yard.serving.counts("e").shadow.errors)
+        tools.until(lambda: bare.yard.serving.counts("e").shadow.errors, 120)
     assert bare.yard.serving.counts("e").arms["baseline"].errors == 0
 
 
