@@ -511,3 +511,10 @@ def test_rates_too_near_each_other_for_two_digits_are_written_with_more():
 def test_a_rate_that_cannot_rise_enough_is_told():
     told = concluded(plan(), {"control": counted(999, 1000), "treatment": counted(1000, 1000)})
     assert "10,000 units could not even show a rise to 100% in four of five tests." in told
+
+
+def test_units_that_are_all_the_same_bound_nothing():
+    test = plan({"name": "x", "kind": "mean", "role": "guardrail", "margin": 0.05})
+    found, _ = rules.analyze(test, {name: summed("x", [1.0] * 20) for name in ("control", "treatment")})
+    one = found["comparisons"]["treatment"]["metrics"]["x"]
+    assert (one["interval"], one["relative_interval"], one["guardrail"]) == ([None, None], None, "open")

@@ -209,7 +209,8 @@ def _estimates(
     found = ratios.difference(control, treatment)
     width = ratios.wide(held.z, found.df)
     enough = min(control.n, treatment.n) >= FEWEST and min(control.steady, treatment.steady) >= STEADY
-    half = width * found.error if found.error else 0.0 if enough else math.inf
+    alike = not found.error and not found.value  # every unit of both arms the same: that bounds nothing
+    half = width * found.error if found.error else math.inf if alike or not enough else 0.0
     return Compared(
         metric=metric,
         control=plain[0],
@@ -217,7 +218,7 @@ def _estimates(
         difference=found.value,
         interval=(found.value - half, found.value + half),
         lift=(treatment.value - control.value) / abs(control.value) if control.value else None,
-        lift_interval=ratios.lift(control, treatment, width),
+        lift_interval=None if alike else ratios.lift(control, treatment, width),
         p_value=alone.p_value,
         z=found.z,
         method=method,

@@ -154,7 +154,7 @@ def _power(test: ABTest, control: Tally, units: int, held: Ruler) -> str:
     lift = _findable(test, control, units, held)
     if lift:
         return f" {units:,} units would show a lift of {100 * lift:.2g}% in four of five tests."
-    if test.goals[0].kind is Kind.RATE and rate_of(control).rate > 0.5:
+    if test.goals[0].kind is Kind.RATE and 0.5 < rate_of(control).rate < 1:
         return f" {units:,} units could not even show a rise to 100% in four of five tests."
     return ""
 
