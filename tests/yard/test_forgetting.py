@@ -10,7 +10,7 @@ import pytest
 
 from modelyard import Yard
 from modelyard.audit import EventType
-from modelyard.core.errors import NotFound
+from modelyard.core.errors import Conflict, NotFound
 from modelyard.features import FeatureType
 from modelyard.serving import PredictionRequest
 
@@ -106,6 +106,19 @@ def test_a_person_whom_no_event_is_about_is_erased_with_an_event_that_names_nobo
     with pytest.raises(NotFound, match="counted no result"):
         yard.ab_tests.correct_result(test.test_id, "r", success=False, reason="?")
     assert yard.audit.verify().ok
+
+
+def test_of_a_person_under_a_legal_hold_nothing_goes_anywhere(yard: Yard) -> None:
+    test = yard.ab_tests.create_test("T", control_variant="m:v1.0.0", treatment_variant="m:v2.0.0")
+    yard.ab_tests.start_test(test.test_id)
+    yard.ab_tests.record_request(test.test_id, yard.ab_tests.get_variant(test.test_id, "u"), success=True, unit_id="u")
+    yard.ab_tests.analyze_test(test.test_id)
+    yard.audit.log_event(EventType.DATA_ACCESSED, "file", "f7", user="ana", subject=WHO, details={})
+    yard.audit.legal_hold("subject", WHO, user="counsel", reason="case 7")
+    with pytest.raises(Conflict, match="legal hold"):
+        yard.audit.erase_subject("u", also=[WHO], user="dpo@example.org", reason="Art. 17")
+    with yard.store.reading() as rows:
+        assert len(rows.all("SELECT 1 FROM ab_units")) == 1
 
 
 def test_a_process_that_goes_on_recording_keeps_nothing_of_a_forgotten_unit(tmp_path: Path) -> None:
