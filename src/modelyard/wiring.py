@@ -47,8 +47,9 @@ from modelyard.consequences import (
     uncrown,
 )
 from modelyard.core import plugins
-from modelyard.core.errors import NotFound
+from modelyard.core.errors import NotFound, YardError
 from modelyard.core.events import Event, EventType
+from modelyard.core.lasting import Lasting
 from modelyard.core.traffic import TrafficCounts
 from modelyard.core.work import HEARD, Handler, Store, event_from_row
 from modelyard.marketplace.hearing import follow_renaming, withdraw_deleted
@@ -146,6 +147,7 @@ class Dispatcher:
         self._areas = areas
         self._lock = threading.Lock()
         self._thread = 0  # the thread that is handing on
+        self._lasting = Lasting("An event could not be handled and will be tried again", log)
         self.heard = False  # whether anything has happened through this yard
 
     def after(self, events: list[Event]) -> None:
@@ -192,19 +194,21 @@ class Dispatcher:
                 seen=seen,
             )
         done = seen
-        try:
+        with self._lasting.round():  # whatever it is, the other handlers' events must not wait for this one
             for row in waiting:
-                event = event_from_row(row)
                 if row["heard"]:
-                    wire.handle(self._areas, event)
+                    self._hand_on(wire, event_from_row(row))
                 done = row["position"]
-        except Exception:  # whatever it is, the other handlers' events must not wait for this one
-            log.exception("%s could not handle event %s; it will be tried again", wire.name, event.event_id)
-        finally:
-            if done > seen:
-                with self._store.work() as work:
-                    work.rows.run(ADVANCE, reader=reader, position=done)
+        if done > seen:
+            with self._store.work() as work:
+                work.rows.run(ADVANCE, reader=reader, position=done)
         return done > seen
+
+    def _hand_on(self, wire: Wire, event: Event) -> None:
+        try:
+            wire.handle(self._areas, event)
+        except (OSError, YardError) as error:
+            raise YardError(f"{wire.name}, {event.event_type.value} {event.event_id}: {error}") from error
 
 
 ADVANCE = """
