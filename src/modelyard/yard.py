@@ -215,6 +215,18 @@ class Yard:
         self.dispatch()
         return decision
 
+    def confirm(self) -> None:
+        """Take back what has completed and no serving process can carry out, once its `ready_seconds` are over.
+
+        Nobody looks at a completed deployment any more, and `direct` completes at once.
+        """
+        processes = [one for one in self.serving.processes() if one.ready]
+        for deployment in self.deployments.completed() if any(one.troubles for one in processes) else ():
+            endpoint = deployment.endpoint
+            troubles = [one.troubles[endpoint] for one in processes if endpoint in one.troubles]
+            if troubles and all(one.generations.get(endpoint, 0) < deployment.generation for one in processes):
+                self.deployments.give_up(deployment.deployment_id, troubles[0])
+
     def serve(
         self,
         *,

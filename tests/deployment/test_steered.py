@@ -274,3 +274,21 @@ def test_terms_that_cannot_be_are_refused_by_name(
 ) -> None:
     with pytest.raises(Invalid, match=told):
         started(manager, **terms)
+
+
+def test_what_has_completed_goes_back_where_no_process_can_load_it_in_its_time(
+    manager: DeploymentManager, clock: FixedClock
+) -> None:
+    first = manager.start("fraud", "v1.0.0", strategy="direct")
+    clock.advance(600)
+    assert manager.give_up(first.deployment_id, TROUBLE) == first  # nothing to go back to
+    rollout = manager.start("fraud", "v2.0.0", strategy="direct")
+    assert manager.completed() == [rollout]
+    clock.advance(599)
+    assert manager.give_up(rollout.deployment_id, TROUBLE) == rollout
+    clock.advance(1)
+    ended = manager.give_up(rollout.deployment_id, TROUBLE)
+    assert ended.status is DeploymentStatus.ROLLED_BACK
+    assert ended.reason == f"not carried out for 600 s, and ready_seconds is 600: {TROUBLE}"
+    assert manager.give_up(rollout.deployment_id, TROUBLE) == ended
+    assert manager.completed() == []

@@ -125,3 +125,11 @@ def test_a_version_that_cannot_be_loaded_goes_back_with_its_reason(served: Serve
     assert set(served.fresh(5)) == {"v1.0.0"}
     held = [entry.reasons[0] for entry in served.yard.deployments.history(rollout.deployment_id)]
     assert "not carried out" in [reason.partition(":")[0] for reason in held]
+
+
+def test_what_has_completed_and_no_process_can_load_goes_back_too(served: Served) -> None:
+    made = served.yard.roll_out("fraud", "v5.0.0", strategy="direct", ready_seconds=0.5)
+    assert made.status.value == "completed"
+    until(lambda: served.yard.confirm() or served.known(made).status.value == "rolled_back")
+    assert "Missing" in served.known(made).reason
+    assert set(served.fresh(5)) == {"v1.0.0"}

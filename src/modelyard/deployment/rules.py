@@ -75,9 +75,13 @@ def _stuck(rollout: Rollout, decision: Decision, trouble: str, now: Instant) -> 
     if decision.verdict is Verdict.ROLL_BACK:
         return decision
     if since is not None and seconds >= limit:
-        reason = f"not carried out for {seconds:.0f} s, and ready_seconds is {limit:g}: {trouble}"
-        return replace(decision, verdict=Verdict.ROLL_BACK, reasons=(reason,))
+        return replace(decision, verdict=Verdict.ROLL_BACK, reasons=(too_late(rollout, seconds, trouble),))
     return replace(decision, verdict=Verdict.HOLD, reasons=(f"not carried out: {trouble}", *decision.reasons))
+
+
+def too_late(rollout: Rollout, seconds: float, trouble: str) -> str:
+    """Why a version that cannot be loaded goes back now."""
+    return f"not carried out for {seconds:.0f} s, and ready_seconds is {rollout.terms.ready_seconds:g}: {trouble}"
 
 
 def _judged(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:

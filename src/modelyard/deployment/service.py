@@ -10,7 +10,7 @@ from typing import Any
 from modelyard.core.canonical import plain
 from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.errors import Conflict, Forbidden, Invalid, NotFound
-from modelyard.core.instants import SYSTEM_CLOCK, Instant
+from modelyard.core.instants import SYSTEM_CLOCK, Instant, from_micros
 from modelyard.core.measures import Measurement
 from modelyard.core.operations import operation
 from modelyard.core.ports import Clock, Connection
@@ -202,6 +202,34 @@ class DeploymentManager(SteeredRollouts):
                 if moves.due_to_release(row, work.now) and not moves.taken_over(work, row)
             ]
             return [moves.view(moves.release(work, row)) for row in due]
+
+    def completed(self) -> list[Deployment]:
+        """The completed live deployments that decided their endpoint's traffic last.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> DeploymentManager(folder).completed()
+        []
+        """
+        with self.store.reading() as rows:
+            return [moves.view(row) for row in store.keeping(rows)]
+
+    def give_up(self, deployment_id: str, trouble: str) -> Deployment:
+        """A completed deployment that no process carries out, taken back once its `ready_seconds` are over.
+
+        >>> from modelyard.deployment import DeploymentManager
+        >>> manager = DeploymentManager(folder)
+        >>> made = manager.start("fraud", "v2.0.0", strategy="direct", baseline="v1.0.0", ready_seconds=0.0)
+        >>> manager.give_up(made.deployment_id, "there is no such file").status.value
+        'rolled_back'
+        """
+        with self.store.work() as work:
+            row = moves.known(work.rows, deployment_id)
+            rollout, since = store.rollout_from(row), (work.now - from_micros(row["updated_at"])).total_seconds()
+            takes = rollout.status is DeploymentStatus.COMPLETED and rollout.baseline is not None
+            if takes and since >= rollout.terms.ready_seconds and moves.is_newest(work, row):
+                decision = Decision(verdict=Verdict.ROLL_BACK, reasons=(rules.too_late(rollout, since, trouble),))
+                row = moves.end(work, row, DeploymentStatus.ROLLED_BACK, decision=decision)
+            return moves.view(row)
 
     def under_way(self) -> list[Deployment]:
         """The live deployments that are under way: what a controller has to look at.

@@ -117,6 +117,8 @@ class Controller:
                     yard.registry.expire_requests()
                 with self._lasting.round():
                     yard.deployments.release_due()
+                with self._lasting.round():
+                    yard.confirm()
                 tidied = time.monotonic()
             if time.monotonic() >= collected + COLLECT_EVERY:
                 with self._lasting.round():
