@@ -179,7 +179,15 @@ RECORDED = st.lists(
         st.booleans(),
         st.none() | st.floats(1e-6, 10),
         st.sampled_from(["", "u1", "u2", "u3"]),
-        st.fixed_dictionaries({}, optional={"x": st.floats(0, 1e6), "d": st.floats(0, 1e3), "z": st.floats(-5, 5)}),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "x": st.floats(0, 1e6),
+                "d": st.floats(0, 1e3),
+                "z": st.floats(-5, 5),
+                "g": st.sampled_from([0.0, 1.0]),
+            },
+        ),
     ),
     min_size=1,
     max_size=25,
@@ -195,6 +203,7 @@ def test_the_same_results_give_the_same_analysis_in_any_order_and_in_any_number_
         {"name": "r", "numerator": "x", "denominator": "d", "covariate": "z", "covariate_denominator": "one"},
         {"name": "m", "numerator": "x", "kind": "mean", "covariate": "z"},
         {"name": "q", "numerator": "x", "quantile": 0.5},
+        {"name": "s", "numerator": "x", "kind": "mean", "strata": "g"},
     ]
     found = []
     for parts in (1, 4):
