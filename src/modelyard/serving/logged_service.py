@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,8 @@ class LoggedPredictions(Area):
         which = reading.wanted(
             since, until, result=result, arm=arm, model=model, version=version, request_id=request_id, unit=unit
         )
-        place = self._folder(endpoint)
-
-        def found(after: reading.Place | None, most: int) -> list[dict[str, Any]]:
-            return reading.page(place, which, after=after, limit=most)
-
-        return reading.paged(f"payloads {endpoint} {which}", found, limit=limit, page_token=page_token)
+        find = partial(reading.page, self._folder(endpoint))
+        return reading.paged(f"payloads {endpoint}", which, find, limit=limit, page_token=page_token)
 
     def payload_rows(
         self, endpoint: str, since: float | str = 0.0, *, until: float | str = "", **equal: str

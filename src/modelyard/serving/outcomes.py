@@ -211,13 +211,13 @@ class OutcomeLog(Area):
         >>> ModelServer(folder).labelled("fraud").items
         ()
         """
-        which = reading.wanted(since, until, arm=arm, model=model, version=version, unit=unit)
         name = checked_name(endpoint, "endpoint")
 
-        def found(after: reading.Place | None, most: int) -> list[dict[str, Any]]:
+        def find(which: reading.Wanted, after: reading.Place | None, most: int) -> list[dict[str, Any]]:
             return list(islice(self._labelled(name, which, after), most))
 
-        return reading.paged(f"labelled {name} {which}", found, limit=limit, page_token=page_token)
+        which = reading.wanted(since, until, arm=arm, model=model, version=version, unit=unit)
+        return reading.paged(f"labelled {name}", which, find, limit=limit, page_token=page_token)
 
     def labelled_rows(
         self, endpoint: str, since: float | str = 0.0, *, until: float | str = "", **equal: str

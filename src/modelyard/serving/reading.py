@@ -43,6 +43,9 @@ class Wanted:
     result: str = ANSWERED  # of RESULTS
 
 
+Find = Callable[[Wanted, Place | None, int], list[dict[str, Any]]]  # up to so many rows behind a place
+
+
 def wanted(since: float | str, until: float | str, *, result: str = ANSWERED, **equal: str) -> Wanted:
     """The rows between two moments, in seconds since 1970 or ISO 8601 (UTC where no zone is said); "" is any value."""
     if result not in RESULTS:
@@ -83,28 +86,27 @@ def which(since: float | str, until: float | str, equal: Mapping[str, str]) -> W
 
 def rows(folder: Path, which: Wanted, *, after: Place | None = None, step: int = STEP) -> Iterator[dict[str, Any]]:
     """Every wanted row of an endpoint's folder behind a place, oldest first."""
-    while some := page(folder, which, after=after, limit=step):
+    while some := page(folder, which, after, step):
         yield from some
         if len(some) < step:
             return
         after = place_of(some[-1])
 
 
-def page(folder: Path, which: Wanted, *, after: Place | None, limit: int) -> list[dict[str, Any]]:
+def page(folder: Path, which: Wanted, after: Place | None, limit: int) -> list[dict[str, Any]]:
     """Up to so many wanted rows behind a place, oldest first."""
     return steady(folder, lambda: _page(folder, which, after, limit))
 
 
-def paged(
-    query: str, find: Callable[[Place | None, int], list[dict[str, Any]]], *, limit: int, page_token: str
-) -> Page[dict[str, Any]]:
-    """A page of what `find` finds behind a place, and the token of the next; `query` tells queries apart."""
+def paged(what: str, which: Wanted, find: Find, *, limit: int, page_token: str) -> Page[dict[str, Any]]:
+    """A page of the wanted rows that `find` finds behind a place, and the token of the next, good for the same of `what`."""
+    query = f"{what} {which}"
     if type(limit) is not int or not 1 <= limit <= MOST:
         raise Invalid(f"limit is {limit!r:.40}. Pass 1 to {MOST:,}, and page on with next_page_token.")
     after: Any = tuple(read_token(page_token, query)) if page_token else None
     if after is not None and [type(one) for one in after] != [int, str, int]:
         raise Invalid("The page token is none of this query's. Pass the next_page_token of its last answer.")
-    some = find(after, limit + 1)
+    some = find(which, after, limit + 1)
     items = tuple(some[:limit])
     return Page(items=items, next_page_token=made_token(place_of(items[-1]), query) if len(some) > limit else "")
 
