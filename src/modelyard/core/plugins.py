@@ -45,7 +45,7 @@ TABLE: dict[str, dict[str, str]] = {
         "redis": "modelyard.storage.redis:RedisOnlineStore",
         "rediss": "modelyard.storage.redis:RedisOnlineStore",
     },
-    "offline_store": {"duckdb": "modelyard.storage.duckdb:DuckOfflineStore"},
+    "offline_store": {"duckdb": "modelyard.storage.offline:DuckOfflineStore"},
     "parquet": {
         "read": "modelyard.storage.duckdb:read_parquet",
         "write": "modelyard.storage.duckdb:write_parquet",

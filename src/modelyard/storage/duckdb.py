@@ -13,7 +13,6 @@ import duckdb
 import numpy as np
 
 from modelyard.core.errors import Damaged, Invalid, NotFound
-from modelyard.core.ports import History
 
 SQL_TYPES = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "string": "VARCHAR"}
 PLAIN_TYPES = {
@@ -21,11 +20,7 @@ PLAIN_TYPES = {
     **dict.fromkeys(("FLOAT", "DOUBLE", "DECIMAL", "HUGEINT", "UBIGINT", "UHUGEINT"), "float"),
     "BOOLEAN": "bool",
 }
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-BINS = 20
 ORDER = 'ORDER BY "at", request_id, "row"'
-MOST_FREQUENT = 20
-HUGE = 1e100  # beyond this, squares overflow: moments are then taken of scaled values
 
 
 def read_parquet(path: Path) -> Any:
@@ -39,12 +34,12 @@ def read_parquet(path: Path) -> Any:
 
 def parquet_from_lines(source: Path, path: Path, types: Mapping[str, str], metadata: Mapping[str, str]) -> None:
     """Write a file of JSON objects, one a line, as Parquet with columns of these DuckDB types, and texts beside them."""
-    columns = ", ".join(f"{_text(name)}: {_text(kind)}" for name, kind in types.items())
-    beside = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in metadata.items())
-    with _session() as session:
+    columns = ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in types.items())
+    beside = ", ".join(f"{identifier(name)}: {literal(value)}" for name, value in metadata.items())
+    with working() as session:
         session.execute(
-            f"COPY (SELECT * FROM read_json({_text(str(source))}, format = 'newline_delimited', columns = {{{columns}}}, "
-            f"maximum_object_size = 16777216)) TO {_text(str(path))} "
+            f"COPY (SELECT * FROM read_json({literal(str(source))}, format = 'newline_delimited', columns = {{{columns}}}, "
+            f"maximum_object_size = 16777216)) TO {literal(str(path))} "
             f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{beside}}})"
         )
 
@@ -54,7 +49,7 @@ def write_parquet(frame: Any, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with duckdb.connect() as connection:
         connection.register("rows_to_write", frame)
-        connection.execute(f"COPY rows_to_write TO {_text(str(part))} (FORMAT parquet, COMPRESSION zstd)")
+        connection.execute(f"COPY rows_to_write TO {literal(str(part))} (FORMAT parquet, COMPRESSION zstd)")
     part.replace(path)
 
 
@@ -97,12 +92,12 @@ class Segment:
 
         OSError where the file cannot be written.
         """
-        told = f"{_name(key)}: {_text(self.beside(key) or 'null')}"
+        told = f"{identifier(key)}: {literal(self.beside(key) or 'null')}"
         with _reading(self._path), _engine(os.getpid()).cursor() as session:
             try:
                 copied = session.execute(
                     f"COPY (SELECT * FROM read_parquet($file) WHERE NOT coalesce({_hashed(column)}, false)) "
-                    f"TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})",
+                    f"TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})",
                     {"file": str(self._path), "salt": salt, "digest": digest, "until": until},
                 ).fetchall()
             except duckdb.IOException as error:
@@ -152,11 +147,13 @@ class Rows:
     def slice(self, columns: Sequence[str], first: int, count: int) -> Mapping[str, Any]:
         """Some rows' columns as masked arrays, in the file's order."""
         types = self.types()
-        chosen = ", ".join(f"CAST({_name(name)} AS {SQL_TYPES[types[name]]}) AS {_name(name)}" for name in columns)
+        chosen = ", ".join(
+            f"CAST({identifier(name)} AS {SQL_TYPES[types[name]]}) AS {identifier(name)}" for name in columns
+        )
         with _reading(self._path), _engine(os.getpid()).cursor() as session:
-            return _columns(
+            return arrays(
                 session,
-                f"SELECT {chosen} FROM read_parquet({_text(str(self._path))}) LIMIT {int(count)} OFFSET {int(first)}",
+                f"SELECT {chosen} FROM read_parquet({literal(str(self._path))}) LIMIT {int(count)} OFFSET {int(first)}",
             )
 
 
@@ -174,12 +171,12 @@ def write_segment(
     entries each row has; none is null. OSError where the file cannot be written.
     """
     rows, select = _selected(columns, types, lists)
-    told = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in beside.items())
+    told = ", ".join(f"{identifier(name)}: {literal(value)}" for name, value in beside.items())
     with _engine(os.getpid()).cursor() as session:
         session.register("rows_to_write", rows)
         try:
             session.execute(
-                f"COPY (SELECT {select} FROM rows_to_write) TO {_text(str(path))} "
+                f"COPY (SELECT {select} FROM rows_to_write) TO {literal(str(path))} "
                 f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})"
             )
         except duckdb.IOException as error:
@@ -195,14 +192,18 @@ def _selected(
     rows, chosen = dict(columns), []
     for name in columns:
         kind = types[name]
-        taken = f"make_timestamptz({_name(name)})" if kind == "moment" else f"CAST({_name(name)} AS {SQL_TYPES[kind]})"
-        chosen.append(f"{taken} AS {_name(name)}")
+        taken = (
+            f"make_timestamptz({identifier(name)})"
+            if kind == "moment"
+            else f"CAST({identifier(name)} AS {SQL_TYPES[kind]})"
+        )
+        chosen.append(f"{taken} AS {identifier(name)}")
     for name, (matrix, widths) in lists.items():
         parts = [f"{name} {n}" for n in range(matrix.shape[1])]
         rows |= {part: np.ascontiguousarray(matrix[:, n]) for n, part in enumerate(parts)} | {f"{name} n": widths}
-        listed = ", ".join(map(_name, parts)) or "NULL::DOUBLE"
-        n = _name(f"{name} n")
-        chosen.append(f"CASE WHEN {n} > 0 THEN list_value({listed})[1:{n}] END AS {_name(name)}")
+        listed = ", ".join(map(identifier, parts)) or "NULL::DOUBLE"
+        n = identifier(f"{name} n")
+        chosen.append(f"CASE WHEN {n} > 0 THEN list_value({listed})[1:{n}] END AS {identifier(name)}")
     return rows, ", ".join(chosen)
 
 
@@ -223,7 +224,7 @@ class Chosen:
     ) -> None:
         self._files, self._tables = files, tables
         self._where = _filter(since, until, equal)
-        self._columns = ", ".join(map(_name, columns)) or "*"
+        self._columns = ", ".join(map(identifier, columns)) or "*"
 
     def frame(self) -> Any:
         """A pandas frame, oldest first; `at` is a time in UTC."""
@@ -234,7 +235,7 @@ class Chosen:
     def empty(types: Mapping[str, str]) -> Any:
         """A frame of no rows."""
         sql = {**SQL_TYPES, "moment": "TIMESTAMPTZ"}
-        chosen = ", ".join(f"CAST(NULL AS {sql[kind]}) AS {_name(name)}" for name, kind in types.items())
+        chosen = ", ".join(f"CAST(NULL AS {sql[kind]}) AS {identifier(name)}" for name, kind in types.items())
         with _engine(os.getpid()).cursor() as session:
             return _framed(session, f"SELECT {chosen} LIMIT 0", {})
 
@@ -245,7 +246,7 @@ class Chosen:
         try:
             with self._asked() as (session, sql, values):
                 session.execute("SET TimeZone = 'UTC'")
-                copied = session.execute(f"COPY ({sql}) TO {_text(str(part))} ({form})", values).fetchall()
+                copied = session.execute(f"COPY ({sql}) TO {literal(str(part))} ({form})", values).fetchall()
             part.replace(path)
         except duckdb.IOException as error:
             raise OSError(_line(error)) from error
@@ -256,7 +257,7 @@ class Chosen:
     @contextmanager
     def _asked(self) -> Iterator[tuple[Any, str, dict[str, Any]]]:
         where, values = self._where
-        sources = [f"SELECT * FROM {_scan(self._files)}"] if self._files else []
+        sources = [f"SELECT * FROM {scan(self._files)}"] if self._files else []
         with _engine(os.getpid()).cursor() as session:
             for number, table in enumerate(self._tables):
                 rows, select = _selected(*table)
@@ -281,7 +282,9 @@ def _framed(session: Any, sql: str, values: Mapping[str, Any]) -> Any:
     told = session.execute(f"DESCRIBE {sql}", values).fetchall()
     times = [name for name, kind, *_ in told if kind == "TIMESTAMP WITH TIME ZONE"]
     # a time with a zone makes DuckDB call what pandas deprecates
-    bare = "".join(f"{_name(name)} AT TIME ZONE 'UTC' AS {_name(name)}, " for name in times).removesuffix(", ")
+    bare = "".join(f"{identifier(name)} AT TIME ZONE 'UTC' AS {identifier(name)}, " for name in times).removesuffix(
+        ", "
+    )
     frame = session.execute(f"SELECT *{bare and f' REPLACE ({bare})'} FROM ({sql})", values).df()
     for name in times:
         frame[name] = frame[name].dt.tz_localize("UTC")
@@ -295,24 +298,24 @@ def _filter(since: int, until: int, equal: Mapping[str, str]) -> tuple[str, dict
     ]
     values: dict[str, Any] = {"since": since, "until": until}
     for number, (name, value) in enumerate(equal.items()):
-        moments.append(f"{_name(name)} = $equal_{number}")
+        moments.append(f"{identifier(name)} = $equal_{number}")
         values[f"equal_{number}"] = value
     return " AND ".join(moments), values
 
 
 def _hashed(column: str) -> str:
-    return f'sha256($salt || {_name(column)}) = $digest AND "at" <= make_timestamptz(CAST($until AS BIGINT))'
+    return f'sha256($salt || {identifier(column)}) = $digest AND "at" <= make_timestamptz(CAST($until AS BIGINT))'
 
 
 def merge_segments(sources: Sequence[Path], path: Path, beside: Mapping[str, str]) -> None:
     """Write one Parquet file with the rows of several segments, in the order of time. OSError where it cannot be written."""
-    files = ", ".join(_text(str(one)) for one in sources)
-    told = ", ".join(f"{_name(name)}: {_text(value)}" for name, value in beside.items())
+    files = ", ".join(literal(str(one)) for one in sources)
+    told = ", ".join(f"{identifier(name)}: {literal(value)}" for name, value in beside.items())
     with _engine(os.getpid()).cursor() as session:
         try:
             session.execute(
                 f"COPY (SELECT * FROM read_parquet([{files}], union_by_name = true) "
-                f'ORDER BY "at", request_id, "row") TO {_text(str(path))} '
+                f'ORDER BY "at", request_id, "row") TO {literal(str(path))} '
                 f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{told}}})"
             )
         except duckdb.IOException as error:
@@ -329,170 +332,25 @@ def _reading(path: Path) -> Iterator[None]:
         raise Damaged(f"{path} cannot be read as Parquet: {_line(error)}. Move it out of the folder.") from error
 
 
-class DuckOfflineStore:
-    """`OfflineStore` by DuckDB. "Newest" orders by event time, created time, segment and position in the segment."""
-
-    def write(self, path: Path, columns: Mapping[str, np.ndarray], types: Mapping[str, str]) -> None:
-        """Write a segment; types are float, int, bool or string by column. Masked entries are null."""
-        casts = ", ".join(f"CAST({_name(name)} AS {SQL_TYPES[types[name]]}) AS {_name(name)}" for name in columns)
-        with _session() as session:
-            session.register("rows_to_write", dict(columns))
-            session.execute(
-                f"COPY (SELECT {casts} FROM rows_to_write) TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
-            )
-
-    def at(self, entities: np.ndarray, moments: np.ndarray, history: History, *, created: bool) -> Mapping[str, Any]:
-        """Each column's value at (entity, moment), in that order, as masked arrays; see `OfflineStore.at`.
-
-        One ASOF join: a row is visible from the later of its event and created times; in visible order only those rows
-        count whose event time is the greatest so far, and one a moment. Without `created` a row is visible from its event time.
-        """
-        spine = {"n": np.arange(len(entities)), "entity": entities, "moment": moments}
-        with _session() as session:
-            session.register("labels", spine)
-            session.execute(
-                "CREATE TEMP TABLE spine AS SELECT n, CAST(entity AS VARCHAR) AS entity, CAST(moment AS BIGINT) AS moment FROM labels"
-            )
-            return _columns(session, _at(history, "greatest(__event, __created)" if created else "__event"))
-
-    def newest(self, history: History, *, up_to: int | None) -> Mapping[str, Any]:
-        """The newest row of each entity, with its __entity, __event, __created and __segment (an index), as masked arrays."""
-        columns = "".join(f", {_name(name)}" for name in history.ttl)
-        until = "" if up_to is None else f"WHERE __event <= {int(up_to)}"
-        with _session() as session:
-            return _columns(
-                session,
-                f"SELECT __entity, __event, __created, file_index AS __segment{columns} FROM {_scan(history.segments)} {until} "
-                f"QUALIFY row_number() OVER (PARTITION BY __entity ORDER BY {NEWEST}) = 1",
-            )
-
-    def summary(self, history: Sequence[Path], column: str) -> Mapping[str, Any]:
-        """Counts, moments, quantiles and frequent values of one column, each (entity, event time) counted once."""
-        with _session() as session:
-            session.execute(
-                f"CREATE TEMP TABLE told AS SELECT __entity, __event, {_name(column)} AS value FROM {_scan(history)} "
-                f"QUALIFY row_number() OVER (PARTITION BY __entity, __event ORDER BY {NEWEST}) = 1"
-            )
-            found = _record(session, COUNTS)
-            kind = session.execute("SELECT typeof(value) FROM told LIMIT 1").fetchall()
-            if kind and kind[0][0] == SQL_TYPES["string"]:
-                return {**found, "top": session.execute(TOP).fetchall()}
-            return {**found, **_numbers(session)}
-
-    def merge(self, history: Sequence[Path], path: Path, *, without: Sequence[str] = ()) -> int:
-        """Write one segment with the rows of several, in writing order, except those of some entities; returns how many."""
-        with _session() as session:
-            session.execute(
-                "CREATE TEMP TABLE left_out AS SELECT unnest(CAST($1 AS VARCHAR[])) AS entity", [list(without)]
-            )
-            copied = session.execute(
-                f"COPY (SELECT * FROM {_scan(history)} WHERE __entity NOT IN (SELECT entity FROM left_out) "
-                f"ORDER BY file_index, file_row_number) TO {_text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
-            )
-            return int(copied.fetchall()[0][0])
-
-
-NEWEST = "__event DESC, __created DESC, file_index DESC, file_row_number DESC"
-COUNTS = """
-SELECT count(value) AS count, count(*) - count(value) AS nulls, count(DISTINCT value) AS distinct_values,
-       count(DISTINCT __entity) AS entities, min(__event) AS first_event, max(__event) AS last_event
-FROM told
-"""
-TOP = f"""
-SELECT value, count(*) AS n FROM told WHERE value IS NOT NULL GROUP BY value ORDER BY n DESC, value LIMIT {MOST_FREQUENT}
-"""
-RANGE = "SELECT count(*) AS finite, min(value) AS min, max(value) AS max FROM numbers"
-MOMENTS = f"""
-SELECT favg(value / $scale) AS mean, CASE WHEN count(*) > 1 THEN stddev_samp(value / $scale) END AS std,
-       quantile_cont(value / $scale, {list(QUANTILES)}) AS quantiles
-FROM numbers
-"""
-HISTOGRAM = """
-SELECT least(CAST(floor((value / $width) - ($low / $width)) AS INTEGER), $bins - 1) AS bin, count(*) AS n
-FROM numbers GROUP BY bin
-"""
-
-
-def _at(history: History, visible: str) -> str:
-    columns = "".join(f", {_name(name)}" for name in history.ttl)
-    answers = "".join(
-        f", {_name(name)}"
-        if ttl is None
-        else f", CASE WHEN spine.moment - seen.__event <= {int(ttl)} THEN {_name(name)} END AS {_name(name)}"
-        for name, ttl in history.ttl.items()
-    )
-    return f"""
-        WITH asked AS (SELECT entity, max(moment) AS last FROM spine GROUP BY entity),
-        told AS (
-            SELECT __entity, __event, {visible} AS visible{columns}
-            FROM {_scan(history.segments)} JOIN asked ON __entity = asked.entity
-            WHERE {visible} <= asked.last
-            QUALIFY row_number() OVER (PARTITION BY __entity, visible ORDER BY {NEWEST}) = 1
-        ),
-        seen AS (
-            SELECT * FROM told
-            QUALIFY __event >= max(__event) OVER (PARTITION BY __entity ORDER BY visible ROWS UNBOUNDED PRECEDING)
-        )
-        SELECT spine.n{answers} FROM spine ASOF LEFT JOIN seen
-        ON spine.entity = seen.__entity AND spine.moment >= seen.visible
-        ORDER BY spine.n
-    """
-
-
-def _numbers(session: Any) -> dict[str, Any]:
-    session.execute(
-        "CREATE TEMP TABLE numbers AS SELECT CAST(value AS DOUBLE) AS value FROM told "
-        "WHERE value IS NOT NULL AND isfinite(CAST(value AS DOUBLE))"
-    )
-    found = _record(session, RANGE)
-    if not found["finite"]:
-        return found
-    low, high = found["min"], found["max"]
-    scale = max(abs(low), abs(high))
-    scale = scale if scale > HUGE else 1.0
-    moments = _record(session, MOMENTS, scale=scale)
-    quantiles = zip(QUANTILES, moments["quantiles"], strict=True)
-    return {
-        **found,
-        "mean": moments["mean"] * scale,
-        "std": None if moments["std"] is None else moments["std"] * scale,
-        "quantiles": {f"p{round(q * 100)}": value * scale for q, value in quantiles},
-        **_histogram(session, low, high),
-    }
-
-
-def _histogram(session: Any, low: float, high: float) -> dict[str, Any]:
-    """Equal bins from the lowest to the highest value; one bin where they are equal."""
-    bins = BINS if high > low else 1
-    width = (high / bins - low / bins) or 1.0
-    edges = [low + n * width for n in range(bins)] + [high]
-    counts = [0] * bins
-    for position, n in session.execute(HISTOGRAM, {"low": low, "width": width, "bins": bins}).fetchall():
-        counts[max(position, 0)] += n
-    return {"edges": tuple(edges), "counts": tuple(counts)}
-
-
-def _columns(session: Any, sql: str) -> dict[str, Any]:
+def arrays(session: Any, sql: str) -> dict[str, Any]:
+    """The columns of what a query gives."""
     found: dict[str, Any] = session.execute(sql).fetchnumpy()
     return found
 
 
-def _record(session: Any, sql: str, **values: float) -> dict[str, Any]:
-    answer = session.execute(sql, values or None)
-    return dict(zip([column[0] for column in answer.description], answer.fetchall()[0], strict=True))
-
-
-def _scan(segments: Sequence[Path]) -> str:
+def scan(segments: Sequence[Path]) -> str:
     """The segments as one table. file_index follows the list's order, which is the writing order."""
-    files = ", ".join(_text(str(path)) for path in segments)
+    files = ", ".join(literal(str(path)) for path in segments)
     return f"read_parquet([{files}], union_by_name = true)"
 
 
-def _name(column: str) -> str:
+def identifier(column: str) -> str:
+    """A column's name as SQL has it."""
     return '"' + column.replace('"', '""') + '"'
 
 
-def _text(value: str) -> str:
+def literal(value: str) -> str:
+    """A text as SQL has it."""
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -503,7 +361,8 @@ def _engine(process: int) -> Any:  # noqa: ARG001  a forked process needs its ow
 
 
 @contextmanager
-def _session() -> Iterator[Any]:
+def working() -> Iterator[Any]:
+    """A session of this process's engine."""
     try:
         with _engine(os.getpid()).cursor() as session:
             yield session
