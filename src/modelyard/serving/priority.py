@@ -11,14 +11,17 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-LOW, LOWEST = 10, 19  # while it begins and loads: where others need all, idle priority would never get so far
+LOW, LOWEST = 10, 19
+BEGINNING = (
+    5  # of its session while it begins and loads: with the least of weights it would take minutes on a busy machine
+)
 _AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def low() -> None:
     """Give way to all others, and where memory ends, go first."""
     os.nice(LOW)
-    _weigh(LOW)
+    _weigh(BEGINNING)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
