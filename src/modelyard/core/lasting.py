@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from modelyard.core.errors import YardError
 
 AGAIN_S = 60.0  # a trouble that lasts is told once a minute
+OVER_S = 5.0  # and that it is over, once rounds have gone well for so long
 
 
 class Lasting:
@@ -23,6 +24,7 @@ class Lasting:
         self.failures = 0
         self._trouble = trouble
         self._told: dict[str, float] = {}
+        self._began = self._failed = 0.0  # of the present trouble: its first and its last failure
 
     @contextmanager
     def round(self) -> Iterator[None]:
@@ -35,10 +37,21 @@ class Lasting:
         except Exception as error:
             if self._new(repr(error)):
                 self.log.exception("%s.", self._trouble)
+        else:
+            if self._began:
+                self._well()
+
+    def _well(self) -> None:
+        now = time.monotonic()
+        if now - self._failed >= OVER_S:
+            self.log.info("%s: over, after %.0f s.", self._trouble, self._failed - self._began)
+            self._began = 0.0
+            self._told = {}
 
     def _new(self, what: str) -> bool:
         self.failures += 1
-        now = time.monotonic()
+        self._failed = now = time.monotonic()
+        self._began = self._began or now
         self._told = {known: at for known, at in self._told.items() if now - at < AGAIN_S}
         if what in self._told:
             return False
