@@ -461,7 +461,9 @@ def test_a_finished_plan_without_an_answer_says_what_it_could_have_shown():
 def test_a_look_that_comes_too_soon_says_so():
     look = Look(fraction=0.5, alpha=0.05)
     told = concluded(plan(planned_units=2000), {"control": counted(450, 501), "treatment": counted(300, 501)}, [look])
-    assert "Nothing is decided at this look: it comes too soon after the last one." in told
+    assert "Nothing is decided at this look: the next one that counts comes at 1,020 units." in told
+    told = concluded(plan(planned_units=2000), {"control": counted(1, 2), "treatment": counted(1, 2)})
+    assert "the next one that counts comes at 20 units." in told
 
 
 def test_a_better_treatment_with_a_broken_guardrail_is_told_as_both():
@@ -518,3 +520,11 @@ def test_units_that_are_all_the_same_bound_nothing():
     found, _ = rules.analyze(test, {name: summed("x", [1.0] * 20) for name in ("control", "treatment")})
     one = found["comparisons"]["treatment"]["metrics"]["x"]
     assert (one["interval"], one["relative_interval"], one["guardrail"]) == ([None, None], None, "open")
+
+
+def test_a_change_of_what_may_be_zero_is_told_in_its_own_unit():
+    spread = scipy.stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
+    arms = {"control": summed("x", spread), "treatment": summed("x", spread + 0.5)}
+    told = concluded(plan(GOAL), arms)
+    assert ", +0.5, between +0.3" in told
+    assert "%," not in told.split("more than chance")[0]

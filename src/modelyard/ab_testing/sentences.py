@@ -8,9 +8,9 @@ from typing import Any
 
 from modelyard.ab_testing import sizing
 from modelyard.ab_testing.comparing import FEWEST, Compared, estimate, rate_of
-from modelyard.ab_testing.design import Ruler
+from modelyard.ab_testing.design import LOOK_APART, Ruler
 from modelyard.ab_testing.experiments import ABTest, TestStatus
-from modelyard.ab_testing.metrics import Kind, Metric, Role
+from modelyard.ab_testing.metrics import LATENCY, Kind, Metric, Role
 from modelyard.ab_testing.tally import Tally
 from modelyard.stats.power import detectable_lift, mean_sample_size
 
@@ -89,7 +89,7 @@ def _guards(found: Mapping[str, Compared], states: Mapping[str, str], state: str
     told = []
     for name in (name for name, seen in states.items() if seen == state):
         one = found[name]
-        lift = "" if one.lift is None else f" (now {one.lift:+.2%}{_between(one)})"
+        lift = f" (now {_by(one)[2:]})" if _by(one) else ""
         told.append(f"{name} by more than its margin of {100 * one.metric.margin:.4g}%{lift}")
     return _listed(told)
 
@@ -117,11 +117,21 @@ def _changes(result: Mapping[str, Any], found: Mapping[str, Compared], name: str
 
 def _change(one: Compared) -> str:
     control, treatment = one.adjusted or (one.control, one.treatment)
-    by = "" if one.lift is None else f", {one.lift:+.2%}{_between(one)}"
-    values = f"({written(one.metric, treatment, control)} against {written(one.metric, control, treatment)}{by})"
+    values = f"({written(one.metric, treatment, control)} against {written(one.metric, control, treatment)}{_by(one)})"
     if one.metric.kind is Kind.RATE:
         return f"succeeds {'more' if one.gain > 0 else 'less'} often {values}"
     return f"has a {'better' if one.gain > 0 else 'worse'} {one.metric.name} {values}"
+
+
+def _by(one: Compared) -> str:
+    """By how much: relative to the control where that means something, else in the metric's own unit."""
+    if one.lift is not None and one.lift_interval is not None:
+        return f", {one.lift:+.2%}{_between(one)}"
+    if one.difference is None or not math.isfinite(one.interval[1]):
+        return ""
+    scale, unit = (100, " points") if one.metric.kind is Kind.RATE else (1, "")
+    by, low, high = (f"{scale * x:+.4g}{unit}" for x in (one.difference, *one.interval))
+    return f", {by}, between {low} and {high}"
 
 
 def _between(one: Compared) -> str:
@@ -145,7 +155,9 @@ def _undecided(test: ABTest, tallies: Mapping[str, Tally], held: Ruler, found: F
         known = f": {_listed(unfit)} is judged from {FEWEST} units in each variant on, a ratio once its denominator is not near zero"
     so_far = f"Not enough evidence yet after {units:,} unit{'' if units == 1 else 's'}{known}.{can}"
     if test.planned_units is not None and not held.counts and test.status is TestStatus.RUNNING:
-        return f"{so_far} Nothing is decided at this look: it comes too soon after the last one. {_go_on(test)}"
+        last = held.times[-1] if held.times else 0.0
+        again = math.ceil((last + LOOK_APART) * test.planned_units)
+        return f"{so_far} Nothing is decided at this look: the next one that counts comes at {again:,} units. {_go_on(test)}"
     return f"{so_far} {_go_on(test)}"
 
 
@@ -267,5 +279,6 @@ def written(metric: Metric, value: float | None, other: float | None = None) -> 
     if metric.kind is Kind.RATE:
         digits = max(2, 1 - math.floor(math.log10(100 * apart))) if apart > 0 else 2
         return f"{value:.{min(digits, 8)}%}"
-    digits = math.ceil(math.log10(abs(value) / apart)) + 2 if apart > 0 and value else 6
-    return f"{value:.{min(max(digits, 6), 15)}g}"
+    digits = math.ceil(math.log10(abs(value) / apart)) + 2 if apart > 0 and value else 4
+    unit = " s" if metric.numerator == LATENCY and metric.kind in (Kind.AVERAGE, Kind.QUANTILE) else ""
+    return f"{value:.{min(max(digits, 4), 15)}g}{unit}"
