@@ -88,6 +88,10 @@ def test_a_version_that_was_taken_back_does_not_return_because_a_job_runs_again(
     assert manager.diff(path).verdict == "refused"
     with pytest.raises(Conflict, match="errors in Norway"):
         manager.apply(path)
+    manager.start("fraud", "v3.0.0", strategy="direct")  # by hand, meanwhile
+    assert manager.diff(path).deployment_id == first.deployment_id
+    with pytest.raises(Conflict, match="errors in Norway"):
+        manager.apply(path)
     assert manager.apply(path, again=True).deployment_id != first.deployment_id
 
 

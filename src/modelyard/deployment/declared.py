@@ -92,32 +92,26 @@ def _compared(work: Work, one: Wanted, *, again: bool) -> Difference:
     row, base = store.newest_on(work.rows, one.endpoint), _base(one)
     if row is None:
         return replace(base, verdict=START, reason=f"nothing was rolled out on {one.endpoint} yet")
-    stands, same = (
-        moves.view(row),
-        (row["model_name"], row["model_version"]) == (one.candidate.name, one.candidate.version),
-    )
+    stands = moves.view(row)
+    same = (row["model_name"], row["model_version"]) == (one.candidate.name, one.candidate.version)
     base = replace(base, deployment_id=stands.deployment_id)
     if stands.status.active:
-        return (
-            _amendment(base, one, stands)
-            if same
-            else replace(
-                base,
-                verdict=REFUSED,
-                reason=f"{one.endpoint} is already being rolled out by {stands.deployment_id} ({stands.status.value}). "
-                "Promote, abort or roll it back first.",
-            )
-        )
+        return _amendment(base, one, stands) if same else _busy(base, stands)
     if same and stands.status is DeploymentStatus.COMPLETED:
         return replace(base, verdict=UNCHANGED, reason=f"{stands.deployment_id} has completed it")
-    if same and not again:
-        ended = stands.status.value.replace("_", " ")
-        why = stands.reason.rstrip(".")
+    last = store.last_of(work.rows, one.endpoint, one.candidate)  # another may have been rolled out since
+    if last is not None and last["status"] != DeploymentStatus.COMPLETED.value and not again:
+        ended, why = last["status"].replace("_", " "), last["reason"].rstrip(".")
         reason = (
-            f"{one.candidate} was {ended} by {stands.deployment_id}: {why}. To try it once more, say again (--again)."
+            f"{one.candidate} was {ended} by {last['deployment_id']}: {why}. To try it once more, say again (--again)."
         )
-        return replace(base, verdict=REFUSED, reason=reason)
+        return replace(base, verdict=REFUSED, reason=reason, deployment_id=last["deployment_id"])
     return replace(base, verdict=START, deployment_id="", reason=f"{_answering(row)} answers {one.endpoint} now")
+
+
+def _busy(base: Difference, stands: Deployment) -> Difference:
+    reason = f"{stands.endpoint} is already being rolled out by {stands.deployment_id} ({stands.status.value}). "
+    return replace(base, verdict=REFUSED, reason=reason + "Promote, abort or roll it back first.")
 
 
 def _amendment(base: Difference, one: Wanted, stands: Deployment) -> Difference:

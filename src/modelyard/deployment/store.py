@@ -91,6 +91,17 @@ def newest_on(rows: Connection, endpoint: str) -> Row | None:
     )
 
 
+def last_of(rows: Connection, endpoint: str, version: ModelRef) -> Row | None:
+    """The last live deployment of a version on an endpoint."""
+    return rows.one(
+        "SELECT * FROM deployments WHERE endpoint = :endpoint AND source = 'live' AND model_name = :name "
+        "AND model_version = :version ORDER BY generation DESC LIMIT 1",
+        endpoint=endpoint,
+        name=version.name,
+        version=version.version,
+    )
+
+
 def save_deployment(rows: Connection, row: Mapping[str, Any]) -> None:
     """Write what changes in a deployment."""
     names = ("deployment_id", "status", "step", "generation", "step_started_at", "updated_at", "reason", "state")
