@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,16 +27,15 @@ import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.errors import Conflict, Damaged, Invalid, Unavailable, YardError
-from modelyard.core.models import Signature
 from modelyard.serving import batch_files, loaded, segments
 from modelyard.serving.batch_files import BadRow, Chunk, Source
-from modelyard.serving.loaded import LoadedModel, ModelFailed, Refusal
+from modelyard.serving.batch_parts import column_of, write_part
+from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.places import write
 from modelyard.serving.values import Installed
 
 CHUNK_ROWS = 50_000
 MANIFEST = "manifest.json"
-OWN = ("file", "row", "prediction", "probabilities")
 Tell = Callable[[int, int], None]  # rows done, rows in all
 
 
@@ -142,9 +140,9 @@ def _job(
     for source in found:
         for name, kind in source.carried.items():
             carried[name] = kind if carried.get(name, kind) == kind else "string"
-    columns = [_column(name).lower() for name in carried]
+    columns = [column_of(name).lower() for name in carried]
     for name in carried:
-        if columns.count(_column(name).lower()) > 1:
+        if columns.count(column_of(name).lower()) > 1:
             raise Invalid(f"Two columns are named {name!r} but for their case. Choose one with keep.")
     return Job(
         installed=installed,
@@ -291,11 +289,15 @@ def answer_chunk(job: Job, chunk: Chunk, output: str) -> Done:
             f"{bad[0]}{more} Mend the rows, or pass rejects=True (--rejects) to leave them out and have them told."
         )
     place = Path(output)
+
+    def fill(path: Path) -> None:
+        write_part(path, model, rows, file=source.name, batch=batch, fine=fine, carried=job.carried)
+
     try:
         if bad:
             lines = b"".join(msgspec.json.encode(one) + b"\n" for one in bad)
             _whole(_rejects(place, chunk.number), lambda path: path.write_bytes(lines))
-        _whole(_part(place, chunk.number), lambda path: _write(path, job, model, source, rows, batch, fine))
+        _whole(_part(place, chunk.number), fill)
         done = Done(predicted=len(fine), rejected=len(bad))
         write(_note(place, chunk.number), done)
     except OSError as error:
@@ -335,80 +337,6 @@ def _checked(model: LoadedModel, rows: batch_files.Rows, file: str) -> tuple[np.
             text = str(error).removeprefix("Row 0: ").replace("Row 0 ", "it ")
             wrong.append(BadRow(file=file, row=rows.row[place], line=rows.line[place], error=text))
     return model.array(fine).reshape(len(fine), width), taken, wrong
-
-
-def _write(  # noqa: PLR0917 - one call, right above
-    path: Path,
-    job: Job,
-    model: LoadedModel,
-    source: Source,
-    rows: batch_files.Rows,
-    batch: np.ndarray,
-    fine: list[int],
-) -> None:
-    predictions, shares = _answers(model, batch)
-    kind, values = _typed(predictions, model.signature)
-    columns: dict[str, np.ndarray] = {
-        "file": _objects([source.name] * len(fine)),
-        "row": np.array([rows.row[place] for place in fine], dtype=np.int64),
-    }
-    types = {"file": "string", "row": "int"}
-    for name, wanted in job.carried.items():
-        column = _column(name)
-        columns[column], types[column] = _carried(rows.carried.get(name), fine, wanted), wanted
-    columns["prediction"], types["prediction"] = values, kind
-    widths = np.full(len(fine), shares.shape[1], dtype=np.int32)
-    plugins.load("parquet", "write_segment")(
-        path, columns, types, lists={"probabilities": (shares, widths)}, beside={"modelyard": json.dumps("batch")}
-    )
-
-
-def _column(name: str) -> str:
-    """Where a carried column stands among the answers."""
-    return f"input_{name}" if name.lower() in OWN else name
-
-
-def _answers(model: LoadedModel, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions (n,) and probabilities (n, classes), without columns where there are none."""
-    if not len(batch):
-        classes = 0 if model.signature.task == "regression" else len(model.signature.classes)
-        return np.empty(0, dtype=object), np.empty((0, classes))
-    try:
-        output = model.answer(batch)
-    except (ModelFailed, Refusal) as error:
-        raise Invalid(f"{error}. No row of this chunk is answered; mend the model or leave its rows out.") from error
-    shares = output.probabilities
-    empty = np.empty((len(batch), 0))
-    return output.predictions, empty if shares is None else np.asarray(shares, dtype=np.float64)
-
-
-def _typed(predictions: np.ndarray, signature: Signature) -> tuple[str, np.ndarray]:
-    """The answers' type, which all parts share, and the answers in it: the classes' where they are known."""
-    kinds = {type(one) for one in signature.classes}
-    if signature.task == "regression":
-        return "float", predictions.astype(np.float64)
-    if kinds == {bool} or predictions.dtype.kind == "b":
-        return "bool", predictions.astype(np.bool_)
-    if kinds == {int} or (not kinds and predictions.dtype.kind in "iu"):
-        return "int", predictions.astype(np.int64)
-    if (kinds and kinds <= {int, float}) or (not kinds and predictions.dtype.kind == "f"):
-        return "float", predictions.astype(np.float64)
-    return "string", _objects([str(one) for one in predictions.tolist()])
-
-
-def _objects(values: list[Any]) -> np.ndarray:
-    found = np.empty(len(values), dtype=object)
-    found[:] = values
-    return found
-
-
-def _carried(values: list[Any] | None, fine: list[int], kind: str) -> np.ndarray:
-    taken = [None if values is None else values[place] for place in fine]
-    if kind == "string":
-        return _objects([value if value is None or isinstance(value, str) else str(value) for value in taken])
-    mask = np.array([value is None for value in taken], dtype=bool)
-    numbers = {"int": np.int64, "float": np.float64, "bool": np.bool_}
-    return np.ma.masked_array(np.array([value or 0 for value in taken], dtype=numbers[kind]), mask)
 
 
 def _finished(job: Job, output: Path, done: Mapping[int, Done]) -> Manifest:
