@@ -113,6 +113,25 @@ def test_an_outcome_that_is_corrected_after_the_test_ended_is_corrected_in_it(ya
     assert sum(requests for requests, _ in counted(yard, test).values()) == 1  # r1 is news, and came too late
 
 
+def test_a_process_that_hands_on_an_outcome_after_it_was_corrected_does_not_have_the_last_word(
+    yard: Yard, tmp_path: Path
+) -> None:
+    test = routed(yard, tmp_path)
+    arms = ask(yard, "e", ["r0"])
+    yard.serving.record_outcome("e", "r0", 1)
+    with yard.store.work() as work:
+        work.rows.run("UPDATE serving_outcomes SET told = 0")
+    stale = yard.serving.untold("e")  # another process has read it, and is slow
+    yard.serving.record_outcome("e", "r0", 0, correct=True)
+    told = [{"variant": arms["r0"], "success": arms["r0"] == "control", "result_id": "e/r0/0", "unit_id": "u0"}]
+    numbers = {"latency": stale[0]["latency_ms"] / 1000, "custom_metrics": {"outcome": 1.0}}
+    assert yard.ab_tests.settle_results(test.test_id, [{**told[0], **numbers}], reason="late").corrected == 1
+    yard.serving.told("e", stale)
+    assert [one["outcome"] for one in yard.serving.untold("e")] == [0]
+    yard.serving.record_outcome("e", "other", 1)  # whatever is told next hands it on again
+    assert counted(yard, test)[arms["r0"]] == (1, int(arms["r0"] != "control"))
+
+
 def test_an_outcome_that_came_before_its_prediction_counts_with_the_next(yard: Yard, tmp_path: Path) -> None:
     test = routed(yard, tmp_path)
     assert yard.serving.record_outcome("e", "early", 1).unknown == 1

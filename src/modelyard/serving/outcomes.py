@@ -333,9 +333,9 @@ class OutcomeLog(Area):
         return found
 
     def told(self, endpoint: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Note that labelled predictions have been handed on."""
+        """Note that labelled predictions have been handed on, as they were then: one corrected since is untold again."""
         with self.store.work() as work:
-            store.set_told(work, endpoint, [(one["request_id"], one["row"]) for one in rows], TOLD_ON)
+            store.confirm_told(work, endpoint, [(one["request_id"], one["row"], one["outcome"]) for one in rows])
 
     def _let_go(self, work: Work, endpoint: str) -> None:
         """An outcome is kept as long as its prediction may be."""

@@ -217,6 +217,15 @@ def set_told(work: Work, endpoint: str, keys: Iterable[tuple[str, int]], told: i
     )
 
 
+def confirm_told(work: Work, endpoint: str, told: Iterable[tuple[str, int, Any]]) -> None:
+    """Note that outcomes (request id, row, value) have been handed on; one that was corrected meanwhile is news again."""
+    work.rows.many(
+        "UPDATE serving_outcomes SET told = CASE WHEN value = :value THEN 1 ELSE 0 END "
+        "WHERE endpoint = :endpoint AND request_id = :request_id AND row_number = :row",
+        [{"endpoint": endpoint, "request_id": one, "row": row, "value": dumps(value)} for one, row, value in told],
+    )
+
+
 def erase_outcomes(work: Work, endpoint: str, ids: Sequence[str]) -> int:
     """Forget the outcomes of these requests; returns how many."""
     sql = "DELETE FROM serving_outcomes WHERE endpoint = :endpoint AND request_id = :request_id"
