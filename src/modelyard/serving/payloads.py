@@ -15,18 +15,16 @@ import logging
 import threading
 import time
 import weakref
-from array import array
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from modelyard.core.errors import Unavailable, YardError
 from modelyard.core.ports import Output
-from modelyard.serving import failures
+from modelyard.serving import blocks, failures
+from modelyard.serving.blocks import Entry
 from modelyard.serving.lasting import Lasting
 from modelyard.serving.places import Places
 from modelyard.serving.routing import Route
@@ -36,7 +34,6 @@ from modelyard.serving.segments import (
     OFFERED,
     WRITTEN,
     Appender,
-    Block,
     Failure,
     Tally,
     frame,
@@ -53,16 +50,7 @@ SEGMENT_S = 300.0
 TELL_S = 60.0  # how often one fault is told
 FAILURES = 1_000  # failed requests that may wait to be written: in a storm of them the rest is counted
 log = logging.getLogger("modelyard.serving")
-_encode = msgspec.msgpack.Encoder(
-    enc_hook=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
-).encode
-
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
-
-
-# request id, time, microseconds, unit, rows, then the batch, the predictions and the probabilities, each as its type and
-# its bytes (a list where the type is object; None and None without probabilities)
-Entry = tuple[str, float, float, str | None, int, Any, Any, Any, Any, Any, Any]
 
 
 @dataclass(slots=True)
@@ -335,7 +323,7 @@ def _written(stream: Stream, route: Route, arm: int, entries: list[Entry]) -> OS
     pieces: list[bytes] = []
     try:
         appender.begin()
-        for columns in _alike(entries):
+        for columns in blocks.alike(entries):
             told, body = _framed(stream, route, arm, columns, total)
             pieces += [told, body]
             total += sum(columns[4]) if body else 0
@@ -364,23 +352,8 @@ def _told_failures(stream: Stream) -> OSError | None:
     return None
 
 
-def _alike(entries: list[Entry]) -> Iterator[tuple[Any, ...]]:
-    """The entries in columns; in several groups where their arrays are not all of the same types."""
-    columns = tuple(zip(*entries, strict=True))
-    kinds = [columns[place] for place in (5, 7, 9)]
-    if all(some.count(some[0]) == len(some) for some in kinds):
-        yield columns
-        return
-    groups: dict[Any, list[Entry]] = {}
-    for one in entries:
-        groups.setdefault((one[5], one[7], one[9]), []).append(one)
-    for some in groups.values():
-        yield tuple(zip(*some, strict=True))
-
-
 def _framed(stream: Stream, route: Route, arm: int, columns: tuple[Any, ...], total: int) -> tuple[bytes, bytes]:
     """The frames of a layout, where it is new, and of a block; empty for one that cannot be written down."""
-    ids, at, micros, units, sizes, taken, batches, kinds, predictions, share_kinds, shares = columns
     told_arm, signature = route.traffic.arms[arm], route.models[arm].signature
     inputs = tuple(spec.kind for spec in signature.inputs)
     number, told = stream.appender.layout(
@@ -395,51 +368,15 @@ def _framed(stream: Stream, route: Route, arm: int, columns: tuple[Any, ...], to
             route.traffic.salt,
         )
     )
-    rows = sum(sizes)
-    hidden = [place for place, name in enumerate(signature.names) if name in route.config.payload_hidden]
-    block = Block(
-        layout=number,
-        total=total + rows,
-        rows=rows,
-        ids=ids,
-        counts=b"" if rows == len(ids) else array("i", sizes).tobytes(),
-        at=array("d", at).tobytes(),
-        micros=array("f", micros).tobytes(),
-        units=None if units.count(None) == len(units) else units,
-        batch=_hidden(_joined(batches), taken[0], len(signature.names), hidden) if hidden else _joined(batches),
-        batch_kind=taken[0].str,
-        predictions=_joined(predictions),
-        kind=kinds[0].str,
-        shares=None if share_kinds[0] is None else b"".join(shares),
-        share_kind="" if share_kinds[0] is None else share_kinds[0].str,
-    )
     try:
-        return told, frame(_encode(block))
-    except UnicodeEncodeError:  # half a surrogate pair, in an id say: told as a question mark
-        block.ids, block.units, block.batch = _clean(ids), _clean(block.units), _clean(block.batch)
-        return told, frame(_encode(block))
+        return told, frame(
+            blocks.packed(
+                columns, layout=number, total=total, names=signature.names, hidden=route.config.payload_hidden
+            )
+        )
     except (ValueError, TypeError, OverflowError) as error:  # an answer that is no plain value
-        stream.tell("%d payloads of %s cannot be written down: %s", rows, error)
+        stream.tell("%d payloads of %s cannot be written down: %s", sum(columns[4]), error)
         return told, b""
-
-
-def _joined(parts: tuple[Any, ...]) -> Any:
-    return b"".join(parts) if isinstance(parts[0], bytes) else [value for part in parts for value in part]
-
-
-def _hidden(batch: Any, kind: np.dtype[Any], width: int, places: list[int]) -> Any:
-    """A block's inputs, some of them missing in every row."""
-    if isinstance(batch, bytes):
-        matrix = np.frombuffer(batch, kind).reshape(-1, width).copy()
-        matrix[:, places] = np.nan
-        return matrix.tobytes()
-    return [[None if place in places else value for place, value in enumerate(row)] for row in batch]
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_clean(one) for one in value]
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _tell(endpoint: str, waiters: list[Waiter], error: OSError | None) -> None:
