@@ -16,7 +16,7 @@ import numpy as np
 from modelyard.core.errors import Invalid
 from modelyard.stats.distributions import normal_isf, two_sided
 
-POINTS = 401  # of the grid between the bounds: the published tables are met to four digits
+POINTS = 241  # of the grid between the bounds: the bounds of a hundred looks are those of 401 points to five digits
 _LADDER = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 1e-4, 1e-6)
 WIDEST = 37.0  # standard errors; two_sided(37) is the last normal tail that is not zero
 
