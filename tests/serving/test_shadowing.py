@@ -138,9 +138,9 @@ def test_a_shadow_that_never_answers_is_charged_and_replaced(node: Node, tools: 
 
 
 def test_a_process_that_takes_the_memory_of_others_is_killed_and_the_shadow_charged(node: Node, tools: Any) -> None:
-    tools.install(node.server, "e", v1=tools.reference(), v2=f"{DEADLY}:Greedy@120")
+    tools.install(node.server, "e", v1=tools.reference(), v2=f"{DEADLY}:Greedy@64")
     node.server.apply(tools.split("e", 1, **shadowed("v2")))
-    node.begin(room=100 << 20)
+    node.begin(room=64 << 20)
     node.answer([[200, 2]])
     death = node.wait(lambda: node.deaths)[0]
     assert (death.reason, death.endpoint, death.arm) == ("out_of_memory", "e", "shadow")
