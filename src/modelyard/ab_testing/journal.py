@@ -213,6 +213,8 @@ def judged(success: Any) -> bool:
 
 
 def _checked(metrics: Mapping[str, float]) -> str:
+    if not isinstance(metrics, Mapping):
+        raise Invalid(f"custom_metrics is {metrics!r:.40}; give numbers by name.")
     numbers: dict[str, float] = {}
     for name, value in metrics.items():
         if not name or not isinstance(name, str) or not name.isprintable():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from modelyard.ab_testing import assignment, journal, store
@@ -73,7 +73,8 @@ class Results(Plans):
         )
         self._recorder.append(record + b"\n")
 
-    def record_many(self, test_id: str, results: Iterable[Mapping[str, Any]]) -> int:
+    @operation("POST", "/ab-tests/{test_id}/result-batches", needs="ab_testing.write")
+    def record_many(self, test_id: str, results: list[dict[str, Any]]) -> int:
         """How many results were recorded: mappings with the arguments of `record_request`, kept all or none.
 
         >>> from modelyard.ab_testing import ABTestManager
@@ -189,7 +190,7 @@ class Results(Plans):
         result_id: str | None = None,
     ) -> bytes:
         """A result as a record of the journal, checked against the test."""
-        unit = None if unit_id is None else str(unit_id)
+        unit = _named(unit_id)
         if unit is not None:
             journal.check_id(unit)
         text = journal.record(
@@ -199,7 +200,7 @@ class Results(Plans):
             success,
             latency,
             unit=unit,
-            result_id=None if result_id is None else str(result_id),
+            result_id=_named(result_id),
             metrics=custom_metrics,
         )
         if custom_metrics:
@@ -248,6 +249,11 @@ def _no_result(given: Any) -> Invalid:
     return Invalid(
         f"A result needs variant and success, and knows latency, unit_id, result_id and custom_metrics; got {names}."
     )
+
+
+def _named(name: Any) -> Any:
+    """Numbered units and results by their digits."""
+    return str(name) if hasattr(name, "__index__") and not isinstance(name, bool) else name
 
 
 def _histogram(told: Mapping[str, int]) -> dict[int, int]:
