@@ -57,6 +57,7 @@ collect_ignore += ["tests/serving/ray_scenario.py", "tests/stats/judge.py"]  # s
 LONGEST = (
     "tests/e2e/test_demo.py",
     "tests/e2e/test_pages.py",
+    "tests/e2e/test_demo_healthy.py",
     "tests/serving/test_ray_serve.py",
     "tests/e2e/test_examples.py",
     "tests/serving/test_resilience.py",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # for what several tests share
+
 
 @pytest.fixture(scope="session")
 def run() -> Callable[[list[str], Path], None]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -17,60 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_run import Demo
 
 from modelyard import Yard
-
-# Installed as sitecustomize in every Python process of the demo: notes each address that is not loopback.
-WATCH = """
-import os, sys
-
-def watch(event, args):
-    if event == "socket.connect":
-        address = args[1]
-        outside = isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost")
-    elif event == "socket.getaddrinfo":
-        outside = args[0] not in ("127.0.0.1", "::1", "localhost", None, "", b"127.0.0.1")
-    else:
-        return
-    if outside:
-        with open(os.environ["WATCH_LOG"], "a") as log:
-            log.write(f"{event} {args!r} {sys.argv}\\n")
-
-sys.addaudithook(watch)
-"""
-
-
-class Demo:
-    """A running `modelyard demo --format json` whose chapters can be waited for."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        (folder / "watch").mkdir(exist_ok=True)
-        (folder / "watch" / "sitecustomize.py").write_text(WATCH)
-        self.log = folder / "connections.log"
-        env = {k: v for k, v in os.environ.items() if not k.startswith("MODELYARD_")}
-        env |= {"PYTHONPATH": str(folder / "watch"), "WATCH_LOG": str(self.log)}
-        command = [sys.executable, "-m", "modelyard", "demo", "--format", "json", *arguments]
-        self.out = folder / "document.json"
-        with self.out.open("w") as out:
-            self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.PIPE, text=True)
-
-    def until(self, chapter: int) -> None:
-        assert self.process.stderr is not None
-        seen = []
-        for line in self.process.stderr:
-            seen.append(line)
-            if line.startswith(f"{chapter}. "):
-                return
-        pytest.fail("the demo ended early: " + "".join(seen[-20:]))
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def document(self) -> dict[str, Any]:
-        _, words = self.process.communicate(timeout=300)
-        assert self.process.returncode == 0, words[-3000:]
-        return json.loads(self.out.read_text())
 
 
 def until(reached: Callable[[], Any], seconds: float = 60) -> Any:
@@ -269,13 +215,3 @@ def test_the_kept_yard_can_be_looked_around_in(story: tuple[dict[str, Any], Demo
 
 def test_no_process_is_left_behind(story: tuple[dict[str, Any], Demo]) -> None:
     assert not processes_of(Path(story[0]["folder"]) / "modelyard-demo")
-
-
-def test_a_healthy_third_version_is_not_rolled_back(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--v3", "healthy")
-    document = demo.document()
-    fault = next(chapter["facts"] for chapter in document["chapters"] if chapter["key"] == "fault")
-    assert not fault["rolled_back"]
-    assert fault["status"] == "completed"
-    assert fault["after_version"] == "v3.0.0"
-    assert [path.name for path in (tmp_path / "modelyard-demo").iterdir()] == [Path(document["report"]).name]
