@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from modelyard.core.errors import Invalid, NotFound
+from modelyard.core.errors import Damaged, Invalid, NotFound
 from modelyard.core.models import Signature
 from modelyard.core.traffic import Traffic
 from modelyard.serving import priority
@@ -40,10 +40,7 @@ from modelyard.serving.shelf import RETRY_LOAD_S, NotLoaded, Shelf, Troubles
 from modelyard.serving.vigil import fault_of, put_aside, vitals_of
 
 LOOK_S = 0.05
-TAKEN, TAKEN_FULL = (
-    16,
-    2,
-)  # copies that are read between two calls: fewer while some would be dropped, not to read for that
+TAKEN, TAKEN_FULL = 16, 2  # copies that are read between two calls: fewer while some would only be dropped here
 QUEUE = 256  # copies of one routing that wait here
 HEAVY = 8 << 20  # bytes of all that wait here
 SHORTEST_S, LONGEST_S = 0.002, 0.05  # between two looks for copies: who waited in the kernel would be woken by each
@@ -69,7 +66,12 @@ class Shadow:
 
     def compare(self, copy: Copy, watch: Stopwatch) -> None:
         """Ask the shadow, and count whether it agrees."""
-        self.primaries = self.primaries or read(self.signatures, list[Signature])
+        if not self.primaries:
+            try:
+                self.primaries = read(self.signatures, list[Signature])
+            except (FileNotFoundError, Damaged):  # the endpoint has gone
+                self.counters.shadowed(DROPPED)
+                return
         primary = self.primaries[copy.arm]
         batch = unpacked(copy.batch)
         try:
@@ -309,9 +311,7 @@ class ShadowProcess:
                 message = os.read(self._copies, LARGEST)
             except BlockingIOError:
                 return taken > 0
-            except (
-                OSError
-            ) as error:  # a model may close descriptors that are not its own: then another process is needed
+            except OSError as error:  # a model has closed descriptors that are not its own
                 log.error("This process ends, since no copies can be read: %s.", error)  # noqa: TRY400 - that says all
                 os._exit(1)
             if not message:
