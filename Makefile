@@ -22,6 +22,7 @@ check:
 	.venv/bin/lint-imports
 
 test: check
+	@.venv/bin/python -m compileall -qq src
 	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lock:

@@ -55,16 +55,21 @@ collect_ignore += ["tests/serving/ray_scenario.py", "tests/stats/judge.py"]  # s
 
 # Files that take minutes, begun first: at the end, one of them would keep one of two processes waiting for the other.
 LONGEST = (
-    "tests/e2e/test_demo.py",
-    "tests/e2e/test_pages.py",
-    "tests/e2e/test_demo_healthy.py",
+    "tests/serving/test_runtimes_peers.py",
     "tests/serving/test_ray_serve.py",
-    "tests/e2e/test_examples.py",
+    "tests/e2e/test_pages.py",
+    "tests/e2e/test_demo.py",
     "tests/serving/test_resilience.py",
+    "tests/e2e/test_examples.py",
     "tests/serving/test_processes.py",
+    "tests/e2e/test_demo_healthy.py",
     "tests/engines/test_ray.py",
-    "tests/serving/test_batch_ray.py",
     "tests/e2e/test_rollback.py",
+    "tests/serving/test_grpc.py",
+    "tests/serving/test_reading.py",
+    "tests/serving/test_regions.py",
+    "tests/serving/test_batch.py",
+    "tests/serving/test_batch_ray.py",
 )
 
 

@@ -36,4 +36,5 @@ if [ -n "$uv" ]; then
 else
   "$place/bin/python" -m pip install --quiet --disable-pip-version-check -r "$list"
 fi
+"$place/bin/python" -m compileall -qq -j 2 "$place/lib" || true # see setup.sh
 cp "$list" "$stamp"

@@ -47,4 +47,6 @@ else
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 fi
+# Compiled once, here: where PYTHONDONTWRITEBYTECODE is set, every process would compile all that it imports, for seconds.
+.venv/bin/python -m compileall -qq -j 2 .venv/lib || true # some packages carry templates that are no Python
 touch "$stamp"
