@@ -101,6 +101,24 @@ def test_a_query_without_data_adds_nothing_and_holds_the_promotion(manager: Depl
     assert manager.advance(rollout.deployment_id, seen(rollout, (600, 0), (5400, 5))).verdict is Verdict.PROMOTE
 
 
+def test_a_server_that_falls_silent_holds_the_promotion_until_it_answers_again(
+    manager: DeploymentManager, clock: FixedClock
+) -> None:
+    answers: dict[str, object] = {"c": "10", "b": "10"}
+    with prometheus(answers) as url:
+        rollout = begun(manager, guardrails=[{**QUEUE, "prometheus": url, "canary": "c", "baseline": "b", "every": 30}])
+        manager.check_guardrails(rollout.deployment_id)
+        answers["c"] = 503
+        clock.advance(91)
+        with pytest.raises(Unavailable, match="503"):
+            manager.check_guardrails(rollout.deployment_id)
+        decision = manager.advance(rollout.deployment_id, seen(rollout, (600, 0), (5400, 5)))
+        assert decision.reasons == (f"guardrail silent: queue has had no value for 91 seconds; ask {url} why",)
+        answers["c"] = "11"
+        manager.check_guardrails(rollout.deployment_id)
+    assert manager.advance(rollout.deployment_id, seen(rollout, (600, 0), (5400, 5))).verdict is Verdict.PROMOTE
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "says"),
     [

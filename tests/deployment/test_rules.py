@@ -117,7 +117,8 @@ def test_a_slower_canary_is_taken_back_on_the_frozen_quantile_and_an_equal_one_i
     old = {bucket(5_000): 18_000, bucket(10_500): 1_000}
     worse = rules.advance(rollout, seen((19_000, 0), (1_000, 0), slower=(950, 100), histogram=(old, slow)), START)
     assert worse.verdict is Verdict.ROLL_BACK
-    assert "latency" in worse.reasons[0]
+    assert "answers slower than the baseline's quantiles" in worse.reasons[0]
+    assert "100 against 950 above 10 ms (p95)" in worse.reasons[0]
     held = rules.advance(rollout, seen((19_000, 0), (1_000, 0), slower=(1000, 40), histogram=(old, well)), START)
     assert held.reasons[0].startswith("latency not yet inside the margin")
     equal = {bucket(5_000): 945, bucket(10_500): 55}

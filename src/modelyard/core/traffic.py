@@ -135,6 +135,24 @@ class GuardTrip:
     evidence: Mapping[str, float] = field(default_factory=dict)  # test -> log of its e-value times its part of alpha
 
 
+def against(guard: Guard, counts: TrafficCounts, *, slow: bool) -> str:
+    """What has been counted against the canary, in words: its failures, or how slow it was."""
+    canary, baseline = (counts.arms.get(name, ArmCounts()) for name in (CANARY, BASELINE))
+    what = "units" if canary.units is not None and canary.units < canary.requests - guard.warmup else "requests"
+    new, old = (arm.requests if arm.units is None else arm.units for arm in (canary, baseline))
+    if not slow:
+        return f"{canary.errors} of {new} {what} failed on the canary, {baseline.errors} of {old} on the baseline"
+    above = ", ".join(
+        f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {guard.latency_ms[name]:.3g} ms ({name})"
+        for name in sorted(guard.latency_ms)
+    )
+    granted = [f"{guard.latency_margin:.0%}"] if guard.latency_margin else []
+    granted += [f"{guard.latency_floor_ms:g} ms"] if guard.latency_floor_ms else []
+    beyond = f" by more than {' and '.join(granted)}" if granted else ""
+    failed = f", failed {canary.errors} against {baseline.errors}" if canary.errors or baseline.errors else ""
+    return f"answers slower than the baseline's quantiles{beyond}: {above}{failed}; {what} {new} against {old}"
+
+
 def versions_in(traffic: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """The (model, version) pairs that a traffic, as an event tells it, routes to or shadows.
 

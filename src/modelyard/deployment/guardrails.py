@@ -18,6 +18,10 @@ from modelyard.deployment.rollouts import Guardrail, Rollout
 from modelyard.stats.bounded import Risen, Running
 
 PART = 0.04  # of alpha, shared by all guardrails of a rollout
+MISSED, LEAST_S = (
+    3,
+    20.0,
+)  # looks at a server that may fail before its silence holds a rollout, so many seconds at least
 UNSEEN = (0.0, 0.0, 0.0, -math.inf)
 
 
@@ -125,10 +129,16 @@ def judged(rollout: Rollout) -> Decision:
     return Decision(verdict=verdict, reasons=tuple(broken) or ("guardrails hold",), measurements=tuple(measured))
 
 
-def missing(rollout: Rollout) -> str:
-    """Why a step cannot be left yet as far as guardrails go."""
+def missing(rollout: Rollout, now: float) -> str:
+    """Why a step cannot be left yet (now, in seconds) as far as guardrails go: one without a value, or without a new one."""
     unseen = [one.name for one in rollout.terms.guardrails if not running(rollout, one.name).n]
-    return f"not enough evidence: guardrail {', '.join(unseen)} has no value yet" if unseen else ""
+    if unseen:
+        return f"not enough evidence: guardrail {', '.join(unseen)} has no value yet"
+    for one in rollout.terms.guardrails:
+        since = now - rollout.progress.guardrails[one.name][3]
+        if one.prometheus and since > MISSED * max(one.every, LEAST_S):
+            return f"guardrail silent: {one.name} has had no value for {since:.0f} seconds; ask {one.prometheus} why"
+    return ""
 
 
 def _limit(one: Guardrail) -> float:

@@ -120,7 +120,7 @@ def look_from(deployment_id: str, row: Row | None) -> Look:
 def latencies(histogram: Mapping[int, int]) -> dict[str, float | None]:
     """The quantiles of a histogram in milliseconds, within 1 %."""
     found = {name: quantile(histogram, q) for name, q in rules.QUANTILES.items()}
-    return {f"{name}_ms": None if value is None else value / 1000 for name, value in found.items()}
+    return {f"{name}_ms": None if value is None else float(f"{value / 1000:.4g}") for name, value in found.items()}
 
 
 def _counted(arm: ArmCounts) -> dict[str, Any]:

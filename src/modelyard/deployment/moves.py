@@ -24,7 +24,13 @@ ENDS = {
     DeploymentStatus.ROLLED_BACK: EventType.DEPLOYMENT_ROLLED_BACK,
     DeploymentStatus.ABORTED: EventType.DEPLOYMENT_ABORTED,
 }
-ALARMING = ("sample ratio", "limit", "not carried out", "not allowed")  # holds that somebody should look at
+ALARMING = (
+    "sample ratio",
+    "limit",
+    "guardrail silent",
+    "not carried out",
+    "not allowed",
+)  # holds that somebody should look at
 
 
 def known(rows: Connection, deployment_id: str) -> Row:

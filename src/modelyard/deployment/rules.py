@@ -26,6 +26,7 @@ from modelyard.core.traffic import (
     ShadowCounts,
     Traffic,
     TrafficCounts,
+    against,
 )
 from modelyard.deployment import guardrails, limits, margins
 from modelyard.deployment.rollouts import (
@@ -36,7 +37,7 @@ from modelyard.deployment.rollouts import (
     Rollout,
 )
 from modelyard.stats import rollback
-from modelyard.stats.rollback import ANSWERS, ERRORS, log_evidence, strongest, up_to_now
+from modelyard.stats.rollback import ANSWERS, ERRORS, LATENCY, log_evidence, strongest, up_to_now
 from modelyard.stats.rounds import weight_of
 from modelyard.stats.sequential import lower_rate, rate_difference
 from modelyard.stats.sketch import quantile
@@ -98,7 +99,7 @@ def _judged(rollout: Rollout, seen: TrafficCounts, now: Instant) -> Decision:
     if rollout.status is DeploymentStatus.PAUSED:
         return worse
     for hold in (
-        guardrails.missing(rollout),
+        guardrails.missing(rollout, now.timestamp()),
         _split_hold(rollout, seen),
         _units_hold(rollout, _counted(rollout, seen)[0].requests, now),
     ):
@@ -243,12 +244,9 @@ def _rollback(rollout: Rollout, seen: TrafficCounts) -> Decision:
     measured = (_evidence_measure(rollout, tests, need, (new, old)),)
     if log_e < need:
         return Decision(verdict=Verdict.HOLD, reasons=("paused: the guard goes on watching",), measurements=measured)
-    strength = f"evidence {math.exp(min(log_e, 700)):.4g} passes {math.exp(need):.4g}, from {metric}"
-    what = "requests" if new.requests >= canary(seen).requests - rollout.terms.warmup else "units"
-    counts = (
-        f"{new.errors} of {new.requests} {what} failed on the canary, {old.errors} of {old.requests} on the baseline"
-    )
-    reason = f"worse than the baseline: {counts} at a share of {rollout.now_at.share:g}; {strength}"
+    strength = f"evidence {math.exp(min(log_e, 700)):.4g} passes {math.exp(need):.4g}"
+    counts = against(_guard(rollout), seen, slow=metric == LATENCY)
+    reason = f"worse than the baseline: {counts}; at a share of {rollout.now_at.share:g}, {strength}"
     return Decision(verdict=Verdict.ROLL_BACK, reasons=(reason,), measurements=measured)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.ids import checked_name
-from modelyard.core.traffic import BASELINE, CANARY, LATENCY_LIMIT, Guard, GuardTrip, Traffic, TrafficCounts
+from modelyard.core.traffic import BASELINE, CANARY, LATENCY_LIMIT, Guard, GuardTrip, Traffic, TrafficCounts, against
 from modelyard.stats.rollback import LATENCY, log_evidence, strongest
 
 QUANTILES = ("p50", "p95", "p99")
@@ -106,6 +106,7 @@ def trip_of(traffic: Traffic, *, counts: TrafficCounts, at: float) -> GuardTrip:
     assert guard is not None  # only a guarded traffic trips
     log_e, metric = strongest(counts.tests)
     e_value = math.exp(min(log_e, 700.0))  # exp overflows above 709
+    told = against(guard, counts, slow=metric == LATENCY)
     return GuardTrip(
         endpoint=traffic.endpoint,
         generation=traffic.generation,
@@ -115,27 +116,8 @@ def trip_of(traffic: Traffic, *, counts: TrafficCounts, at: float) -> GuardTrip:
         e_value=e_value,
         threshold=1 / guard.alpha,
         counts=counts,
-        reason=f"{_why(guard, metric, counts)}. At a share of {guard.share:g} that is evidence of {e_value:.4g}, at least "
-        f"{1 / guard.alpha:g}.",
+        reason=f"{told}. At a share of {guard.share:g} that is evidence of {e_value:.4g}, at least {1 / guard.alpha:g}.",
         at=at,
         share=guard.share,
         evidence=log_evidence(counts.tests),
     )
-
-
-def _why(guard: Guard, metric: str, counts: TrafficCounts) -> str:
-    """The counts that speak against the canary, in words."""
-    canary, baseline = counts.arms[CANARY], counts.arms[BASELINE]
-    what = "units" if canary.units is not None and canary.units < canary.requests - guard.warmup else "requests"
-    new, old = (arm.requests if arm.units is None else arm.units for arm in (canary, baseline))
-    if metric != LATENCY:
-        return f"{canary.errors} of {new} {what} failed on the canary, {baseline.errors} of {old} on the baseline"
-    slow = ", ".join(
-        f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {guard.latency_ms[name]:.3g} ms ({name})"
-        for name in quantiles_of(guard)
-    )
-    granted = [f"{guard.latency_margin:.0%}"] if guard.latency_margin else []
-    granted += [f"{guard.latency_floor_ms:g} ms"] if guard.latency_floor_ms else []
-    beyond = f" by more than {' and '.join(granted)}" if granted else ""
-    failed = f", failed {canary.errors} against {baseline.errors}" if canary.errors or baseline.errors else ""
-    return f"answers slower than the baseline's quantiles{beyond}: {slow}{failed}; {what} {new} against {old}"
