@@ -147,7 +147,7 @@ ALERTS: tuple[tuple[str, str, str, str, str, str], ...] = (
         "0m",
         "warning",
         "The guard of {{ $labels.endpoint }} has sent everything back to the baseline.",
-        "The rollout tells why: `modelyard deployment list`.",
+        "The rollout tells why: `modelyard deployment list-deployments`.",
     ),
     (
         "ModelyardWorkersReplaced",
@@ -155,7 +155,15 @@ ALERTS: tuple[tuple[str, str, str, str, str, str], ...] = (
         "0m",
         "critical",
         "Serving processes were replaced: {{ $labels.reason }}.",
-        "The events worker_replaced name the model: `modelyard audit events`.",
+        "The events worker_replaced name the model: `modelyard audit query-events`.",
+    ),
+    (
+        "ModelyardShadowReplaced",
+        'increase(modelyard_worker_restarts_total{reason="shadowing"}[1h]) > 2',
+        "0m",
+        "warning",
+        "The process that asks shadows was replaced again and again; nobody who is answered notices.",
+        "The events worker_replaced of serving/shadow name the version: `modelyard audit query-events`.",
     ),
     (
         "ModelyardThreadsStuck",
