@@ -26,4 +26,4 @@ def test_every_command_that_a_text_names_exists() -> None:
         if below.get(area) and verb not in below[area]
     ]
     assert wrong == []
-    assert {"advance", "watch"} <= below["deployment"]  # derived ones and others
+    assert {"promote", "watch"} <= below["deployment"]  # derived ones and others
