@@ -56,3 +56,15 @@ def test_a_program_gets_every_figure(analysed, capsys):
     rows = list(csv.DictReader(io.StringIO(said(capsys, test_id, "--yard", yard, "--format", "csv"))))
     assert [row["metric"] for row in rows] == ["success", "latency", "spent"]
     assert float(rows[0]["low"]) < 40 < float(rows[0]["high"])
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_breaks_none(analysed, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    yard, test_id = analysed
+    lines = said(capsys, test_id, "--yard", yard, "--format", "table").splitlines()
+    [head] = [line for line in lines if line.startswith("metric ")]
+    assert head.split("  ")[0] == "metric"
+    assert "interval" in head
+    [success] = [line for line in lines if line.startswith("success ")]
+    assert "sure" in success
+    assert "+40.00%" in success

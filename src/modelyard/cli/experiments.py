@@ -13,6 +13,8 @@ from modelyard.cli.output import show, show_whole
 from modelyard.core.operations import operations
 from modelyard.settings import settings
 
+DROPPED = ("role", "control", "changed", "p at any look")  # on a narrow terminal, in this order
+
 
 def add(app: App) -> None:
     """Put this command in place of the derived one."""
@@ -37,7 +39,11 @@ def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = N
     show(f"{answer['conclusion']}\n\n{answer['method']}\n", chosen)
     show_whole(list(arms(answer)), chosen)
     show("", chosen)
-    show_whole([{name: cell for name, cell in row.items() if name not in ("low", "high")} for row in metrics], chosen)
+    show_whole(
+        [{name: cell for name, cell in row.items() if name not in ("low", "high")} for row in metrics],
+        chosen,
+        dropped=DROPPED if len(answer["comparisons"]) > 1 else ("treatment", *DROPPED),
+    )
     return 0
 
 

@@ -37,22 +37,45 @@ def show(value: Any, format: str = "", *, out: TextIO | None = None) -> None:
         _table(value, stream)
 
 
-def show_whole(value: Sequence[Any], format: str = "") -> None:
-    """Write a result as `show` does, but for a table with every column, and long cells over several lines."""
+def show_whole(value: Sequence[Any], format: str = "", *, dropped: Sequence[str] = ()) -> None:
+    """Write a result as `show` does, but for a table with every column, and long cells over several lines.
+
+    Where they do not fit side by side, the columns in `dropped` are left out, the first ones first.
+    """
     if (format or ("table" if sys.stdout.isatty() else "json")) != "table":
         show(value, format)
         return
     from rich.console import Console
     from rich.table import Table
 
-    rows = rows_of(value)
+    rows, console = (
+        [{name: _text(cell) for name, cell in row.items()} for row in rows_of(value)],
+        Console(highlight=False),
+    )
     table = Table(header_style="bold", box=None, pad_edge=False)
-    for name in dict.fromkeys(name for row in rows for name in row):
-        longest = max(len(str(row.get(name, ""))) for row in rows)
+    names = fitting(rows, console.width, dropped)
+    for name in names:
+        longest = max(len(row.get(name, "")) for row in rows)
         table.add_column(name, overflow="fold", no_wrap=longest <= SHORT)
     for row in rows:
-        table.add_row(*map(_text, row.values()))
-    Console(highlight=False).print(table)
+        table.add_row(*(row.get(name, "") for name in names))
+    console.print(table)
+
+
+def fitting(rows: Sequence[Mapping[str, str]], width: int, dropped: Sequence[str]) -> list[str]:
+    """The names of the columns that are shown: without as many of `dropped` as it takes to stand side by side.
+
+    >>> row = {"arm": "canary", "requests": "1,000", "errors": "0", "p50 ms": "1.25"}
+    >>> fitting([row], 80, ["p50 ms"]), fitting([row], 25, ["p50 ms"])
+    (['arm', 'requests', 'errors', 'p50 ms'], ['arm', 'requests', 'errors'])
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for gone in dropped:
+        wanted = sum(max(len(name), *(len(row.get(name, "")) for row in rows)) + 2 for name in names) - 2
+        if wanted <= width:
+            break
+        names = [name for name in names if name != gone]
+    return names
 
 
 def rows_of(value: Any) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from modelyard.cli.output import fitting
 from modelyard.core.instants import SYSTEM_CLOCK, as_utc
 
 if TYPE_CHECKING:
@@ -102,28 +103,12 @@ def _arms(now: Seen, before: Seen, width: int) -> Table:
 
     rows = list(_rows(now, before))
     table = Table(header_style="bold", box=None, pad_edge=False)
-    names = _fitting(rows, width)
+    names = fitting(rows, width, DROPPED)
     for name in names:
         table.add_column(name, justify="left" if name in ("arm", "version") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(row[name] for name in names))
     return table
-
-
-def _fitting(rows: list[dict[str, str]], width: int) -> list[str]:
-    """The names of the columns that stand whole side by side; without rows none.
-
-    >>> row = {"arm": "canary", "requests": "1,000", "errors": "0", "p50 ms": "1.25"}
-    >>> _fitting([row], 80), _fitting([row], 25)
-    (['arm', 'requests', 'errors', 'p50 ms'], ['arm', 'requests', 'errors'])
-    """
-    names = list(rows[0]) if rows else []
-    for gone in DROPPED:
-        wanted = sum(max(len(name), *(len(row[name]) for row in rows)) + 2 for name in names) - 2
-        if wanted <= width:
-            break
-        names = [name for name in names if name != gone]
-    return names
 
 
 def _facts(now: Seen) -> Table:
