@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -38,6 +39,7 @@ LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
 ASK_EVERY = 5.0  # seconds between two looks for guardrails that are due
 TIDY_EVERY = 60.0  # seconds between two looks for what has run out of time
 COLLECT_EVERY = 6 * 3600.0  # seconds between two looks for bytes that nobody names any more
+PARTING_S = 0.5  # for which callers are answered, and told that it is the last time
 DRAIN_S = 30  # requests under way may take this long when the server ends
 MOST_CONNECTIONS = 2_000
 
@@ -206,8 +208,19 @@ class Answering(Protocol):
         ...
 
 
+class _Server(uvicorn.Server):
+    """Tells callers to go before it hangs up: who was told by an answer sends nothing into a closing connection."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        await asyncio.sleep(PARTING_S)
+        await super().shutdown(sockets)
+
+
 def _answer(app: ASGIApp, listening: Listening) -> None:
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=listening.host,
         port=listening.port,
@@ -223,6 +236,10 @@ def _answer(app: ASGIApp, listening: Listening) -> None:
         ssl_cert_reqs=ssl.CERT_NONE if listening.client_ca is None else ssl.CERT_REQUIRED,
         timeout_graceful_shutdown=DRAIN_S,
     )
+    server = _Server(config)
+    server.run()
+    if not server.started:
+        raise Unavailable(f"The control plane could not start on {listening.url}. The log says why.")
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Residue:
                 compaction.settle(folder)
                 if (folder / compaction.LOSSES).exists():
                     losses[folder.name] = (folder / compaction.LOSSES).read_bytes()
+        pieces = tuple(self._pieces())  # before the counts: the yard never has a row that it has not counted
         return Report(
             number=time.time_ns(),
             said=said,
@@ -76,7 +77,7 @@ class Residue:
             metrics=tuple(self._metrics()),
             marks=tuple(self._marks()),
             trips=tuple(self.places.all_trips()),
-            pieces=tuple(self._pieces()),
+            pieces=pieces,
             losses=losses,
         )
 
