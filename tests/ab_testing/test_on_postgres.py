@@ -53,7 +53,7 @@ def test_processes_that_start_tests_of_one_group_at_once_never_share_a_unit(open
             manager.create_test("T", **MODELS, exclusive_group="checkout", group_share=0.4).test_id for _ in range(3)
         ]
         manager.store.close()
-        assert sorted(at_once(3, lambda n: refused(opened().start_test, tests[n]))) == [False, False, True]  # noqa: B023
+        assert sorted(at_once(3, lambda n, tests=tests: refused(opened().start_test, tests[n]))) == [False, False, True]
         began = [one for one in manager.list_tests() if one.status.value == "running"]
         assert sorted(one.group_start for one in began) == [0.0, 0.4]
         for one in began:

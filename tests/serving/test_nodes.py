@@ -23,9 +23,10 @@ from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import ModelServer, counters, nodes, nodes_process
 from modelyard.serving.lasting import repeat
 from modelyard.serving.metrics import prometheus
-from modelyard.serving.nodes_process import Process
+from modelyard.serving.nodes_process import Process, Residue
 from modelyard.serving.nodes_serving import ongoing, spread
 from modelyard.serving.nodes_yard import Headquarters
+from modelyard.serving.places import Places, SlotReport
 from modelyard.stats.rollback import State
 
 
@@ -291,6 +292,25 @@ def test_counts_can_be_told_while_others_count_on(tmp_path: Path) -> None:
     finally:
         ended.set()
         thread.join()
+
+
+def test_a_report_has_no_row_that_its_counts_leave_out(tmp_path: Path) -> None:
+    """A request that is answered while a report is made is in its counts at least."""
+    places = Places(tmp_path)
+    places.make()
+    file = places.counters("e", 1)
+    file.parent.mkdir(parents=True)
+    counters.create(file)
+    own = counters.Counters(file, 0)
+
+    class Busy(Residue):
+        def _pieces(self) -> list[nodes.Piece]:
+            found = super()._pieces()
+            own.answered(0, 100.0)
+            return found
+
+    [told] = Busy(tmp_path).report(SlotReport(pid=1, ready=True)).counts
+    assert nodes.dense(told.words, own.total())[0, counters.REQUESTS] == 1
 
 
 def test_the_yard_shows_what_processes_elsewhere_hold_and_measure(

@@ -132,10 +132,11 @@ def lift_interval(control: Posterior, treatment: Posterior, level: float) -> tup
     if control.ends[0] <= 0 <= control.ends[1]:
         return None
     ends = [above / below - 1 for above in treatment.ends for below in control.ends]
-    if control.ends[0] > 0:
-        below = lambda r: float(np.mean(treatment.below(control.slices * (1 + r))))  # noqa: E731
-    else:
-        below = lambda r: float(np.mean(1 - treatment.below(control.slices * (1 + r))))  # noqa: E731
+
+    def below(lift: float) -> float:
+        part = float(np.mean(treatment.below(control.slices * (1 + lift))))
+        return part if control.ends[0] > 0 else 1 - part  # a larger lift of a negative control is a lower value
+
     return _central(below, min(ends), max(ends), level)
 
 

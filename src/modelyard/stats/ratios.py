@@ -14,7 +14,7 @@ from modelyard.core.errors import Invalid
 from modelyard.stats.cross import Spread
 from modelyard.stats.distributions import normal_isf, normal_sf, t_isf, t_sf
 
-MANY = 1e5  # degrees of freedom from which on Student's t is the normal law to five digits
+MANY = 1e5  # degrees of freedom from which on Student's t is the normal law to five digits, at one standard error
 FEW = 30.0
 TINY = 1e-50  # a denominator below it is none: its powers would leave the range of floats
 
@@ -196,14 +196,14 @@ def difference(control: Estimate, treatment: Estimate) -> Difference:
 def wide(z: float, df: float) -> float:
     """How many standard errors take in as much as z of a normal law, for an error estimated with df degrees of freedom.
 
-    Above 30 degrees Fisher's expansion (Abramowitz & Stegun 26.7.5), below by bisection.
+    Above 30 degrees, and more for a large z, Fisher's expansion (Abramowitz & Stegun 26.7.5), below by bisection.
 
     >>> round(wide(1.959964, 10), 3), round(wide(1.959964, 100), 4)
     (2.228, 1.984)
     """
-    if not math.isfinite(z) or df >= MANY:
+    if not math.isfinite(z) or df >= MANY * max(1.0, z * z):  # the two differ by a part (z^2 + 1) / 4 df
         return z
-    if df < FEW or z > 8:
+    if df < max(FEW, 3 * z * z) or z > 8:  # the expansion is within 3 in 100,000 of it elsewhere
         tail = normal_sf(z)
         return t_isf(tail, df) if tail > 1e-300 else math.inf
     cube, fifth, seventh = z**3, z**5, z**7

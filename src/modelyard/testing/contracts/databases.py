@@ -122,7 +122,7 @@ class DatabaseContract(ValuesContract):
     @pytest.fixture
     def open_database(self) -> Callable[[], Database]:
         """Must be given by the subclass."""
-        raise NotImplementedError
+        raise NotImplementedError  # a contract alone runs nothing: only its subclass knows what is under test
 
     @pytest.fixture
     def database(self, open_database: Callable[[], Database]) -> Database:

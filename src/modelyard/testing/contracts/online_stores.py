@@ -19,7 +19,7 @@ class OnlineStoreContract:
     @pytest.fixture
     def online(self) -> OnlineStore:
         """Must be given by the subclass."""
-        raise NotImplementedError
+        raise NotImplementedError  # a contract alone runs nothing: only its subclass knows what is under test
 
     def test_values_come_back_in_the_order_of_the_keys(self, online: OnlineStore) -> None:
         assert online.write("v", [("a", 1, packed(1, "A")), ("b", 2, packed(1, "B"))]) == 2
