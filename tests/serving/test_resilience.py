@@ -42,11 +42,12 @@ def events(server: ModelServer, kind: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def callers(url: str, body: dict[str, Any], *, count: int = 2) -> Iterator[Counter[str]]:
-    """Clients that ask again and again, and what they were told: a status and an arm, or that the connection closed."""
+    """Clients that ask again and again, and what they were told: a status and an arm, or that the connection closed; and
+    how often each was told anything."""
     told: Counter[str] = Counter()
     ending = threading.Event()
 
-    def call() -> None:
+    def call(caller: int) -> None:
         while not ending.is_set():
             try:
                 answer = httpx.post(f"{url}/predict/e", json=body, timeout=30)
@@ -54,8 +55,9 @@ def callers(url: str, body: dict[str, Any], *, count: int = 2) -> Iterator[Count
                 told["closed"] += 1
             else:
                 told[f"{answer.status_code} {answer.json().get('arm', '')}"] += 1
+            told[f"caller {caller}"] += 1
 
-    threads = [threading.Thread(target=call) for _ in range(count)]
+    threads = [threading.Thread(target=call, args=(caller,)) for caller in range(count)]
     for thread in threads:
         thread.start()
     try:
@@ -66,6 +68,14 @@ def callers(url: str, body: dict[str, Any], *, count: int = 2) -> Iterator[Count
             thread.join(40)
 
 
+def each_is_told(tools: Any, told: Counter[str], times: int) -> None:
+    """Wait until each caller was told so often from now on: what it asked before now is over."""
+    before = Counter(told)
+    names = [name for name in before if name.startswith("caller ")]
+    assert names
+    tools.until(lambda: all(told[name] >= before[name] + times for name in names), 60)
+
+
 @pytest.mark.parametrize("way", ["segfault", "exit", "hold", "descriptors", "listener"])
 def test_a_canary_that_ends_or_hangs_its_process_is_rolled_back(server: ModelServer, tools: Any, way: str) -> None:
     tools.install(server, "e", v1=tools.reference(task="regression"), v2=deadly(way))
@@ -74,6 +84,10 @@ def test_a_canary_that_ends_or_hangs_its_process_is_rolled_back(server: ModelSer
     with server.start(workers=2, hang_s=5.0) as serving, callers(serving.url, FATAL) as told:
         (trip,) = tools.until(server.trips, 90)
         tools.until(lambda: tools.carried_out(server, "e", 1))
+        each_is_told(
+            tools, told, 2
+        )  # a canary's call from before the decision may hang yet: its process ends, and then
+        each_is_told(tools, told, 1)  # what else waited in that process is over too
         before = Counter(told)
         tools.until(lambda: told["200 baseline"] > before["200 baseline"] + 40)
         after = Counter(told)

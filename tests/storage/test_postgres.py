@@ -6,11 +6,14 @@ import threading
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
+from sqlalchemy.engine import Connection
 
 from modelyard.core.errors import Conflict, Invalid, Unavailable
 from modelyard.core.work import Store
-from modelyard.storage.postgres import PostgresDatabase, translated
+from modelyard.storage.migrations import upgrade
+from modelyard.storage.postgres import WRITER_LOCK, PostgresDatabase, translated
 from modelyard.testing.contracts import CURSOR
 from modelyard.testing.postgres import PASSWORD, PostgresServer
 from modelyard.testing.servers import free_port
@@ -47,6 +50,21 @@ def test_an_empty_database_is_migrated_on_first_use(empty_postgres_url: str) -> 
     database = PostgresDatabase(empty_postgres_url)
     with database.write() as rows:
         rows.run(CURSOR, reader="a", position=1)
+
+
+def test_the_writers_lock_is_held_while_an_empty_database_is_migrated(
+    empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, free = upgrade.upgrade, []
+
+    def watched(connection: Connection) -> None:
+        with psycopg.connect(empty_postgres_url) as other:
+            free.append(other.execute(f"SELECT pg_try_advisory_lock({WRITER_LOCK})").fetchone())
+        really(connection)
+
+    monkeypatch.setattr(upgrade, "upgrade", watched)
+    PostgresDatabase(empty_postgres_url)
+    assert free == [(False,)]
 
 
 def test_a_newer_schema_is_refused(postgres_url: str) -> None:

@@ -226,8 +226,7 @@ class PostgresDatabase:
             if found != schema.HEAD:
                 schema.refuse_newer(found, self._url)
                 with psycopg.connect(self._conninfo) as connection:
-                    connection.execute(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
-                    schema.migrate_postgres(connection, self._url)
+                    schema.migrate_postgres(connection, self._url, f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -87,10 +87,7 @@ def _run_script(raw: sqlite3.Connection, script: str) -> None:
         raise
 
 
-def migrate_postgres(raw: Any, place: str) -> None:
-    """Bring a PostgreSQL database to HEAD within the given psycopg transaction, which holds the writers' lock."""
+def migrate_postgres(raw: Any, place: str, begin: str) -> None:
+    """Bring a PostgreSQL database to HEAD within a psycopg transaction whose first statement takes the writers' lock."""
     upgrade = importlib.import_module("modelyard.storage.migrations.upgrade")
-    found = upgrade.postgres_version(raw)
-    refuse_newer(found, place)
-    if found != HEAD:
-        upgrade.upgrade_postgres(raw)
+    upgrade.upgrade_postgres(raw, begin, lambda found: refuse_newer(found, place))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,15 @@ def postgres_version(raw: Any) -> str | None:
     return None if found is None else str(found[0])
 
 
-def upgrade_postgres(raw: Any) -> None:
-    """Upgrade within the open transaction of the given psycopg connection and commit it."""
+def upgrade_postgres(raw: Any, begin: str, check: Callable[[str | None], object]) -> None:
+    """Upgrade within one transaction of the given psycopg connection; `begin` is its first statement, which takes the
+    lock that writers queue on, and `check` is shown the version that is found under it.
+
+    SQLAlchemy rolls back what a connection has open when it first sees it, so a lock taken before would be lost.
+    """
     engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=StaticPool)
     with engine.connect() as connection:
+        connection.exec_driver_sql(begin)
+        check(postgres_version(raw))
         upgrade(connection)
         connection.commit()
