@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from modelyard.core.errors import NotFound, nearest
 from modelyard.core.events import Event, EventType
 from modelyard.core.ports import Connection
-from modelyard.core.work import Work
+from modelyard.core.work import Store, Work
 from modelyard.governance import projection, store
 from modelyard.governance.controls import Framework
 from modelyard.governance.rules import Facts
@@ -14,12 +17,27 @@ from modelyard.governance.values import Node
 READER = "governance.lineage"
 
 
-def behind(rows: Connection) -> bool:
-    """True if events were written since the lineage was last brought up to date."""
-    return store.last_position(rows) > store.cursor(rows, READER)
+@contextmanager
+def reading(of: Store) -> Iterator[Connection]:
+    """A view for reading in which the lineage holds what other areas did until now."""
+    with of.reading() as rows:
+        behind = store.last_position(rows) > store.cursor(rows, READER)
+    if behind:
+        with writing(of, "governance"):
+            pass
+    with of.reading() as rows:
+        yield rows
 
 
-def catch_up(work: Work) -> None:
+@contextmanager
+def writing(of: Store, actor: str) -> Iterator[Work]:
+    """A transaction in which the lineage holds what other areas did until now."""
+    with of.work(actor) as work:
+        _catch_up(work)
+        yield work
+
+
+def _catch_up(work: Work) -> None:
     """Take other areas' new events into the lineage graph. Reading an event twice changes nothing."""
     start, end = store.cursor(work.rows, READER), store.last_position(work.rows)
     events = [event for kind in projection.RULES for event in store.events_after(work.rows, kind, start)]
@@ -55,7 +73,7 @@ def gather(rows: Connection, node: Node, framework: Framework) -> Facts:
         model_events=_model_events(rows, node, upstream, about),
         yard_events=[event for kind in anywhere for event in store.events_of_type(rows, kind)],
         upstream=upstream,
-        attestations=store.attestations(rows, f"{node.name}:{node.version}", framework.id),
+        attestations=store.attestations(rows, node.reference, framework.id),
     )
 
 
@@ -63,12 +81,12 @@ def _model_events(rows: Connection, node: Node, upstream: list[Node], kinds: lis
     """Events about the version, its model as a whole, what it was made from and what runs it, or naming it."""
     found: dict[str, Event] = {}
     downstream = [other for other in store.downstream(rows, node.id)[0] if other.kind != "model"]
-    things = [("model", f"{node.name}:{node.version}"), ("model", node.name)]
+    things = [("model", node.reference), ("model", node.name)]
     things += [(other.kind, other.name) for other in (*upstream, *downstream) if other.kind != "model"]
     for kind, name in things:
         found.update({event.event_id: event for event in store.events_about(rows, kind, name)})
     for event_type in kinds:
-        for name in (node.name, f"{node.name}:{node.version}"):
+        for name in (node.name, node.reference):
             for event in store.events_naming(rows, event_type, "model", name):
                 if projection.version_named(event) in ((node.name, node.version), ("", "")):
                     found[event.event_id] = event

@@ -85,7 +85,7 @@ def card(facts: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(_cell(value) for value in values) + " |")
     lines += ([] if shown["bias"] else ["Not measured."]) + ["", "## Stated by people", ""]
     lines += [
-        f"- {row['control']} ({row['framework']}): {row['statement']} ({row['person']})" for row in shown["stated"]
+        f"- {row['control']} ({row['framework']}): {row['statement']} ({row['attested_by']})" for row in shown["stated"]
     ]
     lines += [] if shown["stated"] else ["Intended use, limits and ethical considerations: nothing recorded."]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ from typing import Any
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.evidence import Evidence
 from modelyard.core.instants import Instant
+from modelyard.core.refs import Resource
 
 
 class ComplianceFramework(Enum):
@@ -139,6 +140,16 @@ class Node:
     version: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     created_at: Instant | None = None
+
+    @property
+    def reference(self) -> str:
+        """`name:version` of a model version, the name of anything else."""
+        return f"{self.name}:{self.version}" if self.kind == "model" else self.name
+
+    @property
+    def resource(self) -> Resource:
+        """What an event about it names."""
+        return Resource(self.kind, self.reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
