@@ -16,7 +16,7 @@ from modelyard.core.events import EventType
 from modelyard.core.ports import OnlineStore
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store, Work
-from modelyard.features.online import MANY_MARKS, Online, packed, view_of
+from modelyard.features.online import MANY_MARKS, Online, Plan, packed, view_of
 from modelyard.features.rules import Catalogue, Layout, runs
 from modelyard.features.segments import Batch, Segments
 from modelyard.features.store import Segment
@@ -38,6 +38,9 @@ class Stored:
         self.segments = Segments(store)
         self._online_url = online_url
         self._cleaned = False
+        self.plans: dict[
+            tuple[tuple[str, ...], str | None], Plan
+        ] = {}  # by what is asked for, until definitions change
 
     @cached_property
     def online(self) -> Online:
@@ -116,6 +119,7 @@ class Stored:
 
     def announce(self, entity_types: Iterable[str]) -> None:
         """Let other processes know that the catalogue has changed."""
+        self.plans = {}
         with self.store.reading() as rows:
             catalogue = sql.catalogue(rows)
         with self._in_step():
