@@ -95,6 +95,8 @@ class ABTest:
     created_at: Instant
     started_at: Instant | None = None
     ended_at: Instant | None = None
+    unit: str = "unit"  # what a unit is, in words
+    endpoint: str = ""  # where its traffic is split, if serving does that
     planned_units: int | None = None
     horizon: int = 10_000
     ramp_seconds: float = 0.0

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modelyard.ab_testing import metrics as measured
-from modelyard.ab_testing import sizing, store
-from modelyard.ab_testing.experiments import (
-    CONTROL,
-    TREATMENT,
-    ABTest,
-    Held,
-    Inference,
-    Round,
-    TestStatus,
-    TrafficSplitStrategy,
-    Variant,
-)
-from modelyard.ab_testing.metrics import Kind, Role
+from modelyard.ab_testing import plans, sizing, store
+from modelyard.ab_testing.experiments import ABTest, Held, Inference, Round, TestStatus, TrafficSplitStrategy
 from modelyard.ab_testing.recording import Recorder
 from modelyard.ab_testing.sizing import Sizing
 from modelyard.core.area import Area
@@ -32,10 +19,8 @@ from modelyard.core.ids import checked_name, new_id
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.operations import operation
 from modelyard.core.ports import Clock, Connection
-from modelyard.core.refs import ModelRef, Resource
+from modelyard.core.refs import Resource
 from modelyard.core.work import Store, Work
-
-FEWEST = 100  # units of a round of Thompson sampling: its comparison rests on the normal law
 
 
 @dataclass(slots=True)
@@ -62,7 +47,9 @@ class Plans(Area):
         *,
         control_variant: str,
         treatment_variant: str | list[str],
+        treatment_names: list[str] | None = None,
         description: str = "",
+        unit: str = "unit",
         traffic_split: float | list[float] = 0.5,
         strategy: TrafficSplitStrategy = TrafficSplitStrategy.HASH_BASED,
         planned_units: int | None = None,
@@ -82,7 +69,8 @@ class Plans(Area):
         `traffic_split` is each treatment's share of the units. With `planned_units`, the largest sample in all, analyses
         are looks of a group-sequential test; without, they are read off a confidence sequence that is narrowest at
         `horizon` units. A ramp reaches the split in `ramp_seconds`. Running tests of one `exclusive_group` share no unit:
-        each takes `group_share` of them. Several treatments are called treatment, treatment_2, and so on.
+        each takes `group_share` of them. Treatments are called treatment, treatment_2, and so on, unless `treatment_names` says
+        otherwise. `unit` tells people what a unit is: user, session, card.
 
         `metrics` name what is looked at beside the success rate: mappings with `name`, `kind` (mean, ratio, average,
         quantile), `role` (goal, guardrail with a `margin`, secondary), `direction` (up, down), and `numerator`,
@@ -96,39 +84,10 @@ class Plans(Area):
         >>> test.status.value, dict(test.shares)
         ('draft', {'control': 0.5, 'treatment': 0.5})
         """
-        strategy, inference = TrafficSplitStrategy(strategy), Inference(inference)
-        planned = measured.parsed(metrics or [])
-        _check_plan(planned_units, horizon, strategy, ramp_seconds)
-        if not 0 < group_share <= 1 or (group_share < 1 and not exclusive_group):
-            raise Invalid(
-                f"group_share is {group_share}; give a part of 1 together with the name of an exclusive_group."
-            )
+        asked = {name: value for name, value in locals().items() if name not in ("self", "created_by")}
+        one = plans.wanted(**asked)  # all of them: one that were left out would be taken and not heeded
         with self.store.work(created_by) as work:
-            test = ABTest(
-                test_id=new_id("test"),
-                name=name,
-                description=description,
-                strategy=strategy,
-                status=TestStatus.DRAFT,
-                variants=_variants(control_variant, treatment_variant, traffic_split),
-                created_by=created_by,
-                created_at=work.now,
-                planned_units=planned_units,
-                horizon=horizon,
-                ramp_seconds=ramp_seconds,
-                exclusive_group=checked_name(exclusive_group, "group") if exclusive_group else "",
-                group_share=group_share,
-                metrics=planned,
-                inference=inference,
-                prior=None if prior is None else _pair(prior),
-                tolerated_loss=tolerated_loss,
-                round_units=round_units,
-                holdouts=tuple(store.find_holdouts(work.rows, ended=False)),
-            )
-            _check_inference(test)
-            store.insert_test(work.rows, test)
-            emit(work, EventType.AB_TEST_CREATED, test, plain(test))
-        return test
+            return self._created(work, one)
 
     @operation("POST", "/ab-tests/{test_id}/start", needs="ab_testing.write")
     def start_test(self, test_id: str, *, user: str = "system") -> ABTest:
@@ -288,6 +247,19 @@ class Plans(Area):
             work.emit(EventType.AB_HOLDOUT_ENDED, Resource("ab_holdout", name), plain(active[name]))
         return active[name]
 
+    def _created(self, work: Work, one: ABTest) -> ABTest:
+        """The test that is asked for, as a draft."""
+        test = replace(
+            one,
+            test_id=new_id("test"),
+            created_by=work.actor,
+            created_at=work.now,
+            holdouts=tuple(store.find_holdouts(work.rows, ended=False)),
+        )
+        store.insert_test(work.rows, test)
+        emit(work, EventType.AB_TEST_CREATED, test, plain(test))
+        return test
+
     def _begun(self, work: Work, test: ABTest) -> ABTest:
         """The test that was a draft, running."""
         if test.status is not TestStatus.DRAFT:
@@ -339,65 +311,6 @@ def known(rows: Connection, test_id: str) -> ABTest:
     if test is None:
         raise NotFound(f"There is no test {test_id!r}. {nearest(test_id, store.test_ids(rows))}")
     return test
-
-
-def _variants(control: str, treatments: str | list[str], split: float | list[float]) -> tuple[Variant, ...]:
-    """The control and the treatments with their shares; Invalid for shares that leave nothing for the control."""
-    models = [treatments] if isinstance(treatments, str) else list(treatments)
-    shares = [split] * len(models) if isinstance(split, (int, float)) else list(split)
-    if not models or len(models) != len(shares):
-        raise Invalid(f"{len(shares)} shares do not fit {len(models)} treatments. Give each treatment one.")
-    if any(not 0 < share < 1 for share in shares) or not 0 < math.fsum(shares) < 1:
-        raise Invalid(f"traffic_split {split} must leave each arm a share: parts above 0 with a sum below 1.")
-    names = [TREATMENT, *(f"{TREATMENT}_{number}" for number in range(2, len(models) + 1))]
-    for model in (control, *models):
-        ModelRef.parse(model)
-    rest = Variant(name=CONTROL, model=control, share=1 - math.fsum(shares))
-    return rest, *(Variant(name=n, model=m, share=float(s)) for n, m, s in zip(names, models, shares, strict=True))
-
-
-def _check_plan(planned: int | None, horizon: int, strategy: TrafficSplitStrategy, ramp_seconds: float) -> None:
-    if planned is not None and planned < 2:
-        raise Invalid(
-            f"planned_units is {planned}; a test compares at least two units. Leave it out to look at any time."
-        )
-    if horizon < 2:
-        raise Invalid(f"horizon is {horizon}; give the number of units at which the answer matters most, 2 or more.")
-    if (strategy is TrafficSplitStrategy.RAMP) != (ramp_seconds > 0) or not math.isfinite(ramp_seconds):
-        raise Invalid("ramp_seconds above 0 and the strategy ramp go together: give both or neither.")
-
-
-def _pair(prior: list[float]) -> tuple[float, float]:
-    if len(prior) != 2 or not all(math.isfinite(number) for number in prior):
-        raise Invalid(f"The prior {prior} is not two numbers: [a, b] for a rate, [mean, deviation] otherwise.")
-    return float(prior[0]), float(prior[1])
-
-
-def _check_inference(test: ABTest) -> None:
-    """Invalid for settings that do not go with the inference."""
-    prior, asked = test.prior, test.inference.value
-    if test.inference is Inference.FREQUENTIST:
-        if prior is not None:
-            raise Invalid("A prior goes with the inference bayesian or thompson. Leave it out, or choose one of them.")
-        return
-    goal = test.goals[0]
-    if len(test.goals) != 1 or goal.kind is Kind.QUANTILE:
-        raise Invalid(f"The inference {asked} decides on one goal that is no quantile. Make the others secondary.")
-    if test.planned_units is not None:
-        raise Invalid(f"planned_units does not go with the inference {asked}, which may end at any time.")
-    if prior is not None and not (prior[1] > 0 and (goal.kind is not Kind.RATE or prior[0] > 0)):
-        raise Invalid(
-            f"The prior {prior} must be [a, b] above 0 for a rate, or [mean, deviation] with a deviation above 0."
-        )
-    if not 0 < test.tolerated_loss < 1:
-        raise Invalid(f"tolerated_loss is {test.tolerated_loss}; give a part of the control's value between 0 and 1.")
-    if test.adaptive and any(metric.role is Role.GUARDRAIL for metric in test.metrics):
-        raise Invalid(
-            "Thompson sampling cannot hold a guardrail: no sound relative interval is known while shares move. Make the "
-            "metric secondary, or choose another inference."
-        )
-    if test.adaptive and (test.round_units < FEWEST or test.strategy is not TrafficSplitStrategy.HASH_BASED):
-        raise Invalid(f"Thompson sampling needs rounds of {FEWEST} units or more and the strategy hash_based.")
 
 
 def _room(test: ABTest, running: list[ABTest]) -> float:

@@ -356,6 +356,8 @@ def test_from(row: Row) -> ABTest:
         created_at=from_micros(row["created_at"]),
         started_at=_instant(row["started_at"]),
         ended_at=_instant(row["ended_at"]),
+        unit=plan["unit"],
+        endpoint=plan["endpoint"],
         planned_units=plan["planned_units"],
         horizon=plan["horizon"],
         ramp_seconds=plan["ramp_seconds"],
@@ -374,10 +376,12 @@ def test_from(row: Row) -> ABTest:
 
 
 def _plan(test: ABTest) -> str:
-    """What is planned, as JSON; only a start changes some of it."""
+    """What is planned, as JSON; a start changes some of it, and what may be amended under way."""
     return dumps(
         {
             "variants": test.variants,
+            "unit": test.unit,
+            "endpoint": test.endpoint,
             "planned_units": test.planned_units,
             "horizon": test.horizon,
             "ramp_seconds": test.ramp_seconds,

@@ -34,6 +34,18 @@ class Place:
         return Invalid(f"{self.path} line {self.line}, {self.key}: {what}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that a file says otherwise than what stands there."""
+
+    key: str
+    now: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.now} -> {self.wanted}"
+
+
 Entry = tuple[Place, yaml.Node]
 Entries = Mapping[str, Entry]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.core.decisions import Decision, Verdict
+from modelyard.core.declared import Change
 from modelyard.core.errors import Conflict, Forbidden, NotFound
 from modelyard.core.operations import operation
 from modelyard.core.work import Work
@@ -15,7 +16,7 @@ from modelyard.deployment import moves, plans, store
 from modelyard.deployment.files import read_rollout
 from modelyard.deployment.plans import Wanted
 from modelyard.deployment.reported import ReportedDeployments
-from modelyard.deployment.rollouts import Change, Deployment, DeploymentStatus, Difference
+from modelyard.deployment.rollouts import Deployment, DeploymentStatus, Difference
 
 START, AMEND, UNCHANGED, REFUSED = "start", "amend", "unchanged", "refused"
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from modelyard.core import plugins
 from modelyard.core.canonical import plain
+from modelyard.core.declared import Change
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.ids import checked_name
 from modelyard.core.refs import ModelRef
 from modelyard.deployment import rules
 from modelyard.deployment.guardrails import guardrails_from
 from modelyard.deployment.rollouts import (
-    Change,
     Deployment,
     DeploymentStrategy,
     Step,

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from modelyard.core import plugins
+from modelyard.core.declared import Change
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.instants import Instant
 from modelyard.core.measures import Measurement
@@ -358,18 +359,6 @@ class Look:
     measurements: tuple[Measurement, ...] = ()
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     shadow: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One thing that a rollout file says otherwise than what stands there."""
-
-    key: str
-    now: Any
-    wanted: Any
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.now} -> {self.wanted}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
