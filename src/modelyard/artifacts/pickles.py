@@ -7,7 +7,6 @@ Opcodes: CPython, Lib/pickletools.py.
 
 from __future__ import annotations
 
-import math
 import pickletools
 import re
 from collections.abc import Callable
@@ -15,52 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from modelyard.artifacts import boosters, trusted
+from modelyard.artifacts import joblib_arrays, pickled_boosters, trusted
 from modelyard.artifacts.inspection import Foreign, Malformed
 from modelyard.artifacts.opcodes import operations
+from modelyard.artifacts.standins import OPAQUE, Made, Name
 
 MAX_OPCODES = 5_000_000  # a forest of a thousand trees has some hundred thousand
 _STORAGE = re.compile(r"[a-z0-9_:]{1,64}\Z")
-_ITEM = re.compile(r"[<>=|]?([?biufcSUVMm])(\d{1,6})")
-
-
-class _Opaque:
-    """A value whose content does not matter."""
-
-    def __repr__(self) -> str:
-        return "?"
-
-
-OPAQUE = _Opaque()
 _MARK = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A global: a module and an object's name in it."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-WRAPPER = Name("joblib.numpy_pickle", "NumpyArrayWrapper")
-DTYPE = Name("numpy", "dtype")
-ARRAYS = (Name("numpy", "ndarray"), Name("numpy", "memmap"))
-LIGHTGBM, XGBOOST = Name("lightgbm.basic", "Booster"), Name("xgboost.core", "Booster")
-ENCODE, BYTEARRAYS = Name("_codecs", "encode"), (Name("builtins", "bytearray"), Name("__builtin__", "bytearray"))
-
-
-@dataclass(slots=True)
-class Made:
-    """What calling a global gave."""
-
-    maker: Any
-    arguments: Any
-    state: Any = None
-    built: bool = False
 
 
 @dataclass(slots=True)
@@ -87,7 +48,7 @@ class Walk:
                 if self.opcodes > MAX_OPCODES:
                     raise Malformed(f"it has more than {MAX_OPCODES:,} opcodes")
                 if opcode.name == "STOP":
-                    self._pop()
+                    self.pop()
                     if self.stack:
                         raise Malformed("values are left on its stack")
                     return
@@ -106,24 +67,27 @@ class Walk:
             raise Foreign(f"it uses the opcode {opcode.name} at byte {position}")
         before = opcode.stack_before
         if pickletools.markobject in before:
-            self._pop_to_mark()
+            self.pop_to_mark()
             before = before[: before.index(pickletools.markobject)]
         for _ in before:
-            self._pop()
+            self.pop()
         for made in opcode.stack_after:
             self.stack.append(_MARK if made is pickletools.markobject else _literal(opcode.name, argument))
 
-    def _pop(self) -> Any:
+    def pop(self) -> Any:
+        """Take the value on top."""
         if not self.stack or self.stack[-1] is _MARK:
             raise Malformed("its stack runs empty")
         return self.stack.pop()
 
-    def _top(self) -> Any:
+    def top(self) -> Any:
+        """The value on top, which stays there."""
         if not self.stack or self.stack[-1] is _MARK:
             raise Malformed("its stack runs empty")
         return self.stack[-1]
 
-    def _pop_to_mark(self) -> list[Any]:
+    def pop_to_mark(self) -> list[Any]:
+        """Take the values above the newest mark, in the order in which they came, and the mark."""
         items: list[Any] = []
         while self.stack and self.stack[-1] is not _MARK:
             items.append(self.stack.pop())
@@ -219,39 +183,39 @@ def _global(walk: Walk, argument: str, _: int | None) -> None:
 
 
 def _stack_global(walk: Walk, _: Any, __: int | None) -> None:
-    name, module = walk._pop(), walk._pop()
+    name, module = walk.pop(), walk.pop()
     walk.import_name(module, name)
 
 
 def _tuple(count: int | None) -> Callable[[Walk, Any, int | None], None]:
     def make(walk: Walk, _: Any, __: int | None) -> None:
-        items = walk._pop_to_mark() if count is None else [walk._pop() for _ in range(count)][::-1]
+        items = walk.pop_to_mark() if count is None else [walk.pop() for _ in range(count)][::-1]
         walk.stack.append(tuple(items))
 
     return make
 
 
 def _dict(walk: Walk, _: Any, __: int | None) -> None:
-    items = walk._pop_to_mark()
+    items = walk.pop_to_mark()
     made: dict[Any, Any] = {}
     walk.stack.append(made)
     _set(made, items)
 
 
 def _setitem(walk: Walk, _: Any, __: int | None) -> None:
-    items = [walk._pop(), walk._pop()][::-1]
-    _set(walk._top(), items)
+    items = [walk.pop(), walk.pop()][::-1]
+    _set(walk.top(), items)
 
 
 def _setitems(walk: Walk, _: Any, __: int | None) -> None:
-    items = walk._pop_to_mark()
-    _set(walk._top(), items)
+    items = walk.pop_to_mark()
+    _set(walk.top(), items)
 
 
 def _set(target: Any, items: list[Any]) -> None:
     if len(items) % 2:
         raise Malformed("a mapping has a key without a value")
-    if isinstance(target, bytearray) or (isinstance(target, Made) and target.maker in BYTEARRAYS):
+    if isinstance(target, bytearray) or (isinstance(target, Made) and target.maker in pickled_boosters.BYTEARRAYS):
         raise Foreign("it changes bytes after they were made")
     if isinstance(target, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -264,11 +228,11 @@ def _set(target: Any, items: list[Any]) -> None:
 def _put(walk: Walk, argument: int, _: int | None) -> None:
     if int(argument) > walk.opcodes:  # the C unpickler makes room for every number below it
         raise Malformed(f"it sets memo {argument}, which is far beyond its other ones")
-    walk.memo[int(argument)] = walk._top()
+    walk.memo[int(argument)] = walk.top()
 
 
 def _memoize(walk: Walk, _: Any, __: int | None) -> None:
-    walk.memo[len(walk.memo)] = walk._top()
+    walk.memo[len(walk.memo)] = walk.top()
 
 
 def _get(walk: Walk, argument: int, _: int | None) -> None:
@@ -284,11 +248,11 @@ def _pop(walk: Walk, _: Any, __: int | None) -> None:
 
 
 def _pop_mark(walk: Walk, _: Any, __: int | None) -> None:
-    walk._pop_to_mark()
+    walk.pop_to_mark()
 
 
 def _dup(walk: Walk, _: Any, __: int | None) -> None:
-    walk.stack.append(walk._top())
+    walk.stack.append(walk.top())
 
 
 def _proto(_: Walk, argument: int, __: int | None) -> None:
@@ -306,12 +270,12 @@ def _new(walk: Walk, _: Any, __: int | None) -> None:
 
 
 def _new_keywords(walk: Walk, _: Any, __: int | None) -> None:
-    walk._pop()
+    walk.pop()
     _make(walk)
 
 
 def _make(walk: Walk) -> Made:
-    arguments, maker = walk._pop(), walk._pop()
+    arguments, maker = walk.pop(), walk.pop()
     if not isinstance(maker, Name):
         raise Foreign("it calls something that is no plain global")
     walk.calls += 1
@@ -321,8 +285,8 @@ def _make(walk: Walk) -> Made:
 
 
 def _build(walk: Walk, _: Any, position: int | None) -> None:
-    state = walk._pop()
-    target = walk._top()
+    state = walk.pop()
+    target = walk.top()
     walk.calls += 1
     if isinstance(target, Name):
         raise Foreign(f"it sets attributes of {target} itself")
@@ -330,49 +294,21 @@ def _build(walk: Walk, _: Any, position: int | None) -> None:
         if target.built:  # a second state could undo what was checked of the first
             raise Foreign("it sets an object's state twice")
         target.state, target.built = state, True
-        _check_booster(target)
-        if target.maker == WRAPPER and not walk.plain:
+        pickled_boosters.check_built(target)
+        if target.maker == joblib_arrays.WRAPPER and not walk.plain:
             _skip_array(walk, state, (position or 0) + 1)
             walk.stack[-1] = OPAQUE
 
 
-def _check_booster(made: Made) -> None:
-    """A booster hands its state to its library as it is built, which reads it without a look at its indices."""
-    named = (made.maker, *(made.arguments if isinstance(made.arguments, tuple) else ()))
-    if LIGHTGBM in named or XGBOOST in named:
-        kind, key = ("lightgbm", "_handle") if LIGHTGBM in named else ("xgboost-snapshot", "handle")
-        state = made.state if isinstance(made.state, dict) else {}
-        held = _held_bytes(state.get(key))
-        if held is None or OPAQUE in state or {"handle", "_handle"} & state.keys() != {key}:
-            raise Foreign("it holds a booster in an unknown way")
-        boosters.refuse_out_of_bounds(kind, held)
-
-
-def _held_bytes(value: Any) -> bytes | None:
-    """What a str or a bytearray holds, as pickles of any protocol write it; None for what is neither."""
-    match value:
-        case str():
-            return value.encode("utf-8", "surrogatepass")
-        case bytes() | bytearray():
-            return bytes(value)
-        case Made(maker=maker, arguments=(inner,)) if maker in BYTEARRAYS and not isinstance(inner, str):
-            return _held_bytes(inner)
-        case Made(maker=maker, arguments=(str(text), "latin1")) if maker == ENCODE and not re.search(
-            "[^\x00-\xff]", text
-        ):
-            return text.encode("latin-1")
-    return None
-
-
 def _instance(walk: Walk, argument: Any, _: int | None) -> None:
     """INST and OBJ, which no writer has used since Python 2.3."""
-    walk._pop_to_mark()
+    walk.pop_to_mark()
     walk.calls += 1
     raise Foreign(f"it makes an instance by an obsolete opcode ({argument or 'OBJ'})")
 
 
 def _persistent(walk: Walk, _: Any, __: int | None) -> None:
-    found = walk._pop()
+    found = walk.pop()
     # torch: ("storage", storage class, key, location, number of elements)
     if not walk.persistent or not isinstance(found, tuple) or len(found) != 5 or found[0] != "storage":
         raise Foreign("it refers to objects outside itself (a persistent id)")
@@ -382,74 +318,24 @@ def _persistent(walk: Walk, _: Any, __: int | None) -> None:
 
 
 def _skip_array(walk: Walk, state: Any, here: int) -> None:
-    """Step over the raw bytes that joblib writes after an array's description (joblib, numpy_pickle.py, read_array)."""
+    """Step over what joblib writes after an array's description (joblib, numpy_pickle.py, read_array)."""
     if here != walk.stream.tell() or here < walk.frame_end:
         raise Malformed("an array starts within a frame")
-    if not isinstance(state, dict) or not {"subclass", "shape", "order", "dtype"} <= set(state):
-        raise Foreign("an array is described in an unknown way")
-    if state["subclass"] not in ARRAYS:
-        raise Foreign("an array has an unknown class")
+    size = joblib_arrays.raw_size(state)
     walk.arrays += 1
-    if _holds_objects(state["dtype"]):
+    if size is None:
         # joblib reads such an array by pickle.load, as a pickle within the pickle
         Walk(walk.stream, plain=True, names=walk.names, called=walk.called).run()
         return
-    size = _item_size(state["dtype"])
-    shape = state["shape"]
-    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-        raise Malformed("an array's shape is no tuple of numbers")
     if state.get("numpy_array_alignment_bytes") is not None:
         padding = walk.stream.read(1)
         _step_over(walk.stream, padding[0] if padding else 1)
-    _step_over(walk.stream, math.prod(shape, start=size))
+    _step_over(walk.stream, size)
 
 
 def _step_over(stream: BinaryIO, size: int) -> None:
     if size and (stream.seek(size - 1, 1) < 0 or len(stream.read(1)) != 1):
         raise Malformed("an array is cut short")
-
-
-def _holds_objects(dtype: Any) -> bool:
-    """True for NumPy's plain object type, as NumPy writes it: neither a record, nor one whose flags say otherwise."""
-    if not isinstance(dtype, Made) or dtype.maker != DTYPE or not isinstance(dtype.arguments, tuple):
-        return False
-    if dtype.arguments[:1] not in (("O8",), ("O4",)) or not isinstance(dtype.state, tuple) or len(dtype.state) < 8:
-        return False
-    return dtype.state[2:5] == (None, None, None) and type(dtype.state[7]) is int and dtype.state[7] & 1 == 1
-
-
-def _item_size(dtype: Any) -> int:
-    """Bytes of one item of a dtype that holds no Python objects (numpy: dtype.__reduce__)."""
-    arguments = dtype.arguments if isinstance(dtype, Made) and dtype.maker == DTYPE else None
-    if not isinstance(arguments, tuple) or not arguments or not isinstance(arguments[0], str):
-        raise Foreign("an array has a type that is not written as NumPy writes it")
-    match = _ITEM.fullmatch(arguments[0])
-    if match is None:
-        raise Foreign(f"an array holds items of type {arguments[0]!r}, which may be objects")
-    size = int(match[2]) * (4 if match[1] == "U" else 1)
-    if dtype.built:
-        _check_dtype_state(dtype.state, size, record=match[1] == "V", sized=match[1] in "SUV")
-    return size
-
-
-def _check_dtype_state(state: Any, size: int, *, record: bool, sized: bool) -> None:
-    """A dtype's state may not change its size or let it hold objects: (version, byte order, sub-array, field names,
-    fields, item size, alignment, flags, ...). Flags 1, 2 and 4 say that items are objects."""
-    if not isinstance(state, tuple) or len(state) < 8 or state[2] is not None:
-        raise Foreign("an array's type is written in an unknown way")
-    if type(state[7]) is not int or state[7] & 0x07:
-        raise Foreign("an array's type says that its items are objects")
-    if state[5] != (size if sized else -1):
-        raise Malformed("an array's type gives two sizes")
-    fields = state[4]
-    if fields is None and state[3] is None:
-        return
-    if not record or not isinstance(fields, dict):
-        raise Foreign("an array's record type is written in an unknown way")
-    for value in fields.values():
-        if not isinstance(value, tuple) or not value:
-            raise Foreign("an array's record type is written in an unknown way")
-        _item_size(value[0])
 
 
 _SPECIAL: dict[str, Callable[[Walk, Any, int | None], None]] = {
