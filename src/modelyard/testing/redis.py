@@ -36,7 +36,7 @@ class RedisServer:
 
     def command(self, text: str) -> bytes:
         """The server's answer to one inline command."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(text.encode() + b"\r\n")
             return connection.recv(65_536)
 

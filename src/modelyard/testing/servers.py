@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,8 +16,11 @@ from typing import Any
 
 from modelyard.core.errors import Unavailable
 
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
+START_SECONDS = 120.0  # what takes a second on a quiet machine takes many on one that does other things
+STOP_SECONDS = 60.0
+CONNECTIONS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # the ports that the kernel gives to connections
+LINUX = sys.platform == "linux"
+MOST_PORTS = 12_000  # that are drawn from, below those
 
 
 class NotInstalled(Unavailable):
@@ -30,11 +35,43 @@ def program(name: str, folders: Iterable[Path], install: str) -> str:
     return found
 
 
-def free_port() -> int:
-    """A TCP port of the loopback address that nothing listens on."""
+def free_port(count: int = 1) -> int:
+    """A TCP port of the loopback address that nothing listens on, the first of so many in a row.
+
+    Nothing else gets it before the server that it is for: it is none of those that the kernel gives to connections, and
+    no other process that asks here is given it as long as this one lives.
+    """
+    for _ in range(1_000):
+        port = secrets.choice(_ports()[:-count])
+        if all(_had(one) for one in range(port, port + count)):
+            return port
+    raise Unavailable("There is no free port. End some of the servers that listen on the loopback address.")
+
+
+def _ports() -> range:
+    try:
+        given = int(CONNECTIONS.read_text().split()[0])
+    except (OSError, ValueError):
+        given = 32_768
+    return range(max(1_024, given - MOST_PORTS), given) if given > 2 * 1_024 else range(1_024, 65_000)
+
+
+def _had(port: int) -> bool:
+    """Whether nothing listens on a port and no other process has been given it."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+            return not LINUX or _reserved(port)
+        except OSError:
+            return False
+
+
+def _reserved(port: int) -> bool:
+    """Reserve a port by a name that goes with the last process that holds it (unix(7), abstract sockets)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
+        name.bind(f"\0modelyard-port-{port}")
+        name.detach()
+    return True
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

@@ -25,7 +25,7 @@ class YardServer:
     """A running `modelyard serve` on the loopback address. `seconds` is how long it took until it answered."""
 
     def __init__(self, place: str | Path, *arguments: str, workers: int = 1, **environment: str) -> None:
-        self.port, self.workers = _two_free_ports(), workers
+        self.port, self.workers = free_port(2), workers
         self._secure = "--tls-cert" in arguments
         self.log = Path(tempfile.mkstemp(prefix="modelyard-serve-", suffix=".log")[1])
         command = [sys.executable, "-m", "modelyard", "serve", "--port", str(self.port), "--workers", str(workers)]
@@ -126,12 +126,3 @@ def _state(task: Path) -> str:
 
 def _alive(entry: Path) -> bool:
     return "\nState:\tZ" not in (entry / "status").read_text()
-
-
-def _two_free_ports() -> int:
-    """A free port whose next one is free too."""
-    while True:
-        port = free_port()
-        with socket.socket() as probe, suppress(OSError, OverflowError):
-            probe.bind(("127.0.0.1", port + 1))
-            return port
