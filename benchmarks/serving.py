@@ -276,7 +276,7 @@ def ours(folder: Path) -> ModelServer:
         Arm(name="canary", model="forest", version="v2", weight=0.1),
     )
     guard = Guard(rollout_id="bench", step=0, share=0.1, alpha=1e-9, latency_ms={"p50": 1.0, "p95": 5.0, "p99": 20.0})
-    server.apply(Traffic(endpoint="forest", generation=1, arms=arms, guard=guard))
+    server.apply(Traffic(endpoint="forest", generation=1, arms=arms, guards=(guard,)))
     return server
 
 

@@ -34,7 +34,7 @@ def split(endpoint: str, generation: int, share: float = 0.0, guard: Guard | Non
     arms = [Arm(name="baseline", model="m", version="v1", weight=1 - share)]
     if share:
         arms.append(Arm(name="canary", model="m", version="v2", weight=share))
-    return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), guard=guard, **more)
+    return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), guards=(guard,) if guard else (), **more)
 
 
 def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -189,7 +189,7 @@ def guarded(server: ModelServer, url: str) -> dict[str, Any]:
         Arm(name="canary", model="m", version="v2", weight=0.5),
     )
     guard = Guard(rollout_id="dep_r", step=0, share=0.5, alpha=0.001)
-    server.apply(Traffic(endpoint="g", generation=1, arms=arms, guard=guard))
+    server.apply(Traffic(endpoint="g", generation=1, arms=arms, guards=(guard,)))
     until(lambda: sum("g" in one.generations for one in server.processes() if one.ready) >= 2)
     arms_seen: list[str] = []
     failures = 0

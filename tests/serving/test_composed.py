@@ -166,7 +166,7 @@ def test_a_broken_service_as_canary_is_rolled_back_and_one_as_shadow_only_counte
         Arm(name="baseline", model="e", version="v1", weight=0.5),
         Arm(name="canary", model="e", version="v2", weight=0.5),
     )
-    bare.yard.serving.apply(Traffic(endpoint="e", generation=1, arms=arms, guard=guard))
+    bare.yard.serving.apply(Traffic(endpoint="e", generation=1, arms=arms, guards=(guard,)))
     with bare.served() as http:
         for _ in range(500):
             http.post("/predict/e", json={"features": row()})

@@ -28,7 +28,7 @@ TRAFFIC = Traffic(
         Arm(name="canary", model="m", version="v2", weight=0.1),
     ),
     shadow=Arm(name="shadow", model="m", version="v3", weight=0.0),
-    guard=Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p95": 2.0}),
+    guards=(Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p95": 2.0}),),
 )
 
 WRITER = """
@@ -88,7 +88,7 @@ def test_a_unit_counts_once_of_each_kind_in_all_processes(tmp_path: Path) -> Non
 def test_what_lies_above_the_hard_limit_is_counted_once_a_unit_of_both_arms(tmp_path: Path) -> None:
     counters = Counters(tmp_path / "c.bin", 0)
     assert TRAFFIC.guard is not None
-    limited = replace(TRAFFIC, guard=replace(TRAFFIC.guard, latency_limit_ms=9.0))
+    limited = replace(TRAFFIC, guards=(replace(TRAFFIC.guards[0], latency_limit_ms=9.0),))
     for arm, unit, above in ((0, 1, [1, 3]), (0, 1, [1, 3]), (0, 2, []), (1, None, [0, 1, 2, 3]), (1, None, [0])):
         counters.outcome(arm, unit, failed=False, above=above)
     arms = counters.merged(limited).arms
@@ -139,7 +139,7 @@ def test_a_new_generation_of_a_rollout_remembers_which_units_were_evidence(tmp_p
     assert not second.outcome(1, unit, failed=True)
     counted = second.merged(TRAFFIC).arms["canary"]
     assert (counted.units, counted.errors) == (1, 1)  # in the step it is a unit that fails
-    other = replace(TRAFFIC, generation=3, guard=Guard(rollout_id="another", step=0, share=0.1))
+    other = replace(TRAFFIC, generation=3, guards=(Guard(rollout_id="another", step=0, share=0.1),))
     assert Counters(counting.begin(places, other), 0).outcome(1, unit, failed=True)
 
 

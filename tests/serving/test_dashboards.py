@@ -33,7 +33,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> dict[str, set[
         Arm(name="canary", model="m", version="v2", weight=0.1),
     )
     guard = Guard(rollout_id="r", step=0, share=0.1, alpha=1e-9)
-    server.apply(Traffic(endpoint="e", generation=1, arms=arms, guard=guard))
+    server.apply(Traffic(endpoint="e", generation=1, arms=arms, guards=(guard,)))
     shadowed = Traffic(endpoint="s", generation=1, arms=(Arm(name="baseline", model="m", version="v1", weight=1.0),))
     server.configure("s", {"trusted_code": True})
     server.apply(replace(shadowed, shadow=arms[1], shadow_share=1.0))

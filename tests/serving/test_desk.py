@@ -55,7 +55,7 @@ def test_only_the_canary_is_granted_something_before_an_answer_counts_as_slow(
     server.apply(tools.split("e", 1, 0.25, slowness))
     desk, route = opened(server)
     for _ in range(COLD if arm == "canary" else 0):
-        desk.count(route, route.canary, None, micros=1e6, failed=False)  # what it does first is not called slow
+        desk.count(route, route.arm("canary"), None, micros=1e6, failed=False)  # what it does first is not called slow
     desk.count(route, route.arm(arm), None, micros=1000 * millis, failed=False)
     assert server.counts("e").arms[arm].slower == slow
 
@@ -98,10 +98,10 @@ def test_clients_who_hang_up_on_a_slow_canary_are_evidence_against_it(server: Mo
 
     units = (f"user{number}".encode() for number in range(1000))
     for _ in range(COLD + 3):
-        unit = next(one for one in units if route.choose(one.decode())[0] == route.canary)
+        unit = next(one for one in units if route.choose(one.decode())[0] == route.arm("canary"))
         asyncio.run(hang_up())
     plane.close()
     arm = server.counts("e").arms["canary"]
     assert (arm.requests, arm.units, arm.errors, arm.slower) == (COLD + 3, COLD + 3, 0, {"p50": 3, "p99": 3})
-    desk.left(route, route.canary, None, micros=0.15)  # sooner than that is no answer to how slow it is
+    desk.left(route, route.arm("canary"), None, micros=0.15)  # sooner than that is no answer to how slow it is
     assert server.counts("e").arms["canary"].requests == COLD + 3

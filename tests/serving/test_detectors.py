@@ -132,7 +132,7 @@ def test_users_who_come_again_and_again_do_not_make_an_equal_canary_look_bad_lat
         above = [which for which, limit in enumerate(limits[arm]) if place > limit]
         counters.outcome(arm, user, failed=False, above=above)
         if number % 1200 == 0:
-            detectors.begin_rounds(counters, 1, 0, given, number / 1200 * 10)
+            detectors.begin_rounds(counters, (1,), 0, number / 1200 * 10)
             assert strongest(detectors.judged_now(counters, 1, 0, given))[0] < math.log(1000)
 
 
@@ -146,7 +146,7 @@ def test_a_fault_that_starts_when_every_user_has_been_met_is_found(
     limits = [[law.inv_cdf(q) - shift for q in (0.5, 0.95, 0.99)] for shift in (0.0, math.log(slower) / 0.8)]
     found = None
     for second in range(0, 400, 10):  # all ask once in ten seconds
-        detectors.begin_rounds(counters, 1, 0, given, second)
+        detectors.begin_rounds(counters, (1,), 0, second)
         for user in range(1200):
             bad = canary[user] and second >= 300
             failed = bool(random.random() < (failing if bad else 0.002))
@@ -168,7 +168,7 @@ def test_late_faults_are_looked_for_by_one_where_others_have_only_some_of_the_co
     for _ in range(30):
         counters.outcome(1, None, failed=True)
         tests = detectors.judged_now(counters, 1, 0, ERRORS)
-    detectors.begin_rounds(counters, 1, 0, ERRORS, 1000)
+    detectors.begin_rounds(counters, (1,), 0, 1000)
     state = State.of(tests["errors"])
     assert state.logs == pytest.approx(log_wealth(RATES, (30,), (0,), 0.1))
     assert state.late == State.of(()).late
@@ -177,13 +177,13 @@ def test_late_faults_are_looked_for_by_one_where_others_have_only_some_of_the_co
 
 def test_rounds_go_on_counting_in_the_next_step_and_a_restart(tmp_path: Path) -> None:
     first, second = Counters(tmp_path / "1.bin", 0), Counters(tmp_path / "2.bin", 0)
-    detectors.begin_rounds(first, 1, 0, ERRORS, 100.0)
+    detectors.begin_rounds(first, (1,), 0, 100.0)
     first.outcome(1, 3, failed=True)
     carried = detectors.tests_of(Counters(tmp_path / "1.bin", 0), 1, 0, ERRORS)
     assert carried["errors_lately"][:2] == (3, pytest.approx(log_e_value(1, 0, 0.1)))
     wider = replace(ERRORS, step=1, share=0.5, carried=carried)
     assert detectors.tests_of(second, 1, 0, wider)["errors_lately"] == carried["errors_lately"]  # none has begun here
-    detectors.begin_rounds(second, 1, 0, wider, 31.0)
+    detectors.begin_rounds(second, (1,), 0, 31.0)
     assert detectors.tests_of(second, 1, 0, wider)["errors_lately"][:4] == (4, 0.0, 4, 0.0)
 
 
@@ -199,14 +199,14 @@ def test_a_fault_after_a_long_clean_time_goes_back_by_the_guard_alone(server: Mo
         desk.count(route, route.arm("canary" if new else "baseline"), None, micros=500.0, failed=True)
         guard.look(server.places, [route])
     assert not route.counters.tripped
-    before = route.counters.requests(route.canary)
+    before = route.counters.requests(route.arm("canary"))
     for new in random.random(200) < 0.345:  # of failures, at rates of 1 % and 0.1 %
         desk.count(route, route.arm("canary" if new else "baseline"), None, micros=500.0, failed=True)
         guard.look(server.places, [route])
         if route.counters.tripped:
             break
     (trip,) = server.trips()
-    assert route.counters.requests(route.canary) - before < 25
-    state = State.of(trip.counts.tests["errors"])
+    assert route.counters.requests(route.arm("canary")) - before < 25
+    state = State.of(trip.counts.arms["canary"].tests["errors"])
     plain = max(state.logs)
     assert trip.evidence["errors"] >= np.log(1000) > plain  # the detector's doing: the plain e-process is far from it

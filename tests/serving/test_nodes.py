@@ -512,5 +512,5 @@ def test_the_yard_looks_for_late_faults_in_what_all_nodes_have_counted(server: M
         if server.trips():
             break
     (trip,) = server.trips()
-    assert trip.evidence["errors"] >= math.log(1000) > max(State.of(trip.counts.tests["errors"]).logs)
+    assert trip.evidence["errors"] >= math.log(1000) > max(State.of(trip.counts.arms["canary"].tests["errors"]).logs)
     assert slots[0].tripped

@@ -65,19 +65,19 @@ def test_four_errors_of_a_five_percent_canary_trip_at_one_in_a_thousand_and_thre
 
 def test_a_slow_canary_trips_by_latency_and_the_decision_says_from_what() -> None:
     guard = Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p50": 1.0, "p95": 2.0, "p99": 4.0})
-    arms = {
-        "canary": ArmCounts(requests=200, units=200, slower={"p50": 150, "p95": 40, "p99": 15}),
-        "baseline": ArmCounts(requests=1800, units=1800, slower={"p50": 900, "p95": 90, "p99": 18}),
-    }
     answers = ((50, 110, 25, 15), (900, 810, 72, 18))
     tests = up_to_now({}, {"errors": ((0,), (0,)), "answers": answers}, 0.1, rules.quantiles_of(guard))
-    counts = TrafficCounts(endpoint="e", generation=1, arms=arms, tests=tests)
-    trip = rules.trip_of(traffic(("baseline", 0.9), ("canary", 0.1), guard=guard), counts=counts, at=0.0)
+    arms = {
+        "canary": ArmCounts(requests=200, units=200, slower={"p50": 150, "p95": 40, "p99": 15}, tests=tests),
+        "baseline": ArmCounts(requests=1800, units=1800, slower={"p50": 900, "p95": 90, "p99": 18}),
+    }
+    counts = TrafficCounts(endpoint="e", generation=1, arms=arms)
+    trip = rules.trip_of(traffic(("baseline", 0.9), ("canary", 0.1), guards=(guard,)), counts=counts, at=0.0)
     assert (trip.metric, trip.share, trip.threshold) == ("latency", 0.1, 1000)
     assert trip.e_value == pytest.approx(math.exp(trip.evidence["answers"]))
     assert trip.e_value > 1000
     assert "40 against 90 above 2 ms (p95)" in trip.reason
-    assert trip.counts.tests == tests
+    assert trip.counts.arms["canary"].tests == tests
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,20 @@ def test_a_slow_canary_trips_by_latency_and_the_decision_says_from_what() -> Non
         (traffic(("a", 0.5), ("a", 0.5)), "two arms of one name"),
         (Traffic(endpoint="e", generation=1, arms=()), "0 arms"),
         (Traffic(endpoint="../e", generation=1, arms=traffic(("a", 1.0)).arms), "endpoint name"),
-        (traffic(("a", 1.0), guard=Guard(rollout_id="r", step=0, share=0.1)), "baseline and canary"),
-        (traffic(("baseline", 0.9), ("canary", 0.1), guard=Guard(rollout_id="../r", step=0, share=0.1)), "rollout id"),
-        (traffic(("baseline", 0.9), ("canary", 0.1), guard=Guard(rollout_id="r", step=0, share=0.1, alpha=2)), "alpha"),
+        (traffic(("a", 1.0), guards=(Guard(rollout_id="r", step=0, share=0.1),)), "baseline and canary"),
+        (
+            traffic(("baseline", 0.9), ("canary", 0.1), guards=(Guard(rollout_id="../r", step=0, share=0.1),)),
+            "rollout id",
+        ),
+        (
+            traffic(("baseline", 0.9), ("canary", 0.1), guards=(Guard(rollout_id="r", step=0, share=0.1, alpha=2),)),
+            "alpha",
+        ),
         (
             traffic(
                 ("baseline", 0.9),
                 ("canary", 0.1),
-                guard=Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p90": 1.0}),
+                guards=(Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p90": 1.0}),),
             ),
             "p90",
         ),

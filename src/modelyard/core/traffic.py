@@ -26,7 +26,7 @@ class Arm:
 
 
 def tolerated_ms(quantile_ms: float, margin: float, floor_ms: float) -> float:
-    """Up to how many milliseconds the canary is no slower than a quantile of the baseline: a part more, or so many more.
+    """Up to how many milliseconds a watched arm is no slower than a quantile of the control: a part more, or so many more.
 
     >>> round(tolerated_ms(20.0, 0.1, 0.5), 2), tolerated_ms(0.2, 0.1, 0.5)
     (22.0, 0.7)
@@ -36,18 +36,20 @@ def tolerated_ms(quantile_ms: float, margin: float, floor_ms: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """What the serving processes watch by themselves while a canary runs, and roll back on.
+    """What the serving processes watch by themselves while an arm is on trial against a control, and take it back on.
 
-    A bad event is an error, or a slow answer: slower than a frozen baseline quantile, for the canary slower than what is
-    tolerated of that quantile (`tolerated_ms`). Under 'no worse than the baseline, and slower by the margin at most' it falls
-    on the canary with a probability of at most `share`, so the e-values of stats.eprocess hold at any look.
-    `carried` holds the tests of earlier steps (stats.rollback); `latency_ms` the frozen baseline quantiles.
-    Of answers above `latency_limit_ms` no more is made here than a count, of both arms.
+    A bad event is an error, or a slow answer: slower than a frozen quantile of the control, for the watched arm slower than
+    what is tolerated of that quantile (`tolerated_ms`). Under 'no worse than the control, and slower by the margin at most'
+    an event of the two falls on the arm with a probability of at most `share`, its part of what both of them get, so the
+    e-values of stats.eprocess hold at any look. `carried` holds the tests of earlier steps (stats.rollback); `latency_ms`
+    the frozen quantiles. Of answers above `latency_limit_ms` no more is made here than a count, of both arms.
     """
 
-    rollout_id: str
+    rollout_id: str  # or the id of the A/B test whose treatments are on trial
     step: int
     share: float
+    arm: str = CANARY
+    control: str = BASELINE
     alpha: float = 0.001
     warmup: int = 0
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # for example {"p50": 2.1, "p95": 4.0, "p99": 9.2}
@@ -61,6 +63,7 @@ class Guard:
 class Traffic:
     """The whole routing of one endpoint. A new one has a higher `generation` and replaces the old at once.
 
+    `guards` watch one arm each, all against one control and in one step: once one of them trips, the control has it all.
     `shadow` gets a copy of `shadow_share` of the requests; its answers are compared and never returned.
     Requests with a unit (a user, say) go where the hash of `salt` and unit says; others at random.
     """
@@ -70,9 +73,14 @@ class Traffic:
     arms: tuple[Arm, ...]
     shadow: Arm | None = None
     shadow_share: float = 0.0
-    guard: Guard | None = None
+    guards: tuple[Guard, ...] = ()
     salt: str = ""
     shadow_tolerance: float | None = None  # how far its answers may lie from the primary's and still agree
+
+    @property
+    def guard(self) -> Guard | None:
+        """The first guard, whose rollout, step, control, warm-up and latencies are those of all; None without one."""
+        return self.guards[0] if self.guards else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +90,7 @@ class ArmCounts:
 
     With a guard, `units` are what `errors` and `slower` are counted of, after the warm-up: each request that has no
     unit, and each unit once, however often it comes, fails or waits. None where nobody counted them: then of requests.
+    `tests` is how far the tests of the guard that watches it are (stats.rollback): what the next step's guard carries on.
     """
 
     requests: int = 0
@@ -89,6 +98,7 @@ class ArmCounts:
     units: int | None = None
     slower: Mapping[str, int] = field(default_factory=dict)
     latency: Mapping[int, int] = field(default_factory=dict)
+    tests: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,21 +115,17 @@ class ShadowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficCounts:
-    """Counts of one endpoint in one generation, merged over its serving processes.
-
-    `tests` is how far the guard's tests are (stats.rollback): what the next step's guard carries on.
-    """
+    """Counts of one endpoint in one generation, merged over its serving processes."""
 
     endpoint: str
     generation: int
     arms: Mapping[str, ArmCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
-    tests: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardTrip:
-    """A serving process's own decision to send everything back to the baseline, with the numbers it rests on."""
+    """A serving process's own decision to send everything back to the control, with the numbers it rests on."""
 
     endpoint: str
     generation: int
@@ -131,26 +137,28 @@ class GuardTrip:
     counts: TrafficCounts
     reason: str
     at: float  # seconds since 1970, the deciding process's clock
-    share: float = 0.0  # the canary's, w
+    arm: str = CANARY  # what the evidence is against
+    share: float = 0.0  # its part of what it and the control get, w
     evidence: Mapping[str, float] = field(default_factory=dict)  # test -> log of its e-value times its part of alpha
 
 
 def against(guard: Guard, counts: TrafficCounts, *, slow: bool) -> str:
-    """What has been counted against the canary, in words: its failures, or how slow it was."""
-    canary, baseline = (counts.arms.get(name, ArmCounts()) for name in (CANARY, BASELINE))
-    what = "units" if canary.units is not None and canary.units < canary.requests - guard.warmup else "requests"
-    new, old = (arm.requests if arm.units is None else arm.units for arm in (canary, baseline))
+    """What has been counted against the watched arm, in words: its failures, or how slow it was."""
+    tried, control = (counts.arms.get(name, ArmCounts()) for name in (guard.arm, guard.control))
+    what = "units" if tried.units is not None and tried.units < tried.requests - guard.warmup else "requests"
+    new, old = (arm.requests if arm.units is None else arm.units for arm in (tried, control))
     if not slow:
-        return f"{canary.errors} of {new} {what} failed on the canary, {baseline.errors} of {old} on the baseline"
+        failed = f"{tried.errors} of {new} {what} failed on the {guard.arm}"
+        return f"{failed}, {control.errors} of {old} on the {guard.control}"
     above = ", ".join(
-        f"{canary.slower.get(name, 0)} against {baseline.slower.get(name, 0)} above {guard.latency_ms[name]:.3g} ms ({name})"
+        f"{tried.slower.get(name, 0)} against {control.slower.get(name, 0)} above {guard.latency_ms[name]:.3g} ms ({name})"
         for name in sorted(guard.latency_ms)
     )
     granted = [f"{guard.latency_margin:.0%}"] if guard.latency_margin else []
     granted += [f"{guard.latency_floor_ms:g} ms"] if guard.latency_floor_ms else []
     beyond = f" by more than {' and '.join(granted)}" if granted else ""
-    failed = f", failed {canary.errors} against {baseline.errors}" if canary.errors or baseline.errors else ""
-    return f"answers slower than the baseline's quantiles{beyond}: {above}{failed}; {what} {new} against {old}"
+    failed = f", failed {tried.errors} against {control.errors}" if tried.errors or control.errors else ""
+    return f"answers slower than the {guard.control}'s quantiles{beyond}: {above}{failed}; {what} {new} against {old}"
 
 
 def versions_in(traffic: Mapping[str, Any] | None) -> list[tuple[str, str]]:

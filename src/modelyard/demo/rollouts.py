@@ -157,7 +157,7 @@ class Watch:
         self.deployment = yard.deployments.get_deployment(self.id)
         if new is None or old is None:
             return decision.reasons[0] if decision.reasons else ""
-        self.evidence.append((self.before + new.requests, strongest(counts.tests)[0]))
+        self.evidence.append((self.before + new.requests, strongest(new.tests)[0]))
         if self.deployment.step != step or not self.deployment.status.active:
             self._left(share, new, old, decision)
             self.before += new.requests

@@ -123,10 +123,9 @@ def tests_now(rollout: Rollout, seen: TrafficCounts) -> dict[str, tuple[float, .
 
     Counts that somebody else brings are judged by what they tell: errors, and answers above the frozen quantiles.
     """
-    share = rollout.now_at.share
-    if seen.tests or not 0 < share < 1:
-        return dict(seen.tests or rollout.progress.carried)
-    new, old = canary(seen), baseline(seen)
+    share, new, old = rollout.now_at.share, canary(seen), baseline(seen)
+    if new.tests or not 0 < share < 1:
+        return dict(new.tests or rollout.progress.carried)
     counts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {ERRORS: ((new.errors,), (old.errors,))}
     names = tuple(name for name in QUANTILES if name in rollout.progress.latency_ms and name in new.slower)
     if names:
@@ -193,7 +192,7 @@ def traffic_of(rollout: Rollout) -> Traffic | None:
             Arm(name=BASELINE, model=old.name, version=old.version, weight=1 - step.share),
             Arm(name=CANARY, model=new.name, version=new.version, weight=step.share),
         ),
-        guard=_guard(rollout),
+        guards=(_guard(rollout),),
         salt=rollout.deployment_id,  # one salt for all steps: a unit that has met the new version stays with it
     )
 

@@ -1,10 +1,10 @@
 """Counts of one generation of an endpoint, in a file that all serving processes map: one slot a process, one writer a slot.
 
-Layout, in 64-bit words: a header (see the constants), 64 words that say which slots were ever used, twice 136 for what runs
-late (serving.detectors); then for each slot the arms and the shadow, 1,080 words each: 72 counts and a latency histogram
-(stats.sketch, clipped at the top, which is 9.9 minutes). After them three bytes for each of 2^22 unit hashes mark what has
-been counted of a unit. Counts only grow, and a process that dies leaves its own behind, so that a merge needs no lock and
-loses nothing.
+Layout, in 64-bit words: a header (see the constants), 64 words that say which slots were ever used, twice eight times 136
+for what runs late of each arm on trial (serving.detectors); then for each slot the arms and the shadow, 1,080 words each:
+72 counts and a latency histogram (stats.sketch, clipped at the top, which is 9.9 minutes). After them three bytes for each
+of 2^22 unit hashes mark what has been counted of a unit. Counts only grow, and a process that dies leaves its own behind,
+so that a merge needs no lock and loses nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from modelyard.stats.rollback import ANSWERS, ERRORS, Counts
 from modelyard.stats.rounds import SERIES
 from modelyard.stats.sketch import bucket
 
-MAGIC = 0x6D796172_64000003  # "myard", layout 3
-WORD, HEADER, ROW, HEAD = 8, 400, 1080, 72
+MAGIC = 0x6D796172_64000004  # "myard", layout 4
+WORD, HEADER, ROW, HEAD = 8, 2304, 1080, 72
 # The header: MAGIC, whether a guard has tripped, whether the warm-up is over, the version of what runs late, when the
 # file was made (microseconds since 1970), which series of rounds run (bits), whether others look for late faults.
 TRIPPED, WARM, VERSION, BORN, RUNNING, LED, USED, STATES, STATE = 1, 2, 3, 4, 5, 6, 64, 128, 136
@@ -54,11 +54,12 @@ TOP = ROW - HEAD - 1
 MANY = 4096  # marks of units: as many as there are pages of them
 COLD = 10  # of a process's first answers: each process meets code, memory and pools of a new version for the first time
 assert ROUNDS + len(SERIES) * BLOCK <= HEAD
+assert STATES + 2 * MAX_ARMS * STATE == HEADER
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What the guard judges: all evidence, that of requests without a unit, and sums of units in rounds.
+    """What a guard judges: all evidence, that of requests without a unit, and sums of units in rounds.
 
     `rounds` has the shape (series, canary and baseline, BLOCK), since the file was made.
     """
@@ -86,16 +87,18 @@ class Counters:
         self._used = np.frombuffer(self._map, np.int64, MAX_SLOTS, USED * WORD)
         self._lock = threading.Lock()
         self._base, self._judged, self._known = 0, 0.0, b""
-        self._cold = COLD
+        self._cold = [COLD] * MAX_ARMS
         self.path = path
-        self.states = np.frombuffer(self._map, np.float64, 2 * STATE, STATES * WORD).reshape(2, STATE)
+        self.states = np.frombuffer(self._map, np.float64, 2 * MAX_ARMS * STATE, STATES * WORD).reshape(
+            2, MAX_ARMS, STATE
+        )
         if slot is not None:
             self._base = HEADER + slot * SLOT
             self._words[USED + slot] = 1
 
     @property
     def tripped(self) -> bool:
-        """Whether a guard has sent everything back to the baseline."""
+        """Whether a guard has sent everything back to the control."""
         return self._words[TRIPPED] != 0
 
     @property
@@ -104,13 +107,13 @@ class Counters:
         return self._words[WARM] != 0
 
     def trip(self) -> None:
-        """Make every process route to the baseline from its next request on."""
+        """Make every process route to the control from its next request on."""
         self._words[TRIPPED] = 1
 
-    def cold(self) -> bool:
-        """Whether an answer of the canary is one of its first here, which are not called slow."""
-        if self._cold:
-            self._cold -= 1
+    def cold(self, arm: int) -> bool:
+        """Whether an answer of an arm on trial is one of its first here, which are not called slow."""
+        if self._cold[arm]:
+            self._cold[arm] -= 1
             return True
         return False
 
@@ -308,8 +311,12 @@ class Counters:
         return Outcomes(
             now=judged(alone + arms[:, EVER : EVER + BLOCK], names),
             alone=judged(alone, names),
-            rounds=arms[:, ROUNDS : ROUNDS + len(SERIES) * BLOCK].reshape(2, len(SERIES), BLOCK).swapaxes(0, 1),
+            rounds=_rounds(arms),
         )
+
+    def rounds(self, canary: int, baseline: int) -> np.ndarray:
+        """What of `outcomes` is counted in rounds."""
+        return _rounds(self.heads()[[canary, baseline]])
 
     def merged(self, traffic: Traffic) -> TrafficCounts:
         """Everything counted so far, over all processes."""
@@ -323,6 +330,10 @@ class Counters:
             },
             shadow=_shadow(rows[SHADOW]) if traffic.shadow else None,
         )
+
+
+def _rounds(arms: np.ndarray) -> np.ndarray:
+    return arms[:, ROUNDS : ROUNDS + len(SERIES) * BLOCK].reshape(2, len(SERIES), BLOCK).swapaxes(0, 1)
 
 
 def begin(places: Places, traffic: Traffic) -> Path:

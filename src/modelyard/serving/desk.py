@@ -35,22 +35,23 @@ class Desk:
 
         With a guard, each unit counts once: bursts of one unlucky user are no evidence.
         """
-        counters, warding = route.counters, route.traffic.guard
+        counters, watched = route.counters, route.watched
         counters.answered(arm, micros)
-        if warding is None:
+        if not watched:
             if failed:
                 counters.failed(arm)
             return
-        if arm not in (route.canary, route.baseline):
+        tried = arm in watched
+        if not tried and arm != route.baseline:
             return
         if not counters.warm:
-            if arm == route.canary and counters.requests(arm) >= warding.warmup:
+            if tried and all(counters.requests(each) >= one.warmup for each, one in watched.items()):
                 counters.warm_up()
             return
-        spared = failed or (arm == route.canary and counters.cold())
+        spared = failed or (tried and counters.cold(arm))
         above = () if spared else [place for place, limit in route.limits[arm] if micros > limit]
         evidence = counters.outcome(arm, hashed, failed=failed, above=above)
-        if evidence and arm == route.canary and (failed or counters.due(guard.LOOK_S)):
+        if evidence and tried and (failed or counters.due(guard.LOOK_S)):
             guard.check(self.places, route)
 
     def left(self, route: Route, arm: int, hashed: int | None, *, micros: float) -> None:

@@ -1,24 +1,24 @@
 """What runs late of one guarded generation: its detectors of late faults and its rounds, in the shared counter file.
 
-The state is a few numbers: of each detector (stats.detector) how many outcomes it has been told, and its sums; of each
-series of rounds (stats.rounds) how many have begun, and what had been counted when the last one did. Who looks takes the
-file's lock without waiting, tells the detectors what has been counted since, writes the state beside the old one, and then
-says which holds. So all processes judge the same sums, one that is killed in between changes nothing, one that is stopped
-in between keeps nobody from judging, and a restart goes on.
+The state is a few numbers for each arm on trial: of each detector (stats.detector) how many outcomes it has been told,
+and its sums; of each series of rounds (stats.rounds) how many have begun, and what had been counted when the last one did.
+Who looks takes the file's lock without waiting, tells the detectors what has been counted since, writes the state beside
+the old one, and then says which holds. So all processes judge the same sums, one that is killed in between changes
+nothing, one that is stopped in between keeps nobody from judging, and a restart goes on.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
 
-from modelyard.core.traffic import BASELINE, CANARY, Guard, Traffic, TrafficCounts
+from modelyard.core.traffic import Guard, Traffic, TrafficCounts
 from modelyard.serving.counters import BLOCK, STATE, Counters, Outcomes, judged
 from modelyard.serving.rules import quantiles_of
 from modelyard.stats.detector import Detector
@@ -37,55 +37,68 @@ assert COUNTED + len(SERIES) * 2 * BLOCK <= STATE
 def tests_of(counters: Counters, canary: int, baseline: int, guard: Guard) -> Tests:
     """How far the guard's tests are, without telling the detectors anything."""
     seen = counters.outcomes(canary, baseline, guard)
-    return _tests(guard, seen, _numbers(counters))
+    return _tests(guard, seen, _numbers(counters)[canary])
 
 
 def counted(counters: Counters, traffic: Traffic) -> TrafficCounts:
-    """Everything counted so far, with how far the guard's tests are."""
-    counts, names = counters.merged(traffic), [arm.name for arm in traffic.arms]
-    if traffic.guard is None or CANARY not in names or BASELINE not in names:
-        return counts
-    tests = tests_of(counters, names.index(CANARY), names.index(BASELINE), traffic.guard)
-    return replace(counts, tests=tests)
+    """Everything counted so far, with how far the guards' tests are."""
+    names = [arm.name for arm in traffic.arms]
+    places = [(names.index(one.arm), names.index(one.control), one) for one in traffic.guards]
+    tests = {arm: tests_of(counters, arm, control, one) for arm, control, one in places}
+    return with_tests(counters.merged(traffic), traffic, tests)
+
+
+def with_tests(counts: TrafficCounts, traffic: Traffic, tests: Mapping[int, Tests]) -> TrafficCounts:
+    """The counts with how far the tests of arms are, by the arms' places."""
+    found = {traffic.arms[place].name: each for place, each in tests.items()}
+    arms = {name: replace(arm, tests=found.get(name, {})) for name, arm in counts.arms.items()}
+    return replace(counts, arms=arms) if found else counts
 
 
 def judged_now(counters: Counters, canary: int, baseline: int, guard: Guard) -> Tests:
     """The same, after the detectors have been told what is new."""
-    seen, numbers = counters.outcomes(canary, baseline, guard), _numbers(counters)
+    seen, numbers = counters.outcomes(canary, baseline, guard), _numbers(counters)[canary]
     known = _known(numbers, guard, seen.alone)
     if any(known[test][0] != _told(pair) for test, pair in seen.alone.items()) and not counters.led:
         with _alone(counters) as alone:
             if alone:
                 seen = counters.outcomes(canary, baseline, guard)
-                numbers = _moved(counters, guard, seen.alone)
+                numbers = _moved(counters, canary, guard, seen.alone)
     return _tests(guard, seen, numbers)
 
 
-def begin_rounds(counters: Counters, canary: int, baseline: int, guard: Guard, seconds: float) -> None:
-    """Begin the rounds that are due so many seconds after the generation began; only one process at a time."""
-    numbers = _numbers(counters)
-    if counters.led or not _due(numbers, seconds):
+def begin_rounds(counters: Counters, arms: Collection[int], baseline: int, seconds: float) -> None:
+    """Begin the rounds that are due so many seconds after the generation began; only one process at a time.
+
+    They begin for all arms on trial at once, for they share what is forgotten of units.
+    """
+    if counters.led or not _due(_numbers(counters), arms, seconds):
         return
     with _alone(counters) as alone:
         if not alone:
             return
         numbers = _numbers(counters)
-        due = _due(numbers, seconds)
-        known = numbers[COUNTED : COUNTED + len(SERIES) * 2 * BLOCK].reshape(len(SERIES), -1)
-        before = counters.outcomes(canary, baseline, guard).rounds.reshape(len(SERIES), -1)
+        due = _due(numbers, arms, seconds)
+        known = {
+            arm: numbers[arm, COUNTED : COUNTED + len(SERIES) * 2 * BLOCK].reshape(len(SERIES), -1) for arm in arms
+        }
+        before = {arm: counters.rounds(arm, baseline).reshape(len(SERIES), -1) for arm in arms}
         for series in due:
-            if (before[series] != known[series]).any():  # it has met units
+            if any((before[arm][series] != known[arm][series]).any() for arm in arms):  # it has met units
                 counters.forget(series)
             counters.run(series)
-        now = counters.outcomes(canary, baseline, guard).rounds.reshape(len(SERIES), -1)
-        for series, number in due.items():  # what was counted since it forgot is left out, of both arms
-            numbers[BEGUN + series], known[series] = number, now[series]
+        for arm in arms:
+            now = counters.rounds(arm, baseline).reshape(len(SERIES), -1)
+            for series, number in due.items():  # what was counted since it forgot is left out, of both arms
+                numbers[arm, BEGUN + series], known[arm][series] = number, now[series]
         _write(counters, numbers)
 
 
-def _due(numbers: np.ndarray, seconds: float) -> dict[int, int]:
+def _due(numbers: np.ndarray, arms: Collection[int], seconds: float) -> dict[int, int]:
     now = {series: number_at(series, seconds) for series in range(len(SERIES))}
-    return {series: number for series, number in now.items() if number > numbers[BEGUN + series]}
+    return {
+        series: number for series, number in now.items() if any(number > numbers[arm, BEGUN + series] for arm in arms)
+    }
 
 
 def _tests(guard: Guard, seen: Outcomes, numbers: np.ndarray) -> Tests:
@@ -99,9 +112,10 @@ def _tests(guard: Guard, seen: Outcomes, numbers: np.ndarray) -> Tests:
     return tests
 
 
-def _moved(counters: Counters, guard: Guard, counts: Counts) -> np.ndarray:
+def _moved(counters: Counters, arm: int, guard: Guard, counts: Counts) -> np.ndarray:
     """Tell the detectors what has been counted since, and write their state down; only one process at a time."""
-    numbers = _numbers(counters)
+    every = _numbers(counters)
+    numbers: np.ndarray = every[arm]
     known = _known(numbers, guard, counts)
     new = {test: _since(known[test][0], _told(pair)) for test, pair in counts.items()}
     grown = steps(new, guard.share, quantiles_of(guard))
@@ -109,7 +123,7 @@ def _moved(counters: Counters, guard: Guard, counts: Counts) -> np.ndarray:
         late = known[test][1].after(grown[test], events_of(*new[test]))
         start = STARTS[test]
         numbers[start : start + SIZES[test]] = [*_padded(test, _told(pair)), late.events, late.begun, *late.logs]
-    _write(counters, numbers)
+    _write(counters, every)
     return numbers
 
 
@@ -119,7 +133,7 @@ def _write(counters: Counters, numbers: np.ndarray) -> None:
 
 
 def _numbers(counters: Counters) -> np.ndarray:
-    """A copy of the state as it was written last; zeros before it ever was."""
+    """A copy of every arm's state as it was written last; zeros before it ever was."""
     while True:
         version = counters.version
         numbers: np.ndarray = counters.states[version % 2].copy()

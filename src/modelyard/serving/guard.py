@@ -1,4 +1,4 @@
-"""The guard: every serving process judges the canary from the shared counts and, by itself, sends everything back.
+"""The guard: every serving process judges what is on trial from the shared counts and, by itself, sends everything back.
 
 The decision is a file that only one process can make. Telling the rest of modelyard about it happens off the request
 path, is repeated until it succeeds, and any process can do it: the decision itself waits for nobody.
@@ -12,15 +12,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from modelyard.core.errors import Invalid
-from modelyard.core.traffic import GuardTrip, Traffic
+from modelyard.core.traffic import Guard, GuardTrip, Traffic
 from modelyard.serving.counters import Counters
-from modelyard.serving.detectors import Tests, begin_rounds, judged_now, tests_of
+from modelyard.serving.detectors import Tests, begin_rounds, judged_now, tests_of, with_tests
 from modelyard.serving.lasting import Lasting, keep
 from modelyard.serving.places import Places, read, write_once
 from modelyard.serving.rules import trip_of, trips
@@ -47,27 +46,27 @@ class Guarded(Protocol):
         ...
 
     @property
-    def canary(self) -> int:
-        """The place of the canary's arm."""
+    def watched(self) -> Mapping[int, Guard]:
+        """The places of the arms on trial, with their guards."""
         ...
 
     @property
     def baseline(self) -> int:
-        """The place of the baseline's arm."""
+        """The place of the control's arm."""
         ...
 
 
 def check(places: Places, route: Guarded) -> bool:
     """Judge a guarded route now; True if its guard has tripped, by this look or before."""
-    guard, counters = route.traffic.guard, route.counters
-    if guard is None:
+    counters, watched = route.counters, route.watched
+    if not watched:
         return False
     if counters.tripped:
         return True
     if not counters.warm or not counters.news():
         return False
-    tests = judged_now(counters, route.canary, route.baseline, guard)
-    if not trips(guard, strongest(tests)[0]):
+    tests = {arm: judged_now(counters, arm, route.baseline, one) for arm, one in watched.items()}
+    if not any(trips(watched[arm], strongest(one)[0]) for arm, one in tests.items()):
         return False
     _write(places, route, tests)
     counters.trip()
@@ -83,21 +82,22 @@ def look(places: Places, routes: Iterable[Guarded]) -> None:
         if places.trip(guard.rollout_id, guard.step).exists():
             counters.trip()
         elif counters.tripped:
-            _write(places, route, tests_of(counters, route.canary, route.baseline, guard))
+            watched = route.watched.items()
+            _write(places, route, {arm: tests_of(counters, arm, route.baseline, one) for arm, one in watched})
         else:
             if counters.warm:
-                begin_rounds(counters, route.canary, route.baseline, guard, time.time() - counters.born)
+                begin_rounds(counters, route.watched, route.baseline, time.time() - counters.born)
             check(places, route)
 
 
-def _write(places: Places, route: Guarded, tests: Tests) -> None:
+def _write(places: Places, route: Guarded, tests: Mapping[int, Tests]) -> None:
     guard = route.traffic.guard
     assert guard is not None  # only a guarded route is judged
-    counts = replace(route.counters.merged(route.traffic), tests=tests)
+    counts = with_tests(route.counters.merged(route.traffic), route.traffic, tests)
     decision = trip_of(route.traffic, counts=counts, at=time.time())
     with _WRITING.round():  # a full disk: the traffic goes back all the same, and the next look tries again
         if write_once(places.trip(guard.rollout_id, guard.step), decision):
-            log.warning("%s rolled back to the baseline: %s", route.traffic.endpoint, decision.reason)
+            log.warning("%s rolled back to the %s: %s", route.traffic.endpoint, guard.control, decision.reason)
 
 
 def unrecorded(places: Places) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.core.errors import Damaged
-from modelyard.core.traffic import BASELINE, CANARY, GuardTrip, Traffic
+from modelyard.core.traffic import Guard, GuardTrip, Traffic
 from modelyard.serving import guard, metrics, nodes
 from modelyard.serving.compaction import LOSSES
 from modelyard.serving.counters import Counters
@@ -41,7 +41,7 @@ class Watched:
 
     traffic: Traffic
     counters: Counters
-    canary: int
+    watched: Mapping[int, Guard]
     baseline: int
 
 
@@ -169,8 +169,11 @@ class Headquarters:
             file = self.places.counters(*key)
             if traffic.guard is None or not file.exists():
                 continue
-            found = before.get(key) or Watched(traffic, Counters(file), names.index(CANARY), names.index(BASELINE))
-            if not found.counters.warm and found.counters.requests(found.canary) >= traffic.guard.warmup:
+            watched = {names.index(guarded.arm): guarded for guarded in traffic.guards}
+            found = before.get(key) or Watched(traffic, Counters(file), watched, names.index(traffic.guard.control))
+            if not found.counters.warm and all(
+                found.counters.requests(arm) >= guarded.warmup for arm, guarded in watched.items()
+            ):
                 found.counters.warm_up()
             self._watched[key] = found
         return list(self._watched.values())

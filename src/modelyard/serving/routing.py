@@ -18,7 +18,7 @@ from modelyard.core.assignment import position, unit_hash
 from modelyard.core.canonical import plain
 from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
-from modelyard.core.traffic import BASELINE, CANARY, PREVIOUS, Arm, Guard, Traffic, tolerated_ms
+from modelyard.core.traffic import BASELINE, PREVIOUS, Arm, Guard, Traffic, tolerated_ms
 from modelyard.serving.calls import CALL, mark
 from modelyard.serving.counters import LIMIT, Counters
 from modelyard.serving.loaded import LoadedModel
@@ -42,8 +42,8 @@ class Route:
     models: tuple[LoadedModel, ...]
     counters: Counters
     ends: tuple[float, ...]
-    baseline: int
-    canary: int  # -1 without one
+    baseline: int  # the control, where a guard watches others
+    watched: Mapping[int, Guard]  # the arms on trial
     headers: tuple[tuple[tuple[bytes, bytes], ...], ...]  # what each arm's answers carry
     limits: tuple[tuple[tuple[int, float], ...], ...]  # of each arm: (place in QUANTILES, microseconds) of the guard
     marks: tuple[bytes, ...]  # of each arm: how its calls are noted
@@ -71,9 +71,9 @@ class Route:
         return self.models[self.baseline].signature
 
 
-def _limits(guard: Guard, arm: str) -> tuple[tuple[int, float], ...]:
+def _limits(guard: Guard, *, watched: bool) -> tuple[tuple[int, float], ...]:
     """From how many microseconds on an arm's answer counts as slow, by the place of the quantile."""
-    margin, floor = (guard.latency_margin, guard.latency_floor_ms) if arm == CANARY else (0.0, 0.0)
+    margin, floor = (guard.latency_margin, guard.latency_floor_ms) if watched else (0.0, 0.0)
     found = [(QUANTILES.index(name), 1000 * tolerated_ms(ms, margin, floor)) for name, ms in guard.latency_ms.items()]
     if guard.latency_limit_ms is not None:
         found.append((LIMIT, 1000 * guard.latency_limit_ms))
@@ -243,7 +243,8 @@ class Routes:
                 counters.trip()  # decided before: a restart or a second publication does not undo it
             if guard.warmup <= 0:
                 counters.warm_up()
-        baseline = names.index(BASELINE) if BASELINE in names else 0
+        control = BASELINE if guard is None else guard.control
+        watched = {names.index(one.arm): one for one in traffic.guards}
         return Route(
             traffic=traffic,
             config=published.config,
@@ -254,9 +255,11 @@ class Routes:
                 for arm in traffic.arms
             ),
             ends=bounds([arm.weight for arm in traffic.arms]),
-            baseline=baseline,
-            canary=names.index(CANARY) if CANARY in names else -1,
-            limits=tuple(_limits(guard, name) for name in names) if guard else (),
+            baseline=names.index(control) if control in names else 0,
+            watched=watched,
+            limits=tuple(_limits(watched.get(arm, guard), watched=arm in watched) for arm in range(len(names)))
+            if guard
+            else (),
             marks=tuple(mark(CALL, name, traffic.generation, each) for each in range(len(names))),
             pinned=tuple(mark(CALL, name, traffic.generation, each, "pinned") for each in range(len(names))),
         )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from modelyard.core.errors import Conflict, Invalid
 from modelyard.core.ids import checked_name
-from modelyard.core.traffic import BASELINE, CANARY, LATENCY_LIMIT, Guard, GuardTrip, Traffic, TrafficCounts, against
+from modelyard.core.traffic import LATENCY_LIMIT, Guard, GuardTrip, Traffic, TrafficCounts, against
 from modelyard.stats.rollback import LATENCY, log_evidence, strongest
 
 QUANTILES = ("p50", "p95", "p99")
@@ -61,22 +61,28 @@ def checked_traffic(traffic: Traffic, current: Traffic | None) -> Traffic:
         raise Invalid(f"The weights of {traffic.endpoint} sum to {total:g}. Make them sum to 1.")
     if not 0 <= traffic.shadow_share <= 1:
         raise Invalid(f"shadow_share of {traffic.endpoint} is {traffic.shadow_share}. Choose a share from 0 to 1.")
-    _check_guard(traffic, names)
+    if len({(one.rollout_id, one.step, one.control, one.warmup) for one in traffic.guards}) > 1:
+        raise Invalid(
+            f"The guards of {traffic.endpoint} differ in rollout_id, step, control or warmup. Give all the same."
+        )
+    if len({one.arm for one in traffic.guards}) < len(traffic.guards):
+        raise Invalid(f"Two guards of {traffic.endpoint} watch one arm. Give each watched arm one guard.")
+    for guard in traffic.guards:
+        _check_guard(guard, traffic.endpoint, names)
     return traffic
 
 
-def _check_guard(traffic: Traffic, names: list[str]) -> None:
-    guard = traffic.guard
-    if guard is None:
-        return
+def _check_guard(guard: Guard, endpoint: str, names: list[str]) -> None:
     if not _FILE_NAME.match(guard.rollout_id):
         raise Invalid(f"{guard.rollout_id!r} is no rollout id. Use letters, digits and _.@+-.")
-    if BASELINE not in names or CANARY not in names:
-        raise Invalid(f"The guard of {traffic.endpoint} compares the arms baseline and canary. Name both in arms.")
+    if guard.arm == guard.control or not {guard.arm, guard.control} <= set(names):
+        raise Invalid(f"The guard of {endpoint} compares the arms {guard.control} and {guard.arm}. Name both in arms.")
     if not 0 < guard.alpha < 1:
         raise Invalid(f"The guard's alpha is {guard.alpha}. Choose a false-rollback rate between 0 and 1, say 0.001.")
     if not 0 <= guard.share <= 1:
-        raise Invalid(f"The guard's share is {guard.share}. Give the canary's share of the requests, 0 to 1.")
+        raise Invalid(
+            f"The guard's share is {guard.share}. Give the arm's part of what it and its control get, 0 to 1."
+        )
     for name, value in guard.latency_ms.items():
         if name not in QUANTILES or not value > 0 or not min(guard.latency_margin, guard.latency_floor_ms) >= 0:
             raise Invalid(f"The guard's latency {name}={value} is unknown. Give {', '.join(QUANTILES)} above 0 ms.")
@@ -101,10 +107,13 @@ def trips(guard: Guard, log_e: float) -> bool:
 
 
 def trip_of(traffic: Traffic, *, counts: TrafficCounts, at: float) -> GuardTrip:
-    """The decision to send everything back to the baseline, with its numbers and its reason in words."""
-    guard = traffic.guard
-    assert guard is not None  # only a guarded traffic trips
-    log_e, metric = strongest(counts.tests)
+    """The decision to send everything back to the control, with its numbers and its reason in words.
+
+    Of several watched arms it is about the one with the most evidence against it, for what its guard asks.
+    """
+    found = {guard.arm: counts.arms[guard.arm].tests for guard in traffic.guards}
+    guard = max(traffic.guards, key=lambda one: strongest(found[one.arm])[0] + math.log(one.alpha))
+    log_e, metric = strongest(found[guard.arm])
     e_value = math.exp(min(log_e, 700.0))  # exp overflows above 709
     told = against(guard, counts, slow=metric == LATENCY)
     return GuardTrip(
@@ -118,6 +127,7 @@ def trip_of(traffic: Traffic, *, counts: TrafficCounts, at: float) -> GuardTrip:
         counts=counts,
         reason=f"{told}. At a share of {guard.share:g} that is evidence of {e_value:.4g}, at least {1 / guard.alpha:g}.",
         at=at,
+        arm=guard.arm,
         share=guard.share,
-        evidence=log_evidence(counts.tests),
+        evidence=log_evidence(found[guard.arm]),
     )

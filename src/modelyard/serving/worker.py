@@ -215,7 +215,7 @@ class Worker:
     def _follow_trials(self) -> None:
         """While an arm is on trial, each call looks whether it has closed what this process needs: see `calls`."""
         routes = self.desk.routes.by_name.values()
-        tried = any(route.canary >= 0 and route.traffic.guard is not None for route in routes)
+        tried = any(route.watched for route in routes)
         self.calls.watch(self._own if tried else ())
 
     async def _load(self) -> None:
