@@ -56,8 +56,8 @@ def wanted(
     whole = {"planned_units": planned_units, "horizon": horizon, "round_units": round_units}
     parts = {"ramp_seconds": ramp_seconds, "group_share": group_share, "tolerated_loss": tolerated_loss}
     _check_numbers(whole, parts)
-    strategy = _member(TrafficSplitStrategy, strategy, "strategy")
-    _check_plan(planned_units, horizon, strategy, ramp_seconds)
+    chosen: TrafficSplitStrategy = _member(TrafficSplitStrategy, strategy, "strategy")
+    _check_plan(planned_units, horizon, chosen, ramp_seconds)
     if not 0 < group_share <= 1 or (group_share < 1 and not exclusive_group):
         raise Invalid(f"group_share is {group_share}; give a part of 1 together with the name of an exclusive_group.")
     test = ABTest(
@@ -65,7 +65,7 @@ def wanted(
         name=name,
         description=description,
         unit=unit,
-        strategy=strategy,
+        strategy=chosen,
         status=TestStatus.DRAFT,
         variants=_variants(control_variant, treatment_variant, traffic_split, treatment_names),
         created_by="",

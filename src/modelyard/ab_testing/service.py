@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from modelyard.core.operations import operation
 from modelyard.core.ports import Clock, Connection
 from modelyard.core.refs import ModelRef, Resource
 from modelyard.core.traffic import Arm, Traffic
-from modelyard.core.work import Store
+from modelyard.core.work import Store, Work
 
 REMEMBERED = 1.0  # seconds that another process's start or stop may take to be noticed by recording
 RESULT = ("variant", "success", "latency", "custom_metrics", "unit_id", "result_id")
@@ -88,7 +89,10 @@ class ABTestManager(Corrections):
         >>> [(arm.name, arm.version, arm.weight) for arm in manager.traffic(test.test_id, "fraud").arms]
         [('treatment', 'v2.0.0', 0.5), ('control', 'v1.0.0', 0.5)]
         """
-        test = self.get_test(test_id)
+        return self._carried(self.get_test(test_id), endpoint, generation)
+
+    def _carried(self, test: ABTest, endpoint: str, generation: int = 1) -> Traffic:
+        """The routing of a test; Conflict for one that no endpoint can carry out."""
         if test.adaptive or test.group_share < 1 or test.holdouts or (test.ramp_seconds and len(test.treatments) > 1):
             raise Conflict(
                 f"{test.test_id} leaves units out or moves shares as no endpoint can. Assign by get_variant."
@@ -100,7 +104,7 @@ class ABTestManager(Corrections):
             ref = ModelRef.parse(variant.model)
             share = left if variant is test.control else variant.share * ramped
             arms.append(Arm(name=variant.name, model=ref.name, version=ref.version, weight=share))
-        return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), salt=test_id)
+        return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), salt=test.test_id)
 
     @operation("POST", "/ab-tests/{test_id}/endpoint", needs="ab_testing.write")
     def run_test(self, test_id: str, endpoint: str, *, user: str = "system") -> ABTest:
@@ -117,15 +121,20 @@ class ABTestManager(Corrections):
         >>> manager.run_test(test.test_id, "fraud").status.value
         'running'
         """
-        checked_name(endpoint, "endpoint")
-        if self.get_test(test_id).ramp_seconds:
-            raise Conflict(f"{test_id} moves its shares, and an endpoint's stand still. Assign by get_variant.")
         with self.store.work(user) as work:
-            test = known(work.rows, test_id)
-            if test.status is not TestStatus.RUNNING:
-                test = self._begun(work, test)
-            self.traffic(test_id, endpoint)  # as it is now that the holdouts are known
-            emit(work, EventType.AB_TEST_ROUTED, test, {"endpoint": endpoint, "shares": dict(test.shares)})
+            return self._run(work, known(work.rows, test_id), endpoint)
+
+    def _run(self, work: Work, test: ABTest, endpoint: str) -> ABTest:
+        """The test, running on an endpoint."""
+        checked_name(endpoint, "endpoint")
+        if test.ramp_seconds:
+            raise Conflict(f"{test.test_id} moves its shares, and an endpoint's stand still. Assign by get_variant.")
+        if test.status is not TestStatus.RUNNING:
+            test = self._begun(work, test)
+        self._carried(test, endpoint)  # as it is now that the holdouts are known
+        test = replace(test, endpoint=endpoint)
+        store.set_status(work.rows, test)
+        emit(work, EventType.AB_TEST_ROUTED, test, {"endpoint": endpoint, "shares": dict(test.shares)})
         return test
 
     @operation("POST", "/ab-tests/{test_id}/analysis", needs="ab_testing.read")

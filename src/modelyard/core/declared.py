@@ -14,6 +14,7 @@ import yaml
 from modelyard.core.errors import Invalid, Unavailable, nearest
 
 LARGEST = 100_000  # bytes: what people write is a hundredth of it, and a megabyte takes seconds to read
+ONE = "give one value, not a list or a mapping."
 LONGEST = 40  # characters of a number
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([smhdw])\Z")
@@ -135,7 +136,7 @@ def values(place: Place, node: yaml.Node, example: str) -> dict[str, Any]:
 def value(place: Place, node: yaml.Node) -> Any:
     """What a single value is by YAML's rules: text, a number, true or false, or nothing."""
     if not isinstance(node, yaml.ScalarNode):
-        raise place.wrong("give one value, not a list or a mapping.")
+        raise place.wrong(ONE)
     try:
         return yaml.SafeLoader("").construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError) as error:
@@ -155,7 +156,8 @@ def text(place: Place, node: yaml.Node) -> str:
 
 def number(place: Place, node: yaml.Node) -> float:
     """A finite number in decimal digits. YAML 1.1 would take 0100 for 64, 1:30 for 90 and 1e3 for text."""
-    value(place, node)  # one value
+    if not isinstance(node, yaml.ScalarNode):
+        raise place.wrong(ONE)
     written = node.value.replace("_", "")
     if node.style is not None or not _NUMBER.match(written) or len(written) > LONGEST:
         raise place.wrong(f"{node.value!r:.80} is no number.")
