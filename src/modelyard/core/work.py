@@ -129,6 +129,16 @@ class Store:
             self.wires.after(work.events)
 
     @contextmanager
+    def trying(self, actor: str = "system") -> Iterator[Work]:
+        """A transaction of which nothing stays: what a change would do, or be refused for, without making it."""
+        try:
+            with self.work(actor) as work:
+                yield work
+                raise _Undone
+        except _Undone:
+            return
+
+    @contextmanager
     def quietly(self) -> Iterator[None]:
         """What this thread changes until the end of the block is told as ever, but nobody acts on it: no traffic moves, no
         webhook is sent. For what has happened elsewhere and comes over; projections and the audit log read it all the same.
@@ -161,6 +171,10 @@ class Store:
     def close(self) -> None:
         """Give connections back. Not closing loses nothing."""
         self.database.close()
+
+
+class _Undone(BaseException):
+    """Ends a transaction that was only tried. No Exception, so that nobody takes it for a fault."""
 
 
 class Work:

@@ -21,10 +21,6 @@ from modelyard.deployment.rollouts import Deployment, DeploymentStatus, Differen
 START, AMEND, UNCHANGED, REFUSED = "start", "amend", "unchanged", "refused"
 
 
-class _Undone(BaseException):
-    """Ends a transaction that was only tried. No Exception, so that nobody takes it for a fault."""
-
-
 class DeclaredRollouts(ReportedDeployments):
     """Starts and amends rollouts as a file says."""
 
@@ -73,15 +69,11 @@ class DeclaredRollouts(ReportedDeployments):
         one = plans.wanted(**read_rollout(path))
         with self.store.reading() as rows:
             newest = store.newest_on(rows, one.endpoint)
-        found = None
         try:
-            with self.store.work(created_by) as work:
+            with self.store.trying(created_by) as work:
                 found = _compared(work, one, again=again)
                 if found.verdict == START:
                     self._begin(work, one)
-                raise _Undone
-        except _Undone:
-            assert found is not None  # _compared has answered
         except (Conflict, Forbidden, NotFound) as refused:  # by another rollout, its stage, or as it is not registered
             found = replace(_base(one), verdict=REFUSED, reason=str(refused))
         before = _answering(newest) if newest else str(one.baseline or "")
