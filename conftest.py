@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import inspect
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import settings
 
@@ -22,6 +24,10 @@ from modelyard.testing.servers import end, free_port, wait_until
 # boosted trees took twenty times as long. Set before any of them is loaded, here and in the processes that tests start.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# What httpx waits for where nothing is said is five seconds, which a machine that does other things may pass.
+_WAIT = inspect.signature(httpx.get).parameters["timeout"].default
+_WAIT.connect = _WAIT.read = _WAIT.write = _WAIT.pool = 120.0
 
 settings.register_profile("untimed", deadline=None)  # speed is measured in benchmarks/
 settings.load_profile("untimed")

@@ -298,7 +298,7 @@ def test_a_process_that_was_forked_while_a_result_was_recorded_can_record(manage
     with manager._recorder._mutex:  # as if another thread were in the midst of it
         child = FORK.Process(target=lambda: manager.record_request(test.test_id, "control", success=True))
         child.start()
-    child.join(30)
+    child.join(120)
     assert child.exitcode == 0
     assert tallied(manager, test).requests == 2
 

@@ -28,7 +28,7 @@ class Gate:
     def __call__(self, parts: Sequence[int]) -> list[int]:
         self.groups.append(list(parts))
         self.entered.set()
-        assert self.open.wait(20)
+        assert self.open.wait(120)
         if self.error is not None:
             raise self.error
         return [part * 10 for part in parts]
@@ -49,14 +49,14 @@ def submit_all(
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(count)]
     threads[0].start()
-    assert gate.entered.wait(20)
+    assert gate.entered.wait(120)
     for thread in threads[1:]:
         thread.start()
     while len(group._queue) < (count - 1 if expected is None else expected):
         os.sched_yield()
     gate.open.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
     return answers, errors
 
@@ -135,13 +135,13 @@ def test_a_forked_child_does_not_wait_for_its_parents_leader() -> None:
     group = GroupCommit(gate)
     thread = threading.Thread(target=group.submit, args=(1,))
     thread.start()
-    assert gate.entered.wait(20)
+    assert gate.entered.wait(120)
     child = os.fork()
     if child == 0:
         group._commit = lambda parts: [part + 1 for part in parts]
         os._exit(0 if group.submit(41) == 42 else 1)
     gate.open.set()
-    thread.join(20)
+    thread.join(120)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

@@ -349,7 +349,7 @@ def test_a_sequencer_ends_with_its_logger(folder: Path) -> None:
     logger = AuditLogger(folder)
     sequencer = logger.start_sequencer(interval=0.001)
     del logger
-    sequencer.join(30)
+    sequencer.join(120)
     assert not sequencer.is_alive()
 
 

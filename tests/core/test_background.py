@@ -41,7 +41,7 @@ def started(owner: Counting) -> Background[Counting]:
 def test_it_takes_turns_until_it_is_stopped_and_then_the_last_one() -> None:
     owner = Counting()
     thread = started(owner)
-    assert owner.enough.wait(30)
+    assert owner.enough.wait(120)
     thread.stop()
     turns = owner.turns
     assert not thread.is_alive()
@@ -52,7 +52,7 @@ def test_it_ends_with_its_owner() -> None:
     owner = Counting()
     thread = started(owner)
     del owner
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     thread.stop()  # there is nobody for a last turn
 
@@ -70,7 +70,7 @@ def test_a_turn_that_fails_is_told_once_and_tried_again(
     owner = Counting(fail)
     with caplog.at_level(logging.WARNING, "modelyard.test"):
         thread = started(owner)
-        assert owner.enough.wait(30)
+        assert owner.enough.wait(120)
         thread.stop()
     assert [record.getMessage() for record in caplog.records] == [f"modelyard-test failed and will try again{told}"]
 

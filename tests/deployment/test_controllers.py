@@ -43,7 +43,7 @@ def in_child(task, *arguments):
     """Run a task in a process of its own; how it ended."""
     child = FORK.Process(target=task, args=arguments)
     child.start()
-    child.join(60)
+    child.join(120)
     return child.exitcode
 
 
@@ -137,7 +137,7 @@ def raced(place, files, names):
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(120)
     assert [child.exitcode for child in children] == [0] * len(names)
     entries = manager.history(rollout.deployment_id)
     shares = [entry.share for entry in entries if entry.what in ("started", "promoted", "completed")]

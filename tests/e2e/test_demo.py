@@ -19,7 +19,7 @@ from demo_run import Demo
 from modelyard import Yard
 
 
-def until(reached: Callable[[], Any], seconds: float = 60) -> Any:
+def until(reached: Callable[[], Any], seconds: float = 120.0) -> Any:
     """What the condition answers once it is true; the test fails when it never is."""
     end = time.monotonic() + seconds
     while not (found := reached()):
@@ -59,7 +59,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Dem
         killed = Demo(folder)
         killed.until(chapter)
         killed.kill()
-        until(lambda: not processes_of(folder / "modelyard-demo"), 30)
+        until(lambda: not processes_of(folder / "modelyard-demo"))
     demo = Demo(folder, "--keep")
     demo.until(8)
     yard_folder = next(mark.parent / "yard" for mark in (folder / "modelyard-demo").glob("run-*/running"))

@@ -49,7 +49,7 @@ def test_it_gives_its_memory_back_when_there_is_nothing_to_compile(
     assert trees_process.compiled(file, "lightgbm", None, tmp_path / "a.npz").passed
     child = trees_process._COMPILER._child
     assert child is not None
-    assert child.wait(60) == 0
+    assert child.wait(120) == 0
     assert trees_process.compiled(file, "lightgbm", None, tmp_path / "b.npz").passed
     trees_process._COMPILER.close()
 

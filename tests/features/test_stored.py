@@ -177,7 +177,7 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path):
         process(tmp_path, f"for day in range({first}, {first + 6}): store.write_features(table(300, day))")
         for first in (0, 6)
     ]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
     assert store.compute_feature_statistics("a").entities == 50
     with store.store.reading() as rows:
         assert rows.one("SELECT sum(rows) AS n FROM feature_segments")["n"] == 12 * 300
@@ -196,7 +196,7 @@ def test_a_writer_killed_in_the_middle_leaves_all_of_its_rows_or_none(tmp_path, 
         "before_online": "store._stored.online; store._stored._put_batches = die",
     }[moment]
     killed = process(tmp_path, f"{die}; {where}; store.write_features(table(100, 30))")
-    assert killed.wait(60) == -signal.SIGKILL
+    assert killed.wait(120) == -signal.SIGKILL
     assert len(segments(store)) == 2
     again = FeatureStore(tmp_path)
     assert online(again) == offline(again)

@@ -25,7 +25,7 @@ from modelyard.testing.serving import YardServer
 ROW = {"a": 1.0, "b": 0.0, "c": 0.0}
 
 
-def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true answer; a bounded wait for another process."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -102,9 +102,9 @@ def test_a_server_that_ends_under_load_has_kept_all_that_it_acknowledged(tmp_pat
             writer.start()
         until(lambda: len(acknowledged) >= 40)
         server.process.send_signal(how)
-        server.process.wait(60)
+        server.process.wait(120)
         for writer in writers:
-            writer.join(60)
+            writer.join(120)
         until(lambda: server.processes() == [])
         assert "Traceback" not in server.log.read_text()
     if how is signal.SIGTERM:
@@ -121,7 +121,7 @@ def test_a_server_that_ends_under_load_has_kept_all_that_it_acknowledged(tmp_pat
 def test_sigint_ends_it_as_well(tmp_path: Path) -> None:
     with YardServer(tmp_path / "yard") as server:
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(120) == 0
         assert server.processes() == []
         assert "Traceback" not in server.log.read_text()
 
@@ -208,4 +208,4 @@ def test_the_server_asks_prometheus_for_the_guardrails_of_a_rollout(tmp_path: Pa
             measured = client.deployment.look(rollout.deployment_id).measurements
             return next((one.n for one in measured if one.name == "guardrail_queue"), 0)
 
-        until(lambda: looks() == 1, 60)
+        until(lambda: looks() == 1)

@@ -37,7 +37,7 @@ def split(endpoint: str, generation: int, share: float = 0.0, guard: Guard | Non
     return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), guards=(guard,) if guard else (), **more)
 
 
-def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true answer; a bounded wait for another process."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

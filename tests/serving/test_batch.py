@@ -266,7 +266,7 @@ def test_a_run_that_is_killed_again_and_again_leaves_the_bytes_of_an_uninterrupt
     for _ in range(3):
         before = len(list(out.glob("part-*"))) if out.exists() else 0
         process = subprocess.Popen(command)
-        tools.until(lambda b=before, p=process: len(list(out.glob("part-*"))) > b + 2 or p.poll() is not None, 60)
+        tools.until(lambda b=before, p=process: len(list(out.glob("part-*"))) > b + 2 or p.poll() is not None)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1

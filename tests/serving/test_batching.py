@@ -28,7 +28,7 @@ class Model:
     def answer(self, batch: Any) -> Output:
         self.calls.append(len(batch))
         if self.gate is not None:
-            self.gate.wait(20)
+            self.gate.wait(120)
         if (batch < 0).any():
             raise ModelFailed("a negative number")
         return Output(predictions=batch[:, 0] * 2, probabilities=np.column_stack([batch[:, 0], batch[:, 0]]))
@@ -37,7 +37,7 @@ class Model:
 def run(what: Callable[[ThreadPoolExecutor], Any]) -> Any:
     async def main() -> Any:
         with ThreadPoolExecutor(2) as pool:
-            return await asyncio.wait_for(what(pool), 20)
+            return await asyncio.wait_for(what(pool), 120)
 
     return asyncio.run(main())
 

@@ -72,7 +72,7 @@ def matrix(rows: np.ndarray = ROWS, model: str = "e", raw: bool = True, **more: 
 
 def infer(channel: Any, request: Any, *metadata: tuple[str, str], **more: Any) -> Any:
     body = request if isinstance(request, bytes) else request.SerializeToString()
-    return Response.FromString(method(channel, "ModelInfer")(body, metadata=metadata, timeout=20, **more))
+    return Response.FromString(method(channel, "ModelInfer")(body, metadata=metadata, timeout=120, **more))
 
 
 def numbers(response: Any, place: int) -> list[Any]:
@@ -213,13 +213,13 @@ def test_the_deadline_of_the_call_ends_it_and_calls_at_once_do_not_wait_for_each
             ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
             slow = matrix(model="slow").SerializeToString()
             late = [asyncio.ensure_future(ask(slow, timeout=0.1)) for _ in range(4)]
-            quick = [ask(matrix(id=f"q{place}").SerializeToString(), timeout=20) for place in range(50)]
+            quick = [ask(matrix(id=f"q{place}").SerializeToString(), timeout=120) for place in range(50)]
             ids = [Response.FromString(body).id for body in await asyncio.gather(*quick)]
             assert ids == [f"q{place}" for place in range(50)]
             for one in await asyncio.gather(*late, return_exceptions=True):
                 assert one.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[union-attr]
             said = await asyncio.gather(
-                ask(slow, metadata=[("x-timeout-ms", "50")], timeout=20), return_exceptions=True
+                ask(slow, metadata=[("x-timeout-ms", "50")], timeout=120), return_exceptions=True
             )
             assert "did not answer within 0.05 seconds" in said[0].details()  # type: ignore[union-attr]
 
@@ -230,10 +230,10 @@ def test_health_is_told_in_the_words_of_grpcs_own_protocol(channel: Any) -> None
     check = method(channel, "Check", HEALTH)
     kind = message("HealthCheckRequest")
     for service in ("", SERVICE):
-        answer = check(kind(service=service).SerializeToString(), timeout=20)
+        answer = check(kind(service=service).SerializeToString(), timeout=120)
         assert message("HealthCheckResponse").FromString(answer).status == 1
     with pytest.raises(grpc.RpcError) as caught:
-        check(kind(service="other").SerializeToString(), timeout=20)
+        check(kind(service="other").SerializeToString(), timeout=120)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -247,7 +247,7 @@ def test_a_message_that_is_none_is_refused_by_every_method(channel: Any) -> None
         "RepositoryModelLoad",
     ):
         with pytest.raises(grpc.RpcError) as caught:
-            method(channel, name)(b"\xff\xff", timeout=20)
+            method(channel, name)(b"\xff\xff", timeout=120)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -255,7 +255,7 @@ def test_a_stream_is_answered_in_order_and_goes_on_after_what_is_wrong(channel: 
     requests = [matrix(id=str(place)).SerializeToString() for place in range(30)]
     requests[4] = matrix(np.eye(3), id="4").SerializeToString()
     requests[5] = b"\xff"
-    answers = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter(requests), timeout=20)
+    answers = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter(requests), timeout=120)
     found = [Streamed.FromString(body) for body in answers]
     assert [one.infer_response.id for one in found] == [str(place) if place != 5 else "" for place in range(30)]
     assert "3 columns" in found[4].error_message
@@ -273,11 +273,11 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has_and_sends_streams_else
     async def main(address: str, end: Callable[[], None]) -> None:
         async with grpc.aio.insecure_channel(address) as channel:
             ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-            begun = [asyncio.ensure_future(ask(matrix(id=str(i)).SerializeToString(), timeout=20)) for i in range(3)]
-            stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(timeout=20)
+            begun = [asyncio.ensure_future(ask(matrix(id=str(i)).SerializeToString(), timeout=120)) for i in range(3)]
+            stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(timeout=120)
             await stream.write(matrix(id="s").SerializeToString())
             assert Streamed.FromString(await stream.read()).infer_response.id == "s"
-            late = ask(matrix(id="late").SerializeToString(), timeout=20)
+            late = ask(matrix(id="late").SerializeToString(), timeout=120)
             await asyncio.sleep(0.1)  # it has reached the worker
             end()
             answered = [Response.FromString(body).id for body in await asyncio.gather(*begun, late)]
@@ -457,19 +457,19 @@ def test_bodies_and_open_streams_are_bounded_over_all_calls(
         async with grpc.aio.insecure_channel(address) as channel:
             ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
             with pytest.raises(grpc.RpcError) as caught:
-                await ask(matrix(id="x" * 2000).SerializeToString(), timeout=20)
+                await ask(matrix(id="x" * 2000).SerializeToString(), timeout=120)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
             for place in range(50):  # what was answered is given back
-                body = await ask(matrix(id=f"{place}" + "x" * 1000).SerializeToString(), timeout=20)
+                body = await ask(matrix(id=f"{place}" + "x" * 1000).SerializeToString(), timeout=120)
                 assert Response.FromString(body).id.startswith(str(place))
             stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
-            first, second = stream(timeout=20), stream(timeout=20)
+            first, second = stream(timeout=120), stream(timeout=120)
             await first.write(matrix(id="first").SerializeToString())
             await first.read()
             assert await second.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
             await first.done_writing()
             assert await first.code() == grpc.StatusCode.OK
-            third = stream(timeout=20)
+            third = stream(timeout=120)
             await third.write(matrix(id="third").SerializeToString())
             assert Streamed.FromString(await third.read()).infer_response.id == "third"
         await service.drain(1)

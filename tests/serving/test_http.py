@@ -74,7 +74,7 @@ def talk(what: Talk) -> Any:
         server = await loop.create_server(lambda: Connection(hub), "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         try:
-            return await asyncio.wait_for(what(reader, writer, hub), 20)
+            return await asyncio.wait_for(what(reader, writer, hub), 120)
         finally:
             writer.close()
             server.close()
@@ -145,7 +145,7 @@ def peer() -> Any:
     thread.start()
 
     def ask(request: bytes) -> bytes:
-        with socket.create_connection(listener.getsockname(), 20) as connection:
+        with socket.create_connection(listener.getsockname(), 120) as connection:
             connection.sendall(request)
             found = b""
             while piece := connection.recv(65536):
@@ -154,7 +154,7 @@ def peer() -> Any:
 
     yield ask
     server.should_exit = True
-    thread.join(20)
+    thread.join(120)
 
 
 def parsed(answer: bytes) -> list[tuple[bytes, bytes, bytes]]:

@@ -36,7 +36,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> tuple[httpx
     tools.install(server, "e", v1=tools.reference(slow=5), v2=tools.reference(slow=5, fail=1.0))
     server.apply(tools.split("e", 1, 0.4, Guard(rollout_id="m", step=0, share=0.4, alpha=1e-9)))
     vigil.count(server.places, vigil.CRASHED)
-    with server.start(workers=2) as serving, httpx.Client(base_url=serving.url, timeout=20) as client:
+    with server.start(workers=2) as serving, httpx.Client(base_url=serving.url, timeout=120) as client:
         for arm in ("baseline", "canary"):
             while client.post("/predict/e", json=ROW).json().get("arm", "canary") != arm:
                 continue

@@ -99,7 +99,7 @@ async def ask(process: Process, endpoint: str, ids: list[str], row: dict[str, An
         return statuses
 
 
-async def until(what: Any, seconds: float = 30.0) -> None:
+async def until(what: Any, seconds: float = 120.0) -> None:
     end = asyncio.get_running_loop().time() + seconds
     while not what():
         assert asyncio.get_running_loop().time() < end, "it did not come about in time"
@@ -263,7 +263,7 @@ def test_a_node_asks_the_shadow_in_a_process_beside_and_tells_the_yard(
         await process.begin()
         assert await ask(process, "e", ["a"], {"a": 0.5, "b": 0}) == [200]
         assert await ask(process, "e", ["b"], {"a": 5, "b": 0}) == [200]
-        await until(lambda: server.counts("e").shadow.compared == 2, 120)
+        await until(lambda: server.counts("e").shadow.compared == 2)
         assert server.counts("e").shadow.agreed == 1
         await until(lambda: any("v9 is not installed" in one.troubles.get("f", "") for one in server.processes()))
         await process.end()

@@ -239,7 +239,7 @@ def test_two_processes_that_compact_at_once_share_the_work(server: ModelServer, 
     for one in both:
         one.stdin.write("x")  # type: ignore[union-attr]
         one.stdin.flush()  # type: ignore[union-attr]
-    told = [int(one.communicate(timeout=60)[0]) for one in both]
+    told = [int(one.communicate(timeout=300)[0]) for one in both]
     assert sum(told) == 6
     assert list(server.payload_rows(folder.name)) == before
 
@@ -338,8 +338,11 @@ async def main(folder, durable):
     server = ModelServer(folder)
     def ask(n):
         return server.predict(PredictionRequest(request_id=f"r{n}", endpoint_id="m-v1", features={"a": n, "b": 1}))
+    async def at_rest(count):
+        while (told := server.payload_state("m-v1")).written + told.failed < count:
+            await asyncio.sleep(0.01)
     await ask(0)
-    await asyncio.sleep(0.5)
+    await at_rest(1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     refused = 0
     for n in range(1, 200):
@@ -348,10 +351,10 @@ async def main(folder, durable):
         except Unavailable as error:
             assert "could not be kept" in str(error), error
             refused += 1
+        if n % 50 == 0:
+            await at_rest(n + 1)
         if n == 150:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        if n % 50 == 0:
-            await asyncio.sleep(0.3)
     server.close()
     print(refused)
 asyncio.run(main(sys.argv[1], sys.argv[2]))
@@ -436,12 +439,11 @@ def test_a_worker_killed_under_load_is_settled_by_the_supervisor_and_its_rows_ar
             while answered < 300:
                 answered += client.post("/predict/e", json={"features": {"a": answered, "b": 1}}).status_code == 200
                 if answered == 150:
-                    busy = server.payload_state("e")
-                    assert busy.writers >= 1
+                    tools.until(lambda: server.payload_state("e").writers >= 1)  # each writes a few times a second
         for pid in serving.pids:
             os.kill(pid, signal.SIGKILL)
         folder = server.places.payloads("e")
-        tools.until(lambda: list(folder.glob("*.parquet")) and not list(folder.glob("*.rows")), 60)
+        tools.until(lambda: list(folder.glob("*.parquet")) and not list(folder.glob("*.rows")))
         state = server.payload_state("e")
         assert state.offered == 300
         assert state.written + state.lost == 300

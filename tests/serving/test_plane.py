@@ -46,7 +46,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> Iterator[Mod
 
 @pytest.fixture(scope="module")
 def client(served: ModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=20) as client:  # type: ignore[attr-defined]
+    with httpx.Client(base_url=served.url, timeout=120) as client:  # type: ignore[attr-defined]
         yield client
 
 
@@ -221,7 +221,7 @@ def test_no_outputs_are_all_outputs_and_no_id_is_one_of_ours(client: httpx.Clien
 
 
 def test_a_proxys_form_of_the_target_is_understood(client: httpx.Client) -> None:
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80), 20) as connection:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), 120) as connection:
         connection.sendall(b"GET http://models.example/v2/health/live HTTP/1.1\r\nHost: models.example\r\n\r\n")
         assert b'{"live":true}' in connection.recv(4096)
 

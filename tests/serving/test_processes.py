@@ -44,7 +44,7 @@ class Callers:
         self._threads = [threading.Thread(target=self._call) for _ in range(count)]
 
     def _call(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=20) as client:
+        with httpx.Client(base_url=self._url, timeout=120) as client:
             while not self._stop.is_set():
                 try:
                     answer = client.post(self._path, json=ROW)
@@ -62,7 +62,7 @@ class Callers:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(120)
 
 
 @contextmanager
@@ -84,8 +84,8 @@ def standalone(folder: Path, *, workers: int = 2) -> Iterator[tuple[subprocess.P
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
-            process.wait(30)
-            drain.join(30)
+            process.wait(120)
+            drain.join(120)
 
 
 def gone(pid: int) -> bool:
@@ -183,8 +183,8 @@ def test_a_second_signal_waits_for_nothing(tmp_path: Path, tools: Any) -> None:
         tools.until(lambda: not any(one.ready for one in server.processes()))
         assert told == []  # the first one lets it be answered
         supervisor.terminate()
-        supervisor.wait(60)
-        asking.join(60)
+        supervisor.wait(120)
+        asking.join(120)
     assert told == ["closed"]
     assert supervisor.returncode == 0
 
@@ -276,7 +276,9 @@ def test_a_stop_answers_what_is_in_flight_and_then_nothing(server: ModelServer, 
         with client:
             answers.append(client.post("/predict/e", json=ROW).status_code)
 
-    clients = [httpx.Client(base_url=serving.url, timeout=20) for _ in range(4)]  # made first, so that all call at once
+    clients = [
+        httpx.Client(base_url=serving.url, timeout=120) for _ in range(4)
+    ]  # made first, so that all call at once
     threads = [threading.Thread(target=call, args=(client,)) for client in clients]
     pids = serving.pids
     for thread in threads:
@@ -284,7 +286,7 @@ def test_a_stop_answers_what_is_in_flight_and_then_nothing(server: ModelServer, 
     tools.until(lambda: _established(serving.port) >= 4)
     serving.stop()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert answers == [200] * 4
     assert all(gone(pid) for pid in pids)
     assert server.processes() == []
@@ -346,14 +348,14 @@ def test_one_that_hangs_as_its_supervisor_is_killed_does_not_keep_the_port(
         asking.start()
         tools.until(lambda: (found := calls.read(server.places.slots / "0.vitals")) and found.calls)
         supervisor.kill()
-        supervisor.wait(30)
+        supervisor.wait(120)
         monkeypatch.setattr(vigil, "HANG_S", 0.0)
         tools.until(lambda: _parent(victim) != supervisor.pid)
         assert not gone(victim)
         with server.start(workers=1, port=int(url.rpartition(":")[2])) as serving:
             tools.until(lambda: gone(victim))
-            assert httpx.post(f"{serving.url}/predict/e", json=ROW, timeout=20).status_code == 200
-        asking.join(60)
+            assert httpx.post(f"{serving.url}/predict/e", json=ROW, timeout=120).status_code == 200
+        asking.join(120)
 
 
 def _parent(pid: int) -> int:
@@ -445,6 +447,6 @@ def test_a_real_model_file_is_served_by_its_own_library(
     endpoint = asyncio.run(server.deploy_model("fraud", "v1", small_model, "lightgbm", {"min_replicas": 1}))
     with server.start(workers=1) as serving:
         body = {"features": [{"a": 0.3, "b": 1.0, "c": -1.0}, {"a": -0.3, "b": 1.0, "c": -1.0}]}
-        answer = httpx.post(f"{serving.url}/predict/{endpoint}", json=body, timeout=20).json()
+        answer = httpx.post(f"{serving.url}/predict/{endpoint}", json=body, timeout=120).json()
     expected = lightgbm.Booster(model_file=small_model).predict([[0.3, 1.0, -1.0], [-0.3, 1.0, -1.0]], num_threads=1)
     assert [p[1] for p in answer["probabilities"]] == pytest.approx(list(expected), abs=1e-12)

@@ -50,7 +50,7 @@ def callers(url: str, body: dict[str, Any], *, count: int = 2) -> Iterator[Count
     def call(caller: int) -> None:
         while not ending.is_set():
             try:
-                answer = httpx.post(f"{url}/predict/e", json=body, timeout=30)
+                answer = httpx.post(f"{url}/predict/e", json=body, timeout=120)
             except httpx.TransportError:
                 told["closed"] += 1
             else:
@@ -65,7 +65,7 @@ def callers(url: str, body: dict[str, Any], *, count: int = 2) -> Iterator[Count
     finally:
         ending.set()
         for thread in threads:
-            thread.join(40)
+            thread.join(120)
 
 
 def each_is_told(tools: Any, told: Counter[str], times: int) -> None:
@@ -73,7 +73,7 @@ def each_is_told(tools: Any, told: Counter[str], times: int) -> None:
     before = Counter(told)
     names = [name for name in before if name.startswith("caller ")]
     assert names
-    tools.until(lambda: all(told[name] >= before[name] + times for name in names), 60)
+    tools.until(lambda: all(told[name] >= before[name] + times for name in names))
 
 
 @pytest.mark.parametrize("way", ["segfault", "exit", "hold", "descriptors", "listener"])
@@ -82,7 +82,7 @@ def test_a_canary_that_ends_or_hangs_its_process_is_rolled_back(server: ModelSer
     guard = Guard(rollout_id="dep_x", step=0, share=0.1, alpha=0.05)
     server.apply(tools.split("e", 1, 0.1, guard))
     with server.start(workers=2, hang_s=5.0) as serving, callers(serving.url, FATAL) as told:
-        (trip,) = tools.until(server.trips, 90)
+        (trip,) = tools.until(server.trips)
         tools.until(lambda: tools.carried_out(server, "e", 1))
         each_is_told(
             tools, told, 2
@@ -129,11 +129,11 @@ def test_threads_that_never_come_back_are_counted_and_the_process_is_replaced(
     with server.start(workers=1) as serving:
         (victim,) = serving.pids
         bodies = [FATAL, FINE, FINE, FINE, FINE]
-        with httpx.Client(base_url=serving.url, timeout=20, headers={"x-timeout-ms": "100"}) as client:
+        with httpx.Client(base_url=serving.url, timeout=120, headers={"x-timeout-ms": "100"}) as client:
             told = [client.post("/predict/e", json=body).status_code for body in bodies]
         assert told == [504] * 5  # the model joins requests: the first holds it, and the others wait behind it
         tools.until(lambda: victim not in serving.pids and tools.carried_out(server, "e", 1, workers=1))
-        assert httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=20).json()["predictions"] == [2.0]
+        assert httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=120).json()["predictions"] == [2.0]
     assert [one["reason"] for one in events(server, "worker_replaced")] == ["stuck"]
     assert server.counts("e").arms["baseline"].errors == 5
 
@@ -157,14 +157,14 @@ def test_a_client_that_hangs_up_frees_its_place(server: ModelServer, tools: Any)
         address = (serving.host, serving.port)
         leaving = []
         for _ in range(60):  # the first holds the model for good, the others wait behind it
-            leaving.append(socket.create_connection(address, 20))
+            leaving.append(socket.create_connection(address, 120))
             leaving[-1].sendall(head % (b"e", b"") + body)
         tools.until(lambda: vitals().gauges["in_flight"] == 60)
         for one in leaving:
             one.close()
         tools.until(lambda: vitals().gauges["in_flight"] == 0)
         assert vitals().abandoned == 60
-        with socket.create_connection(address, 20) as half:
+        with socket.create_connection(address, 120) as half:
             half.sendall(head % (b"f", b"Connection: close\r\n") + body)
             half.shutdown(socket.SHUT_WR)  # one that only ends its side is answered
             found = b""
@@ -179,10 +179,10 @@ def test_ready_turns_false_before_the_last_request_is_answered(server: ModelServ
     server.apply(tools.split("e", 1))
     with server.start(workers=1) as serving:
         told: list[int] = []
-        with httpx.Client(base_url=serving.url, timeout=20) as looking:
+        with httpx.Client(base_url=serving.url, timeout=120) as looking:
             assert looking.get("/v2/health/ready").json() == {"ready": True}
             asking = threading.Thread(
-                target=lambda: told.append(httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=20).status_code)
+                target=lambda: told.append(httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=120).status_code)
             )
             asking.start()
             tools.until(lambda: (found := calls.read(server.places.slots / "0.vitals")) and found.gauges["in_flight"])
@@ -193,8 +193,8 @@ def test_ready_turns_false_before_the_last_request_is_answered(server: ModelServ
             assert (answer.status_code, answer.json()) == (503, {"ready": False})
             assert answer.headers["connection"] == "close"
             assert told == []
-        ending.join(40)
-        asking.join(20)
+        ending.join(120)
+        asking.join(120)
     assert told == [200]
 
 
@@ -231,7 +231,7 @@ def test_a_killed_worker_costs_our_client_nothing_and_no_answer_is_given_twice_o
             tools.until(lambda victim=victim: victim not in serving.pids and tools.carried_out(server, "e", 1))
         ending.set()
         for thread in threads:
-            thread.join(40)
+            thread.join(120)
     for value, prediction, arm, _ in answered.values():
         assert prediction == value + 0.5 - (1000.0 if arm == "canary" else 0.0)
     again = [name for name, told in answered.items() if told[3] > 1]

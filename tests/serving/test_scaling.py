@@ -159,7 +159,7 @@ class Load4:
         self._threads = [threading.Thread(target=self._call, args=(url,)) for _ in range(4)]
 
     def _call(self, url: str) -> None:
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=120) as client:
             while not self._stop.is_set():
                 try:
                     answer = client.post("/predict/e", content=MANY)
@@ -178,7 +178,7 @@ class Load4:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(120)
 
 
 def at_work(server: ModelServer, serving: Serving, count: int) -> bool:
@@ -201,7 +201,7 @@ def test_a_real_load_step_starts_processes_and_its_fall_takes_them_back_without_
         settings = {"trusted_code": True, "min_replicas": 1, "max_replicas": 3, "target_cpu": 0.1}
         server.configure("e", settings)  # while they serve: the new bounds are followed
         with Load4(serving.url) as load:
-            tools.until(lambda: at_work(server, serving, 3), 90)
+            tools.until(lambda: at_work(server, serving, 3))
             many = set(serving.pids)
             tools.until(lambda: load.answered > 20)
         with httpx.Client(base_url=serving.url) as one:  # a trickle goes on while the others are taken back

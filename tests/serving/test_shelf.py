@@ -32,7 +32,7 @@ def in_a_thread(work: Any) -> Iterator[threading.Thread]:
     try:
         yield thread
     finally:
-        thread.join(30)
+        thread.join(120)
 
 
 def elsewhere(function: Any, *arguments: Any) -> Any:
@@ -96,7 +96,7 @@ def test_two_that_wait_for_one_version_load_it_once(
         tools.until(lambda: desk.routes.shelf.loading)
         with in_a_thread(desk.routes.refresh) as second:
             (tmp_path / "now").write_text("")
-            second.join(30)
+            second.join(120)
             assert at(desk)["e"] == ["v1", "v2"]  # who has refreshed has what was published
     assert loads == ["m v2"]
 

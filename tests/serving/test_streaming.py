@@ -34,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> Iterator[Mod
 
 @pytest.fixture
 def client(served: ModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=30) as client:  # type: ignore[attr-defined]
+    with httpx.Client(base_url=served.url, timeout=120) as client:  # type: ignore[attr-defined]
         yield client
 
 

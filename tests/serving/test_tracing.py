@@ -96,7 +96,7 @@ def spans_of(served: Any, trace: str) -> list[Any]:
 def traced(served: Any, path: str, body: Any, trace: str, **headers: str) -> tuple[httpx.Response, list[Any]]:
     """The answer to a request of a sampled trace, and the trace's spans."""
     head = {"traceparent": f"00-{trace}-{PARENT}-01", **headers}
-    answer = httpx.post(served[1] + path, json=body, headers=head, timeout=20)
+    answer = httpx.post(served[1] + path, json=body, headers=head, timeout=120)
     return answer, spans_of(served, trace)
 
 
@@ -181,7 +181,7 @@ def test_calls_over_grpc_are_traced_and_timed(served: Any) -> None:
     metadata = [("traceparent", f"00-{'8' * 32}-{PARENT}-01"), ("server-timing", "1")]
     with grpc.insecure_channel(served[4]) as channel:
         infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        _, call = infer.with_call(request.SerializeToString(), timeout=20, metadata=metadata)
+        _, call = infer.with_call(request.SerializeToString(), timeout=120, metadata=metadata)
         told = dict(call.trailing_metadata())
         spans = spans_of(served, "8" * 32)
         (server,) = [span for span in spans if span.kind == 2]
@@ -191,11 +191,11 @@ def test_calls_over_grpc_are_traced_and_timed(served: Any) -> None:
         assert {span.name for span in spans} >= {"parse", "queue", "predict", "encode"}
         assert told["traceresponse"].split("-")[2] == server.span_id.hex()
         assert float(dict(re.findall(r"(\w+);dur=([\d.]+)", told["server-timing"]))["predict"]) >= 20
-        _, call = infer.with_call(request.SerializeToString(), timeout=20)
+        _, call = infer.with_call(request.SerializeToString(), timeout=120)
         assert not {"server-timing", "traceresponse"} & set(dict(call.trailing_metadata()))
         wrong = message("ModelInferRequest")(model_name="nobody").SerializeToString()
         with pytest.raises(grpc.RpcError) as caught:
-            infer(wrong, timeout=20, metadata=[("traceparent", f"00-{'9' * 32}-{PARENT}-01")])
+            infer(wrong, timeout=120, metadata=[("traceparent", f"00-{'9' * 32}-{PARENT}-01")])
         assert "traceresponse" in dict(caught.value.trailing_metadata())
     assert attributes(spans_of(served, "9" * 32)[0])["rpc.grpc.status_code"] == 5
 

@@ -96,14 +96,14 @@ def test_the_routing_before_goes_on_where_the_next_version_kills_who_loads_it(
         def told() -> list[str]:
             return [one.troubles.get("e", "") for one in server.processes() if one.ready]
 
-        with httpx.Client(base_url=serving.url, timeout=20) as client:
+        with httpx.Client(base_url=serving.url, timeout=120) as client:
 
             def settled() -> bool:
                 with suppress(httpx.TransportError):  # its process ended: another one answers
                     assert client.post("/predict/e", json=ROW).json()["model_version"] == "v1"
                 return len(told()) == 2 and all("ended" in text for text in told())
 
-            tools.until(settled, 60)
+            tools.until(settled)
             assert len(first & set(serving.pids)) == 1, "one of the two went on all the time"
             answers = [client.post("/predict/e", json=ROW) for _ in range(40)]
         assert {answer.json()["model_version"] for answer in answers} == {"v1"}

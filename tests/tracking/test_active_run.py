@@ -93,7 +93,7 @@ def test_metrics_are_stored_without_a_flush_soon(tracker):
     run = tracker.run("a")
     run.log_metric("auc", 0.5)
     timer = run._buffer._timer
-    timer.join(30)
+    timer.join(120)
     assert tracker.get_run(run.run_id).metrics == {"auc": 0.5}
 
 

@@ -104,7 +104,7 @@ def test_the_thread_sends_by_itself_until_it_is_stopped(tmp_path, receiver: Rece
     deliverer = webhooks.start(interval=0.001)
     for _ in range(3):
         happen(webhooks)
-        assert arrived.acquire(timeout=20)
+        assert arrived.acquire(timeout=120)
     deliverer.stop()
     assert not deliverer.is_alive()
     happen(webhooks)
@@ -120,12 +120,12 @@ def test_stopping_lets_what_is_under_way_end_and_keeps_the_rest(tmp_path, receiv
 
     def hold(_) -> None:
         under_way.set()
-        assert answer.wait(20)
+        assert answer.wait(120)
 
     receiver.on_request = hold
     happen(webhooks, 5)
     deliverer = webhooks.start(interval=0.001)
-    assert under_way.wait(20)
+    assert under_way.wait(120)
     stopping = threading.Thread(target=deliverer.stop)
     stopping.start()
     while not deliverer._stopped.is_set():
@@ -142,7 +142,7 @@ def test_a_deliverer_ends_with_its_webhooks(tmp_path) -> None:
     deliverer = webhooks.start(interval=0.001)
     webhooks._deliverers.clear()
     del webhooks
-    deliverer.join(30)
+    deliverer.join(120)
     assert not deliverer.is_alive()
 
 

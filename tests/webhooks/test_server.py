@@ -30,8 +30,8 @@ def test_the_server_sends_what_a_client_has_subscribed_to(served: YardServer, re
         hook = client.webhooks.create_webhook("chat", receiver.url, names, secret=SECRET)
         assert client.webhooks.list_webhooks().items == (hook,)
         client.registry.create_model("fraud")
-        assert arrived.acquire(timeout=30)
-        assert arrived.acquire(timeout=30)
+        assert arrived.acquire(timeout=120)
+        assert arrived.acquire(timeout=120)
         assert {request.headers["x-modelyard-event"] for request in receiver.requests} == set(names)
         assert all(signed_by(SECRET, request) for request in receiver.requests)
         assert client.webhooks.test_webhook(hook.webhook_id).success

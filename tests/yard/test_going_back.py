@@ -118,7 +118,7 @@ def test_who_is_killed_between_a_decision_and_its_routing_is_followed_by_the_nex
     for act, weights in (("start", [0.5, 0.5]), ("promote", [1.0, 0.0]), ("rollback", [1.0])):
         child = FORK.Process(target=acts_and_dies, args=(place, where, act, *given))
         child.start()
-        child.join(60)
+        child.join(120)
         assert child.exitcode == -signal.SIGKILL
         with Yard(place) as yard:
             yard.dispatch()

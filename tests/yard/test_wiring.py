@@ -213,7 +213,7 @@ def in_processes(script: str, arguments: Sequence[object]) -> None:
         )
         for argument in arguments
     ]
-    told = [process.communicate("go\n", timeout=60)[1] for process in started]
+    told = [process.communicate("go\n", timeout=300)[1] for process in started]
     assert [(process.returncode, text) for process, text in zip(started, told, strict=True)] == [(0, "")] * len(told)
 
 

@@ -22,7 +22,7 @@ def asking(binary: bool, name: str = "e", outputs: list[RequestedOutput] | None 
 
 
 def client() -> InferenceRESTClient:
-    return InferenceRESTClient(RESTConfig(protocol="v2", retries=0, timeout=20))
+    return InferenceRESTClient(RESTConfig(protocol="v2", retries=0, timeout=120))
 
 
 PIN = {"x-modelyard-arm": "baseline"}

@@ -11,7 +11,7 @@ from checking import ADDRESS, refused, run
 from tritonclient.utils import InferenceServerException
 
 HOST = ADDRESS["http"].removeprefix("http://")
-client = triton.InferenceServerClient(HOST, concurrency=4, network_timeout=20.0)
+client = triton.InferenceServerClient(HOST, concurrency=4, network_timeout=120.0)
 ROWS = np.array([[1.0, 2.0], [-3.0, 0.5], [0.25, -4.0]])
 
 

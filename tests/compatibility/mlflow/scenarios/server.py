@@ -7,19 +7,19 @@ import requests
 
 def health(scene):
     for path in ("/health", "/version"):
-        answer = requests.get(scene.uri + path, timeout=10)
+        answer = requests.get(scene.uri + path, timeout=120)
         scene.tell(path, [answer.status_code, answer.text])
 
 
 def information(scene):
     for prefix in ("api", "ajax-api"):
-        scene.tell(prefix, requests.get(f"{scene.uri}/{prefix}/3.0/mlflow/server-info", timeout=10).json())
+        scene.tell(prefix, requests.get(f"{scene.uri}/{prefix}/3.0/mlflow/server-info", timeout=120).json())
 
 
 def spellings(scene):
     """Bodies that older and other clients send."""
-    post = lambda path, **options: requests.post(f"{scene.uri}/api/2.0/mlflow/{path}", timeout=10, **options)  # noqa: E731
-    get = lambda path, **options: requests.get(f"{scene.uri}/{path}", timeout=10, **options)  # noqa: E731
+    post = lambda path, **options: requests.post(f"{scene.uri}/api/2.0/mlflow/{path}", timeout=120, **options)  # noqa: E731
+    get = lambda path, **options: requests.get(f"{scene.uri}/{path}", timeout=120, **options)  # noqa: E731
     number = scene.known(
         "experiment", post("experiments/create", json={"name": scene.unique("e"), "unknown": 1}).json()["experiment_id"]
     )
@@ -49,7 +49,7 @@ def spellings(scene):
 
 
 def missing_fields(scene):
-    post = lambda path, body: requests.post(f"{scene.uri}/api/2.0/mlflow/{path}", json=body, timeout=10)  # noqa: E731
+    post = lambda path, body: requests.post(f"{scene.uri}/api/2.0/mlflow/{path}", json=body, timeout=120)  # noqa: E731
     for path, body in (
         ("experiments/create", {}),
         ("experiments/create", {"name": 3}),
@@ -78,7 +78,7 @@ def missing_fields(scene):
 
 
 def presigned(scene):
-    post = lambda path, body: requests.post(f"{scene.uri}/api/2.0/mlflow/{path}", json=body, timeout=10)  # noqa: E731
+    post = lambda path, body: requests.post(f"{scene.uri}/api/2.0/mlflow/{path}", json=body, timeout=120)  # noqa: E731
     run = scene.client.create_run(scene.experiment(), run_name="r").info.run_id
     for path in ("artifacts/presigned-upload-url", "artifacts/presigned-download-url"):
         for body in (
@@ -93,10 +93,10 @@ def presigned(scene):
         answer = requests.post(
             f"{scene.uri}/api/2.0/mlflow-artifacts/mpu/{verb}/a",
             json={"path": "a.txt", "upload_id": "u", "parts": [{"part_number": 1, "etag": "e"}]},
-            timeout=10,
+            timeout=120,
         )
         scene.tell(f"parts {verb}", answer.status_code)
-    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/presigned/a.txt", timeout=10)
+    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/presigned/a.txt", timeout=120)
     scene.tell("presigned", answer.status_code)
 
 
@@ -106,14 +106,14 @@ def unknown_route(scene):
         ("GET", "api/2.0/mlflow/runs/create"),
         ("DELETE", "api/2.0/mlflow/runs/get"),
     ):
-        scene.tell(f"{method} {path}", requests.request(method, f"{scene.uri}/{path}", timeout=10).status_code)
+        scene.tell(f"{method} {path}", requests.request(method, f"{scene.uri}/{path}", timeout=120).status_code)
 
 
 def downloads(scene):
     run = scene.client.create_run(scene.experiment(), run_name="r").info
     scene.client.log_text(run.run_id, "<script>alert(1)</script>", "page.html")
     path = run.artifact_uri.removeprefix("mlflow-artifacts:/")
-    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/artifacts/{path}/page.html", timeout=10)
+    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/artifacts/{path}/page.html", timeout=120)
     scene.tell(
         "safe",
         [
@@ -123,7 +123,7 @@ def downloads(scene):
             answer.text,
         ],
     )
-    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/artifacts/{path}/none.html", timeout=10)
+    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/artifacts/{path}/none.html", timeout=120)
     scene.tell("missing", [answer.status_code, answer.json().get("error_code")])
-    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/artifacts", params={"path": path}, timeout=10)
+    answer = requests.get(f"{scene.uri}/api/2.0/mlflow-artifacts/artifacts", params={"path": path}, timeout=120)
     scene.tell("listed", answer.json())
