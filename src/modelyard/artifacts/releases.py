@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from modelyard.artifacts import rules, store, store_releases
+from modelyard.artifacts import rules, store_releases
+from modelyard.artifacts.kept import KeptArtifacts, known
 from modelyard.artifacts.rules import Release
 from modelyard.core import plugins
-from modelyard.core.area import Area
 from modelyard.core.errors import Conflict, Forbidden, NotFound
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import new_id
@@ -20,7 +20,7 @@ from modelyard.core.refs import Resource
 from modelyard.core.work import Work
 
 
-class Releases(Area):
+class Releases(KeptArtifacts):
     """Requests to load quarantined bytes, the approvals they need, and the sandbox they are loaded in."""
 
     @operation("POST", "/artifacts/{digest}/release", needs="artifacts.write")
@@ -149,9 +149,7 @@ class Releases(Area):
         """
         digest = rules.checked_digest(digest)
         with self.store.reading() as rows:
-            row = store.row_of(rows, digest)
-            if row is None:
-                raise NotFound(f"There is no artifact {digest}. List them: modelyard artifacts list-artifacts")
+            row = known(rows, digest)
             release = store_releases.live(rows, digest)
         if row["admission"] == "quarantined" and (release is None or release.status != "approved"):
             why = f"{row['name']} ({digest[:12]}) is in quarantine, and no release of it is approved."
@@ -168,10 +166,6 @@ class Releases(Area):
             work.emit(EventType.ARTIFACT_LOADED, _resource(digest), told, severity=EventSeverity.WARNING)
         return sandbox
 
-    def _copied(self, digest: str) -> Any:
-        """A verified copy of the bytes, whatever their admission; the store itself gives it."""
-        raise NotImplementedError  # this part is never opened alone: ArtifactStore has the method
-
     def _decidable(self, work: Work, digest: str, person: str, action: str) -> tuple[Release, str, str]:
         """The release that stands, who brought its bytes in, and why the person may not decide on it."""
         digest = rules.checked_digest(digest)
@@ -185,9 +179,7 @@ class Releases(Area):
 
 
 def _quarantined(rows: Connection, digest: str) -> Row:
-    row = store.row_of(rows, digest)
-    if row is None:
-        raise NotFound(f"There is no artifact {digest}. List them: modelyard artifacts list-artifacts")
+    row = known(rows, digest)
     if row["admission"] != "quarantined":
         raise Conflict(f"{row['name']} ({digest[:12]}) is not in quarantine: fetch it as it is.")
     return row

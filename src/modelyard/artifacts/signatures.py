@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelyard.artifacts import bom, bundles, rules, store, store_signatures
+from modelyard.artifacts import bom, bundles, rules, store_signatures
+from modelyard.artifacts.kept import KeptArtifacts, known
 from modelyard.core import plugins
-from modelyard.core.area import Area
 from modelyard.core.errors import Damaged, Forbidden, NotFound
 from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.instants import Instant, micros
@@ -30,7 +30,7 @@ class Signature:
     signed_at: Instant
 
 
-class Signatures(Area):
+class Signatures(KeptArtifacts):
     """Signs what is stored, keeps others' signatures, and verifies both."""
 
     @operation("POST", "/artifacts/{digest}/sign", needs="artifacts.write", remote=False)
@@ -49,7 +49,7 @@ class Signatures(Area):
         >>> artifacts.sign(artifacts.add(model_file).digest, folder / "key.pem", "ana").method
         'key'
         """
-        artifact = self._verified_bytes(digest)
+        artifact = self.verify(digest)
         password = Path(password_path).read_text().strip() if str(password_path) else ""
         key = bundles.private_key(Path(key_path), password)
         bundle = bundles.signed(artifact.name, _files(artifact), key)
@@ -69,7 +69,7 @@ class Signatures(Area):
         >>> artifacts.add_signature(model.digest, text, "ci").signed_by
         'ci'
         """
-        artifact = self._artifact(digest)
+        artifact = self.get(digest)
         found = bundles.read(bundle)
         if found.files != _files(artifact):
             raise Forbidden(f"The signature is of other files than those of {artifact.name} ({artifact.digest[:12]}).")
@@ -89,7 +89,7 @@ class Signatures(Area):
         >>> artifacts.sign(model.digest, key, "ana") == artifacts.verify_signature(model.digest, f"{key}.pub")
         True
         """
-        artifact = self._verified_bytes(digest)
+        artifact = self.verify(digest)
         key = bundles.public_key(Path(public_key_path))
         with self.store.reading() as rows:
             row = store_signatures.load(rows, artifact.digest, bundles.key_id(key))
@@ -146,13 +146,13 @@ class Signatures(Area):
 
         Needs the network and the `sign` extra. Without `identity_token` it asks in the browser, or the CI's own provider.
         """
-        artifact = self._verified_bytes(digest)
+        artifact = self.verify(digest)
         made = plugins.load("signer", "sigstore").sign(self._copied(artifact.digest), identity_token)
         return self._keep(artifact, made, "", "keyless", user)
 
     def verify_keyless(self, digest: str, *, identity: str, issuer: str) -> Signature:
         """The kept keyless signature, if it is by this identity as this OpenID issuer vouches for it; else Forbidden."""
-        artifact = self._verified_bytes(digest)
+        artifact = self.verify(digest)
         with self.store.reading() as rows:
             row = store_signatures.load(rows, artifact.digest, "")
         if row is None:
@@ -172,12 +172,11 @@ class Signatures(Area):
         >>> artifacts.bom(artifacts.add(model_file).digest)["metadata"]["component"]["type"]
         'machine-learning-model'
         """
-        artifact = self._artifact(digest)
+        artifact = self.get(digest)
         text = {path: self._text(member) for path, member in artifact.members.items() if path in bom.READ}
         manifest = manifest_of(text[PACKAGE_MANIFEST]) if PACKAGE_MANIFEST in text else None
         with self.store.reading() as rows:
-            row = store.row_of(rows, artifact.digest)
-        assert row is not None  # it was loaded a moment ago
+            row = known(rows, artifact.digest)
         facts = bom.Facts(
             artifact=artifact,
             manifest=manifest,
@@ -200,21 +199,6 @@ class Signatures(Area):
             told = {"key": key_id, "method": method, "files": len(_files(artifact))}
             work.emit(EventType.ARTIFACT_SIGNED, Resource("artifact", artifact.digest), told)
         return found
-
-    def _artifact(self, digest: str) -> Artifact:
-        with self.store.reading() as rows:
-            row = store.row_of(rows, rules.checked_digest(digest))
-            if row is None:
-                raise NotFound(f"There is no artifact {digest}. List them: modelyard artifacts list-artifacts")
-            return store.artifact_of(row, store.members(rows, row["digest"]))
-
-    def _verified_bytes(self, digest: str) -> Artifact:
-        """The artifact, after reading its bytes; the store itself does."""
-        raise NotImplementedError  # this part is never opened alone: ArtifactStore has the method
-
-    def _copied(self, digest: str) -> Path:
-        """A verified copy of the bytes; the store itself gives it."""
-        raise NotImplementedError  # this part is never opened alone: ArtifactStore has the method
 
 
 def _files(artifact: Artifact) -> dict[str, str]:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, BinaryIO, cast
 
 from modelyard.artifacts import intake, rules, store_uploads
-from modelyard.core.area import Area
+from modelyard.artifacts.arrivals import Arrivals
 from modelyard.core.errors import Conflict, Damaged, Invalid, NotFound
 from modelyard.core.ids import checked_name, new_id
 from modelyard.core.instants import micros
@@ -36,7 +36,7 @@ class Upload:
     received: int
 
 
-class Uploads(Area):
+class Uploads(Arrivals):
     """Files that come in parts: begun with their size and digest, continued after any break, checked as a whole."""
 
     @operation("POST", "/artifacts/uploads", needs="artifacts.write")
@@ -131,10 +131,6 @@ class Uploads(Area):
         """
         self.get_upload(upload_id)
         self._forget(upload_id)
-
-    def _admitted_blob(self, name: str, stored: intake.Stored, by: str) -> Artifact:
-        """Inspect and record bytes that lie among the blobs; the store itself does."""
-        raise NotImplementedError  # this part is never opened alone: ArtifactStore has the method
 
     def _check_place(self, upload: Upload, offset: int, data: bytes) -> None:
         if offset + len(data) > upload.size:
