@@ -8,10 +8,10 @@ from modelyard.core.measures import Measurement
 from modelyard.core.traffic import ArmCounts, tolerated_ms
 from modelyard.deployment.rollouts import Rollout
 from modelyard.stats.harm import excess_bound, ratio_bound
+from modelyard.stats.rollback import FREEZE_AT
 from modelyard.stats.sequential import rate_difference
 
 ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
-FREEZE_AT = 200  # baseline answers: p95 from fewer jumps about; p99 needs no more, its roughness costs power only
 
 
 def errors(new: ArmCounts, old: ArmCounts) -> Measurement:

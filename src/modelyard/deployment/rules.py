@@ -37,10 +37,9 @@ from modelyard.deployment.rollouts import (
     Rollout,
 )
 from modelyard.stats import rollback
-from modelyard.stats.rollback import ANSWERS, ERRORS, LATENCY, log_evidence, strongest, up_to_now
+from modelyard.stats.rollback import ANSWERS, ERRORS, LATENCY, frozen, log_evidence, strongest, up_to_now
 from modelyard.stats.rounds import weight_of
 from modelyard.stats.sequential import lower_rate, rate_difference
-from modelyard.stats.sketch import quantile
 from modelyard.stats.srm import log_ratio_evidence
 
 SHADOW, PREVIEW = "shadow", "preview"
@@ -154,11 +153,7 @@ def left_step(rollout: Rollout, seen: TrafficCounts) -> Progress:
 
 def frozen_latency(seen: TrafficCounts) -> dict[str, float]:
     """The baseline's p50, p95 and p99 in milliseconds; empty before it has answered enough."""
-    counts = baseline(seen).latency
-    if sum(counts.values()) < margins.FREEZE_AT:
-        return {}
-    found = {name: quantile(counts, q) for name, q in QUANTILES.items()}
-    return {name: value / 1000 for name, value in found.items() if value is not None}
+    return frozen(baseline(seen).latency)
 
 
 def must_freeze(rollout: Rollout, seen: TrafficCounts) -> bool:

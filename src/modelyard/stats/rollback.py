@@ -28,8 +28,10 @@ from modelyard.stats.detector import NOTHING, Detector
 from modelyard.stats.distributions import normal_isf, normal_sf
 from modelyard.stats.eprocess import RATES, Bet, factors, grown, log_mean, log_sum_exp
 from modelyard.stats.rounds import SERIES, weight_of
+from modelyard.stats.sketch import quantile
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+FREEZE_AT = 200  # answers: p95 from fewer jumps about; p99 needs no more, its roughness costs power only
 ERRORS, LATENCY, ANSWERS = "errors", "latency", "answers"
 LATELY = {ERRORS: "errors_lately", ANSWERS: "answers_lately"}
 
@@ -118,6 +120,18 @@ def _merged(parts: Sequence[float], quantiles: Sequence[str]) -> list[float]:
         else:
             found[-1] += part
     return found
+
+
+def frozen(latency: Mapping[int, int]) -> dict[str, float]:
+    """A baseline's quantiles in milliseconds, from its histogram (stats.sketch); empty before it has answered enough.
+
+    >>> frozen({380: 199}), {name: round(ms, 1) for name, ms in frozen({380: 200}).items()}
+    ({}, {'p50': 2.0, 'p95': 2.0, 'p99': 2.0})
+    """
+    if sum(latency.values()) < FREEZE_AT:
+        return {}
+    found = {name: quantile(latency, q) for name, q in QUANTILES.items()}
+    return {name: value / 1000 for name, value in found.items() if value is not None}
 
 
 def steps(counts: Counts, share: float, quantiles: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
