@@ -19,6 +19,7 @@ TEXT_LIMIT = 10_000
 CARD_LIMIT = 200_000
 WORDS_LIMIT = 20_000  # folded characters that full text is searched in
 LONGEST_DAYS = 3_660.0
+MOST = 1_000  # rows of one answer
 STARS = (1, 5)
 # An SPDX licence expression (https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/): its words and joints.
 _LICENCE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,98}\+?\Z")
@@ -91,6 +92,13 @@ def checked_days(days: float) -> float:
     if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days <= LONGEST_DAYS:
         raise Invalid(f"days is {days!r:.40}. Pass a number above 0, at most {LONGEST_DAYS:g}.")
     return float(days)
+
+
+def checked_limit(limit: int) -> int:
+    """How many rows may be asked for at once."""
+    if type(limit) is not int or not 1 <= limit <= MOST:
+        raise Invalid(f"limit is {limit!r:.40}. Pass 1 to {MOST:,}.")
+    return limit
 
 
 def visibility_of(visibility: Visibility | str) -> Visibility:

@@ -9,10 +9,9 @@ from modelyard.core.filters import Bound, Condition, Order, clause, parse, parse
 from modelyard.core.pages import Page, page_token, read_token
 from modelyard.core.ports import Connection, Row
 from modelyard.marketplace import store
-from modelyard.marketplace.rules import words
+from modelyard.marketplace.rules import MOST, words
 from modelyard.marketplace.values import Listing
 
-MOST = 1_000
 TEXTS = {
     "model": "l.model",
     "version": "l.version",

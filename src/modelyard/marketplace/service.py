@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,20 @@ from modelyard.core.people import checked_person, folded
 from modelyard.core.refs import Resource
 from modelyard.marketplace import rules, search, store
 from modelyard.marketplace.access import known, refused
+from modelyard.marketplace.requests import AccessRequests
 from modelyard.marketplace.sharing import Sharing
 from modelyard.marketplace.values import (
-    AccessRequest,
     Listing,
     ListingStatus,
     Rating,
-    RequestState,
     Usage,
     Visibility,
 )
 
+TOLD = ("model", "version", "digest", "licence", "owner", "visibility")  # of a listing, by its event
 
-class Marketplace(Sharing):
+
+class Marketplace(AccessRequests, Sharing):
     """Lists model versions for other teams, keeps what they say of them, and shares them as signed packages.
 
     >>> from modelyard.registry import ModelRegistry
@@ -99,14 +99,7 @@ class Marketplace(Sharing):
             canonical = found.version.removeprefix("v")
             if not store.add_listing(work.rows, listing, canonical=canonical, words=words):
                 raise Conflict(f"{found.name} {found.version} is listed already. Withdraw that listing first.")
-            told = {
-                "model": listing.model,
-                "version": listing.version,
-                "digest": listing.digest,
-                "licence": listing.licence,
-                "owner": listing.owner,
-                "visibility": listing.visibility,
-            }
+            told = {name: getattr(listing, name) for name in TOLD}
             work.emit(EventType.LISTING_PUBLISHED, Resource("listing", listing.listing_id), told)
         return listing
 
@@ -231,79 +224,7 @@ class Marketplace(Sharing):
         """
         with self.store.reading() as rows:
             known(rows, listing_id)
-            return store.ratings(rows, listing_id, _checked_limit(limit))
-
-    @operation("POST", "/marketplace/listings/{listing_id}/requests", needs="marketplace.read", scope="anywhere")
-    def request_access(self, listing_id: str, requested_by: str, *, reason: str) -> AccessRequest:
-        """The open request for what a restricted listing offers. Conflict while one is open or access is not needed.
-
-        >>> from modelyard.registry import ModelRegistry
-        >>> market = Marketplace(folder)
-        >>> _ = ModelRegistry(folder).register_model("fraud", "v1.0.0", model_file, "lightgbm", "ana@example.org")
-        >>> told = {"licence": "MIT", "owner": "ana@example.org", "summary": "Cards", "visibility": "restricted"}
-        >>> made = market.publish("fraud", "v1.0.0", "ana@example.org", **told)
-        >>> market.request_access(made.listing_id, "ben@example.org", reason="benchmark").status.value
-        'open'
-        """
-        person = folded(checked_person(requested_by, "requested_by"))
-        if not rules.checked_text(reason, "reason").strip():
-            raise Invalid("reason is empty. Say what the model is needed for.")
-        with self.store.work(requested_by) as work:
-            listing = known(work.rows, listing_id)
-            asked = store.requests_of(work.rows, listing_id, person)
-            if not rules.may_have(listing, requested_by, asked, work.now).reasons:
-                raise Conflict(f"{requested_by} may have {listing_id} already. Fetch it.")
-            made = AccessRequest(
-                request_id=new_id("acc"),
-                listing_id=listing_id,
-                requested_by=requested_by,
-                reason=reason,
-                requested_at=work.now,
-            )
-            if not store.add_request(work.rows, made, person):
-                raise Conflict(
-                    f"{requested_by} has asked for {listing_id} already. {listing.owner} has not decided yet."
-                )
-            told = {"request_id": made.request_id, "reason": reason, "owner": listing.owner}
-            work.emit(EventType.ACCESS_REQUESTED, Resource("listing", listing_id), told)
-        return made
-
-    @operation("POST", "/marketplace/requests/{request_id}/grant", needs="marketplace.write", scope="anywhere")
-    def grant_access(self, request_id: str, user: str, *, days: float = 90.0, comment: str = "") -> AccessRequest:
-        """The granted request: access from now on for so many days. Only the listing's owner or publisher may grant.
-
-        >>> Marketplace(folder).grant_access("acc_1", "ana@example.org")
-        Traceback (most recent call last):
-        modelyard.core.errors.NotFound: There is no request 'acc_1'. List them: modelyard marketplace list-requests
-        """
-        lasts = timedelta(days=rules.checked_days(days))
-        return self._decided(request_id, user, RequestState.GRANTED, comment=comment, lasts=lasts)
-
-    @operation("POST", "/marketplace/requests/{request_id}/deny", needs="marketplace.write", scope="anywhere")
-    def deny_access(self, request_id: str, user: str, *, comment: str = "") -> AccessRequest:
-        """The denied request; access that was granted by it ends.
-
-        >>> Marketplace(folder).deny_access("acc_1", "ana@example.org")
-        Traceback (most recent call last):
-        modelyard.core.errors.NotFound: There is no request 'acc_1'. List them: modelyard marketplace list-requests
-        """
-        return self._decided(request_id, user, RequestState.DENIED, comment=comment, lasts=None)
-
-    @operation("GET", "/marketplace/requests", needs="marketplace.read", scope="anywhere")
-    def list_requests(
-        self, user: str, *, listing_id: str | None = None, status: RequestState | None = None, limit: int = 100
-    ) -> list[AccessRequest]:
-        """The requests that the person made, and those for listings of the person's own; the newest first.
-
-        >>> Marketplace(folder).list_requests("ana@example.org", status=RequestState.OPEN)
-        []
-        """
-        wanted = None if status is None else RequestState(status).value
-        with self.store.reading() as rows:
-            found = store.requests(rows, listing_id=listing_id, status=wanted, limit=_checked_limit(limit))
-            mine = {one: self._owns(store.listing(rows, one), user) for one in {each.listing_id for each in found}}
-        person = folded(checked_person(user, "user"))
-        return [one for one in found if mine[one.listing_id] or folded(one.requested_by) == person]
+            return store.ratings(rows, listing_id, rules.checked_limit(limit))
 
     def _answered(self, listing: Listing) -> list[int]:
         """The requests that the version has answered, by endpoint. A shadow's answers reach nobody and do not count."""
@@ -314,51 +235,6 @@ class Marketplace(Sharing):
                 counted = serving.counts(traffic.endpoint).arms
                 found.append(sum(counted[arm].requests for arm in arms if arm in counted))
         return found
-
-    @staticmethod
-    def _owns(listing: Listing | None, person: str) -> bool:
-        return listing is not None and rules.is_owner(listing, person)
-
-    def _decided(
-        self, request_id: str, user: str, status: RequestState, *, comment: str, lasts: timedelta | None
-    ) -> AccessRequest:
-        rules.checked_text(comment, "comment")
-        with self.store.reading() as rows:
-            request = store.request(rows, request_id)
-            if request is None:
-                raise NotFound(
-                    f"There is no request {request_id!r:.80}. List them: modelyard marketplace list-requests"
-                )
-            listing = known(rows, request.listing_id)
-        decision = rules.may_decide(listing, request, checked_person(user, "user"))
-        if decision.reasons:
-            raise refused(self.store, user, "decide_access", request.listing_id, decision)
-        with self.store.work(user) as work:
-            now = store.request(work.rows, request_id)
-            if (
-                now is None
-                or now.status is status
-                or (status is RequestState.GRANTED and now.status is not RequestState.OPEN)
-            ):
-                raise Conflict(f"{request_id} is decided already. Ask for access anew.")
-            made = replace(
-                now,
-                status=status,
-                decided_by=user,
-                decided_at=work.now,
-                comment=comment,
-                expires_at=None if lasts is None else work.now + lasts,
-            )
-            store.decide(work.rows, made)
-            told = {
-                "request_id": request_id,
-                "requested_by": made.requested_by,
-                "decision": status,
-                "comment": comment,
-                "expires_at": made.expires_at,
-            }
-            work.emit(EventType.ACCESS_DECIDED, Resource("listing", made.listing_id), told)
-        return made
 
     def _accepted(self, name: str, version: str, digest: str) -> str:
         if not digest:
@@ -382,9 +258,3 @@ def _card(title: str, card: Mapping[str, Any] | None, path: str | Path | None) -
     except (OSError, ValueError) as error:
         raise Invalid(f"{path} cannot be read as a Markdown text: {error}.") from error
     return rules.checked_text(text, "card_path", rules.CARD_LIMIT)
-
-
-def _checked_limit(limit: int) -> int:
-    if type(limit) is not int or not 1 <= limit <= search.MOST:
-        raise Invalid(f"limit is {limit!r:.40}. Pass 1 to {search.MOST:,}.")
-    return limit
