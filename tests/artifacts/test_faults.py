@@ -107,7 +107,7 @@ class Driver:
 
 
 def _until(done) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -20,6 +20,7 @@ from modelyard import Client, Yard
 from modelyard.core.traffic import GuardTrip
 from modelyard.testing.postgres import PASSWORD, PostgresServer
 from modelyard.testing.prometheus import prometheus
+from modelyard.testing.servers import free_port
 from modelyard.testing.serving import YardServer
 
 ROW = {"a": 1.0, "b": 0.0, "c": 0.0}
@@ -128,9 +129,9 @@ def test_sigint_ends_it_as_well(tmp_path: Path) -> None:
 
 def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        port = free_port(3) + 1  # with one before and one after it that are free
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         for asked in (port, port - 1):  # the control plane's, the predictions'
             done = serve(tmp_path / "yard", "--port", str(asked))
             assert done.returncode == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelyard.core.traffic import Arm, Guard, Traffic
-from modelyard.serving import ModelServer
+from modelyard.serving import ModelServer, calls
 
 MODELS = Path(__file__).parent / "local_models.py"
 sys.path.insert(0, str(MODELS.parent))  # for the samples that several tests share
@@ -48,6 +48,20 @@ def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
     pytest.fail("it did not come about in time")
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended, if its parent has not asked for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def in_flight(server: ModelServer) -> int:
+    """How many requests all serving processes have begun and not answered, as they told last."""
+    told = [calls.read(path) for path in server.places.slots.glob("*.vitals")]
+    return sum(one.gauges["in_flight"] for one in told if one is not None)
+
+
 def carried_out(server: ModelServer, endpoint: str, generation: int, workers: int = 2) -> bool:
     """Whether that many workers carry the generation out."""
     at = [one.generations.get(endpoint) for one in server.processes() if one.ready]
@@ -60,6 +74,8 @@ class Tools:
     split = staticmethod(split)
     until = staticmethod(until)
     carried_out = staticmethod(carried_out)
+    gone = staticmethod(gone)
+    in_flight = staticmethod(in_flight)
     models = MODELS
 
 

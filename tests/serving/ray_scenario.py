@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from modelyard.client.predictions import PredictionAnswer, Predictions
 from modelyard.core.errors import YardError
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import ModelServer
+from modelyard.testing.servers import free_port
 
 HERE = Path(__file__).parent
 STARTED = time.monotonic()
@@ -238,14 +238,6 @@ def cluster_of(nodes: int) -> Cluster:
     return cluster
 
 
-def free_port() -> int:
-    """A port that each node's proxy can have: all of them are on this machine, and share it (SO_REUSEPORT)."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 def main(folder: Path) -> None:
     os.environ["MODELYARD_NODE_FOLDER"] = str(folder / "node")
     os.environ["PYTHONPATH"] = str(HERE)
@@ -260,7 +252,11 @@ def main(folder: Path) -> None:
     server = ModelServer(folder / "yard")
     told: dict[str, Any] = {}
     with server.start_on_nodes(
-        "ray", address=cluster.address, port=free_port(), report="local_models:write_down", place=str(folder / "yard")
+        "ray",
+        address=cluster.address,
+        port=free_port(),  # each node's proxy has it: all of them are on this machine, and share it (SO_REUSEPORT)
+        report="local_models:write_down",
+        place=str(folder / "yard"),
     ) as serving:
         told["guard"] = guarded(server, serving.url)
         callers = Callers(serving.url, endpoint)

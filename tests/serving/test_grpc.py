@@ -266,22 +266,25 @@ def test_a_stream_is_answered_in_order_and_goes_on_after_what_is_wrong(channel: 
 def test_a_worker_that_is_told_to_end_answers_what_it_has_and_sends_streams_elsewhere(
     tmp_path: Path, tools: Any
 ) -> None:
-    server = ModelServer(tmp_path)
-    tools.install(server, "e", v1=tools.reference(slow=300.0))
+    server, held = ModelServer(tmp_path / "yard"), tmp_path / "held"
+    tools.install(server, "e", v1=tools.reference(slow=20, held=str(held)))
     server.apply(tools.split("e", 1))
 
     async def main(address: str, end: Callable[[], None]) -> None:
         async with grpc.aio.insecure_channel(address) as channel:
             ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-            begun = [asyncio.ensure_future(ask(matrix(id=str(i)).SerializeToString(), timeout=120)) for i in range(3)]
             stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(timeout=120)
             await stream.write(matrix(id="s").SerializeToString())
             assert Streamed.FromString(await stream.read()).infer_response.id == "s"
-            late = ask(matrix(id="late").SerializeToString(), timeout=120)
-            await asyncio.sleep(0.1)  # it has reached the worker
+            held.touch()
+            begun = [asyncio.ensure_future(ask(matrix(id=str(i)).SerializeToString(), timeout=120)) for i in range(3)]
+            while tools.in_flight(server) < 3:
+                await asyncio.sleep(0.01)
             end()
-            answered = [Response.FromString(body).id for body in await asyncio.gather(*begun, late)]
-            assert answered == ["0", "1", "2", "late"]
+            while any(one.ready for one in server.processes()):
+                await asyncio.sleep(0.01)
+            held.unlink()
+            assert [Response.FromString(body).id for body in await asyncio.gather(*begun)] == ["0", "1", "2"]
             with pytest.raises(grpc.RpcError):
                 await stream.read()
             assert await stream.code() == grpc.StatusCode.UNAVAILABLE

@@ -314,17 +314,20 @@ def test_a_report_has_no_row_that_its_counts_leave_out(tmp_path: Path) -> None:
 
 
 def test_the_yard_shows_what_processes_elsewhere_hold_and_measure(
-    server: ModelServer, head: Headquarters, tools: Any
+    server: ModelServer, head: Headquarters, tools: Any, tmp_path: Path
 ) -> None:
     """Under the worker's own label; what the kernel of this machine says of that process id is not told."""
-    tools.install(server, "e", v1=tools.reference(slow=300))
+    held = tmp_path / "held"
+    tools.install(server, "e", v1=tools.reference(slow=20, held=str(held)))
     server.apply(tools.split("e", 1))
 
     async def scenario() -> None:
         process = Process(Wire(head))
         await process.begin()
+        held.touch()  # only now: a version is tried before it is served
         asked = asyncio.create_task(ask(process, "e", ["r1"], {"a": 1.0, "b": 0.0}))
         await until(lambda: 'modelyard_requests_in_flight{worker="0"} 1' in prometheus(server.places))
+        held.unlink()
         assert await asked == [200]
         await until(
             lambda: 'modelyard_queue_duration_seconds_count{endpoint="e",arm="baseline"} 1' in prometheus(server.places)

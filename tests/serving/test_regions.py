@@ -32,6 +32,7 @@ from modelyard.core.traffic import Arm
 from modelyard.serving import ModelServer, regions
 from modelyard.serving.reconcile import reconciled
 from modelyard.serving.regions import HOLD_S, RECOVERIES, Choice, Place, Seen, choose, failed, order, parse, succeeded
+from modelyard.testing.servers import free_port
 
 EU, US = Place(url="http://eu", region="eu"), Place(url="http://us", region="us")
 BOTH = [EU, US]
@@ -274,19 +275,24 @@ def test_a_region_killed_under_load_costs_no_request_and_gets_its_requests_back_
     server: ModelServer, tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(regions, "HOLD_S", 2.0)
-    with region(tmp_path) as (near, near_url), region(tmp_path) as (_, there), far_away(there) as far_url:
-        port = int(near_url.rpartition(":")[2])
-        with Predictions({"near": near_url, "far": far_url}, timeout=5) as client, Askers(client) as askers:
-            tools.until(lambda: regions_of(askers)["near"] > 60 and client.region == "near")
-            kill_group(near)
-            before = regions_of(askers)["far"]
-            tools.until(lambda: regions_of(askers)["far"] > before + 30)
-            assert client.region == "far"
-            with region(tmp_path, port):
-                tools.until(lambda: client.region == "near")
-                before = regions_of(askers)["near"]
-                tools.until(lambda: regions_of(askers)["near"] > before + 60)
-                askers.stop()
+    port = free_port()  # which is still free when the region that is killed there begins again
+    with (
+        region(tmp_path, port) as (near, near_url),
+        region(tmp_path) as (_, there),
+        far_away(there) as far_url,
+        Predictions({"near": near_url, "far": far_url}, timeout=60) as client,
+        Askers(client) as askers,
+    ):
+        tools.until(lambda: regions_of(askers)["near"] > 60 and client.region == "near")
+        kill_group(near)
+        before = regions_of(askers)["far"]
+        tools.until(lambda: regions_of(askers)["far"] > before + 30)
+        assert client.region == "far"
+        with region(tmp_path, port):
+            tools.until(lambda: client.region == "near")
+            before = regions_of(askers)["near"]
+            tools.until(lambda: regions_of(askers)["near"] > before + 60)
+            askers.stop()
     assert askers.broken == []
     assert askers.twice == []
     assert set(askers.answers) == set(askers.asked)
@@ -323,9 +329,7 @@ def test_a_router_hands_each_request_to_the_next_region_when_the_nearest_is_kill
 @contextmanager
 def routed(*places: str) -> Iterator[str]:
     """A router in a process of its own, once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "modelyard.serving.regions_router", *places, "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command) as process:
@@ -338,7 +342,7 @@ def routed(*places: str) -> Iterator[str]:
 
 
 def _until_ready(url: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         with suppress(httpx.TransportError):
             if httpx.get(f"{url}/v2/health/ready").status_code == 200:
@@ -388,7 +392,7 @@ def test_a_client_tells_a_wrong_request_from_a_server_that_fails(
 ) -> None:
     server.install("e", "m", "v2", tools.reference(fail=0.5), "python")
     server.apply(tools.split("f", 1))
-    with server.start(workers=1) as serving, Predictions({"here": serving.url}, deadline=3) as client:
+    with server.start(workers=1) as serving, Predictions({"here": serving.url}, deadline=120) as client:
         with pytest.raises(Invalid, match="x"):
             client.predict("e", {"x": 1})
         with pytest.raises(NotFound, match="nobody"):
@@ -408,7 +412,7 @@ def test_dropped_clients_end_their_probes() -> None:
     for _ in range(3):
         Predictions({"gone": "http://127.0.0.1:9"})
     gc.collect()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.05)
     assert threading.active_count() <= before

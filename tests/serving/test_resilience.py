@@ -44,7 +44,7 @@ def events(server: ModelServer, kind: str) -> list[dict[str, Any]]:
 def callers(url: str, body: dict[str, Any], *, count: int = 2) -> Iterator[Counter[str]]:
     """Clients that ask again and again, and what they were told: a status and an arm, or that the connection closed; and
     how often each was told anything."""
-    told: Counter[str] = Counter()
+    told = Counter({f"caller {caller}": 0 for caller in range(count)})
     ending = threading.Event()
 
     def call(caller: int) -> None:
@@ -72,7 +72,7 @@ def each_is_told(tools: Any, told: Counter[str], times: int) -> None:
     """Wait until each caller was told so often from now on: what it asked before now is over."""
     before = Counter(told)
     names = [name for name in before if name.startswith("caller ")]
-    assert names
+    assert len(names) == 2
     tools.until(lambda: all(told[name] >= before[name] + times for name in names))
 
 
@@ -123,7 +123,6 @@ def test_one_that_hangs_as_all_are_stopped_is_counted_charged_and_told_of(server
 def test_threads_that_never_come_back_are_counted_and_the_process_is_replaced(
     server: ModelServer, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vigil, "STUCK_S", 0.5)
     tools.install(server, "e", v1=deadly("wait,5"))
     server.apply(tools.split("e", 1))
     with server.start(workers=1) as serving:
@@ -132,6 +131,7 @@ def test_threads_that_never_come_back_are_counted_and_the_process_is_replaced(
         with httpx.Client(base_url=serving.url, timeout=120, headers={"x-timeout-ms": "100"}) as client:
             told = [client.post("/predict/e", json=body).status_code for body in bodies]
         assert told == [504] * 5  # the model joins requests: the first holds it, and the others wait behind it
+        monkeypatch.setattr(vigil, "STUCK_S", 0.5)  # only now: who asks must not be overtaken
         tools.until(lambda: victim not in serving.pids and tools.carried_out(server, "e", 1, workers=1))
         assert httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=120).json()["predictions"] == [2.0]
     assert [one["reason"] for one in events(server, "worker_replaced")] == ["stuck"]
@@ -174,10 +174,12 @@ def test_a_client_that_hangs_up_frees_its_place(server: ModelServer, tools: Any)
         assert b'"predictions":[1]' in found
 
 
-def test_ready_turns_false_before_the_last_request_is_answered(server: ModelServer, tools: Any) -> None:
-    tools.install(server, "e", v1=tools.reference(slow=1500))
+def test_ready_turns_false_before_the_last_request_is_answered(server: ModelServer, tools: Any, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    tools.install(server, "e", v1=tools.reference(slow=20, held=str(held)))
     server.apply(tools.split("e", 1))
     with server.start(workers=1) as serving:
+        held.touch()  # only now: a version is tried before it is served
         told: list[int] = []
         with httpx.Client(base_url=serving.url, timeout=120) as looking:
             assert looking.get("/v2/health/ready").json() == {"ready": True}
@@ -185,14 +187,18 @@ def test_ready_turns_false_before_the_last_request_is_answered(server: ModelServ
                 target=lambda: told.append(httpx.post(f"{serving.url}/predict/e", json=FINE, timeout=120).status_code)
             )
             asking.start()
-            tools.until(lambda: (found := calls.read(server.places.slots / "0.vitals")) and found.gauges["in_flight"])
+            tools.until(lambda: tools.in_flight(server))
             ending = threading.Thread(target=serving.stop)
             ending.start()
-            tools.until(lambda: not any(one.ready for one in server.processes()))
-            answer = looking.get("/v2/health/ready")  # on the connection that it has: told, and told to go
+            while (answer := looking.get("/v2/health/ready")).status_code == 200:
+                assert answer.json() == {"ready": True}
+            assert not any(
+                one.ready for one in server.processes()
+            )  # on the connection that it has: told, and told to go
             assert (answer.status_code, answer.json()) == (503, {"ready": False})
             assert answer.headers["connection"] == "close"
             assert told == []
+            held.unlink()
         ending.join(120)
         asking.join(120)
     assert told == [200]

@@ -24,6 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ISOLATION = ("network", "files", "processes", "limits", "privileges")
 MOST_ANSWER = 256 << 20
+START_S = 60.0  # until the process is isolated and the model opened, which is no call of the model
 JAIL = Path(__file__).with_name("jail.py")
 
 
@@ -86,7 +87,7 @@ class Sandbox:
         """
         asked = {"columns": _columns(table)} if hasattr(table, "keys") else {"rows": np.asarray(table).tolist()}
         self._send(asked)
-        found = self._answer()
+        found = self._answer(self.limits.call_seconds)
         if "predictions" not in found:
             self.close()
             raise Damaged("The sandboxed model answered with something else than predictions. It was stopped.")
@@ -133,7 +134,8 @@ class Sandbox:
             "signature": signature,
         }
         self._send(order)
-        told = [str(one) for one in self._answer()["isolation"]]
+        patience = max(START_S, self.limits.call_seconds)
+        told = [str(one) for one in self._answer(patience)["isolation"]]
         missing = [one for one in required if one not in told]
         if missing:
             why = "; ".join(one[2:] for one in told if one.startswith("!"))
@@ -142,7 +144,7 @@ class Sandbox:
                 "kernel with user namespaces and seccomp, or name in `required` the isolation that you can do without."
             )
         self._send(True)
-        self._answer()
+        self._answer(patience)
         return tuple(one for one in told if not one.startswith("!"))
 
     def _send(self, value: Any) -> None:
@@ -156,9 +158,9 @@ class Sandbox:
             self.close()
             raise Damaged(_ended()) from error
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, seconds: float) -> dict[str, Any]:
         try:
-            found = json.loads(self._line())
+            found = json.loads(self._line(seconds))
         except (ValueError, RecursionError) as error:
             self.close()
             raise Damaged("The sandboxed model answered with no JSON. It was stopped.") from error
@@ -169,16 +171,16 @@ class Sandbox:
             raise Invalid(f"The sandboxed model failed: {str(found['error'])[:500]}")
         return found
 
-    def _line(self) -> bytes:
+    def _line(self, seconds: float) -> bytes:
         """The next line of the child, within the time and size allowed."""
         assert self._process.stdout is not None  # it was asked for
-        handle, deadline = self._process.stdout.fileno(), time.monotonic() + self.limits.call_seconds
+        handle, deadline = self._process.stdout.fileno(), time.monotonic() + seconds
         with selectors.DefaultSelector() as ready:
             ready.register(handle, selectors.EVENT_READ)
             while b"\n" not in self._waiting[-65_536:]:
                 if not ready.select(max(deadline - time.monotonic(), 0)):
                     self.close()
-                    raise Damaged(f"The sandboxed model took more than {self.limits.call_seconds:g} s. It was stopped.")
+                    raise Damaged(f"The sandboxed model took more than {seconds:g} s. It was stopped.")
                 data = os.read(handle, 65_536)
                 if not data or len(self._waiting) + len(data) > MOST_ANSWER:
                     self.close()
