@@ -113,6 +113,18 @@ def only_fitting_tests(work: Work, event: Event) -> None:
         _check_stage(work, ref.name, ref.version)
 
 
+def only_sound_winners(work: Work, event: Event) -> None:
+    """No test is concluded with a treatment that its guard has taken back."""
+    winner = event.details["winner"]
+    kept = work.rows.all("SELECT trip FROM serving_trips WHERE rollout_id = :test", test=event.resource_id)
+    for trip in (json.loads(row["trip"]) for row in kept):
+        if winner and trip["arm"] == winner:
+            raise Conflict(
+                f"{event.resource_id} cannot be concluded with {winner}, which the guard took back: {trip['reason']} "
+                f"Roll it out as a canary if that has been mended: modelyard deployment start {trip['endpoint']}"
+            )
+
+
 def only_without_tests(work: Work, event: Event) -> None:
     """A rollout does not begin on an endpoint where an A/B test runs: it would take the test's traffic."""
     traffic = event.details.get("traffic")

@@ -13,16 +13,18 @@ from typing import Any
 
 import msgspec
 
-from modelyard.ab_testing.experiments import TestStatus, TrafficSplitStrategy
+from modelyard.ab_testing.experiments import ABTest, TestStatus, TrafficSplitStrategy
+from modelyard.ab_testing.guarding import next_step, timed
 from modelyard.core.errors import Conflict, Damaged, Forbidden, Invalid, NotFound
 from modelyard.core.events import Event, EventType
 from modelyard.core.instants import from_micros
 from modelyard.core.refs import ModelRef
-from modelyard.core.traffic import BASELINE, Arm, GuardTrip, Traffic, versions_in
+from modelyard.core.traffic import BASELINE, Arm, ArmCounts, GuardTrip, Traffic, versions_in
 from modelyard.core.work import Work
 from modelyard.deployment.store import next_generation
 from modelyard.monitoring.values import LoggedPrediction
 from modelyard.serving.verdicts import success
+from modelyard.stats.rollback import frozen
 from modelyard.tracking.following import Training
 from modelyard.tracking.values import Dataset, RunStatus
 
@@ -124,11 +126,28 @@ def _named_after(work: Work, name: str, position: int) -> list[int]:
 
 
 def settle(areas: Areas, event: Event) -> None:
-    """A rollback that the serving processes decided becomes the deployment's state."""
+    """What the serving processes took back by themselves: its deployment is rolled back, or its A/B test ends."""
+    trip = msgspec.convert(event.details["trip"], GuardTrip, strict=False)
     try:
-        areas("deployment").record_trip(msgspec.convert(event.details["trip"], GuardTrip, strict=False))
-    except NotFound as error:  # a guard that somebody published by hand, without a deployment
-        log.info("the rollback of %s belongs to no deployment: %s", event.resource_id, error)
+        areas("deployment").record_trip(trip)
+    except NotFound:
+        try:
+            test = areas("ab_testing").record_trip(trip)
+        except NotFound as error:  # a guard that somebody published by hand
+            log.info("the rollback of %s belongs to no deployment and no test: %s", event.resource_id, error)
+            return
+        if test.winner == trip.arm:
+            _unseat(areas, trip, test)
+
+
+def _unseat(areas: Areas, trip: GuardTrip, test: ABTest) -> None:
+    """A treatment that somebody named the winner as the guard took it back: the evidence is against the version."""
+    models = {one.name: one.model for one in test.variants}
+    deployments = areas("deployment")
+    for newest in deployments.list_deployments(endpoint=trip.endpoint)[-1:]:
+        seated = f"{newest.model_name}:{newest.model_version}" == models[trip.arm]
+        if seated and newest.baseline == models[test.control.name] and newest.status.value == "completed":
+            deployments.rollback(newest.deployment_id, reason=trip.reason, user="guard")
 
 
 def enrol(areas: Areas, event: Event) -> None:
@@ -157,7 +176,9 @@ def carry(areas: Areas, event: Event) -> None:
     if present.salt == test_id or tests.get_test(test_id).status is not TestStatus.RUNNING:
         serving.publish()  # as for a deployment's routing: what is in force already may not have been published yet
         return
-    planned = tests.traffic(test_id, endpoint)
+    control = max(present.arms, key=lambda arm: arm.weight).name
+    counted = serving.counts(endpoint).arms.get(control, ArmCounts())
+    planned = timed(tests.traffic(test_id, endpoint), frozen(counted.latency))
     _install(serving, registry, endpoint, [(arm.model, arm.version) for arm in planned.arms])
     with serving.store.work(event.actor) as work:
         if _decided_since(work, present):
@@ -166,6 +187,28 @@ def carry(areas: Areas, event: Event) -> None:
         generation = next_generation(work.rows, endpoint, present.generation)
         serving.apply_within(work, replace(planned, generation=generation))
     serving.publish()
+
+
+def time_tests(areas: Areas) -> None:
+    """The guards of A/B tests judge latency too, as soon as the control has answered enough to be compared with.
+
+    Where it has not when a test begins, this goes on from where its guards are, as a rollout's next step does.
+    """
+    serving = areas("serving")
+    for present in serving.endpoints():
+        guard = present.guard
+        if guard is None or guard.latency_ms or guard.rollout_id != present.salt or guard.control == BASELINE:
+            continue
+        counts = serving.counts(present.endpoint)
+        latency = frozen(counts.arms.get(guard.control, ArmCounts()).latency)
+        if not latency or any(trip.rollout_id == guard.rollout_id for trip in serving.trips()):
+            continue
+        with serving.store.work("guard") as work:
+            if _decided_since(work, present):
+                continue
+            generation = next_generation(work.rows, present.endpoint, present.generation)
+            serving.apply_within(work, next_step(replace(present, generation=generation), counts, latency))
+        serving.publish()
 
 
 def release(areas: Areas, event: Event) -> None:
@@ -182,9 +225,11 @@ def release(areas: Areas, event: Event) -> None:
                 ref = ModelRef.parse(models["control"])
                 only = Arm(name=BASELINE, model=ref.name, version=ref.version, weight=1.0)
                 generation = next_generation(work.rows, present.endpoint, present.generation)
-                serving.apply_within(work, replace(present, generation=generation, arms=(only,)))
+                serving.apply_within(work, replace(present, generation=generation, arms=(only,), guards=()))
         serving.publish()
-        if models[winner] != models["control"]:
+        if any((one.rollout_id, one.arm) == (event.resource_id, winner) for one in serving.trips()):
+            log.warning("%s is not answered by the winner: the guard has taken it back", present.endpoint)
+        elif models[winner] != models["control"]:
             _roll_out(areas, present.endpoint, models, winner, event)
 
 

@@ -24,6 +24,7 @@ from modelyard.conditions import (
     only_known_versions,
     only_living_runs,
     only_newer_routing,
+    only_sound_winners,
     only_unneeded_runs,
     only_unused_names,
     only_unused_versions,
@@ -82,6 +83,7 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
         only_newer_routing,
     ),  # direct: at once
     EventType.AB_TEST_ROUTED: (only_fitting_tests,),
+    EventType.AB_TEST_STOPPED: (only_sound_winners,),
     EventType.MODEL_REGISTERED: (only_living_runs,),
     EventType.MODEL_DELETED: (only_unused_versions, only_free_of_holds, withdraw_deleted),
     EventType.REGISTERED_MODEL_DELETED: (only_free_of_holds,),
@@ -120,7 +122,12 @@ RELEASED = (EventType.TRAFFIC_CHANGED, EventType.DEPLOYMENT_COMPLETED, EventType
 LEARNT = (EventType.AB_RESULTS_CORRECTED, EventType.OUTCOME_CORRECTED)
 
 AFTER = (
-    Wire(name="settle", hears=(EventType.GUARD_TRIPPED,), causes=(EventType.DEPLOYMENT_ROLLED_BACK,), handle=settle),
+    Wire(
+        name="settle",
+        hears=(EventType.GUARD_TRIPPED,),
+        causes=(EventType.DEPLOYMENT_ROLLED_BACK, EventType.AB_TEST_STOPPED),
+        handle=settle,
+    ),
     Wire(name="provide", hears=GIVING, causes=(), handle=provide),
     Wire(name="route", hears=ROUTING, causes=(EventType.TRAFFIC_CHANGED,), handle=route),
     Wire(name="carry", hears=(EventType.AB_TEST_ROUTED,), causes=(EventType.TRAFFIC_CHANGED,), handle=carry),

@@ -108,9 +108,13 @@ class ABTest:
     prior: tuple[float, float] | None = None
     tolerated_loss: float = 0.001
     round_units: int = 500
+    guard_alpha: float = 0.001  # of taking treatments off an endpoint that are no worse than the control; 0: no guard
+    latency_margin: float = 1.0  # twice as slow: a test may be meant to trade latency for something
+    latency_floor_ms: float = 2.0  # slower by less than this is no harm
     holdouts: tuple[Held, ...] = ()
     winner: str = ""
     conclusion: str = ""
+    taken_back: str = ""  # the treatment that the guard has taken off its endpoint
 
     @property
     def control(self) -> Variant:

@@ -14,7 +14,7 @@ from modelyard.ab_testing.sizing import Sizing
 from modelyard.core.area import Area
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Conflict, Invalid, NotFound, nearest
-from modelyard.core.events import EventType
+from modelyard.core.events import EventSeverity, EventType
 from modelyard.core.ids import checked_name, new_id
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.operations import operation
@@ -62,6 +62,9 @@ class Plans(Area):
         prior: list[float] | None = None,
         tolerated_loss: float = 0.001,
         round_units: int = 500,
+        guard_alpha: float = 0.001,
+        latency_margin: float = 1.0,
+        latency_floor_ms: float = 2.0,
         created_by: str = "system",
     ) -> ABTest:
         """A new test of one or several treatments (model versions as name:version) against a control, not yet started.
@@ -77,6 +80,10 @@ class Plans(Area):
         `denominator`, `covariate`, `strata`, `quantile` as the kind needs them. `inference` bayesian decides by posteriors
         from `prior` (a, b of a Beta law, or mean and deviation of a normal one) once a choice is expected to lose at most
         `tolerated_loss` of the control's value; thompson moves new units to the likely best in rounds of `round_units`.
+
+        On an endpoint (`run_test`) the serving processes take the treatments back by themselves once one fails more often
+        than the control, or is slower than `latency_margin` more of its latency and than `latency_floor_ms` more; for
+        treatments that are not that happens with a probability of `guard_alpha` at most, and never with one of 0.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> manager = ABTestManager(folder)
@@ -212,10 +219,13 @@ class Plans(Area):
         if not 0 < share < 1:
             raise Invalid(f"The share {share} of a holdout must lie between 0 and 1.")
         with self.store.work(created_by) as work:
-            if any(name == other.name for other in store.find_holdouts(work.rows, ended=True)):
-                raise Conflict(f"There is a holdout {name} already, and names are not used again. Choose another.")
-            store.insert_holdout(work.rows, held, work.now, created_by)
-            work.emit(EventType.AB_HOLDOUT_CREATED, Resource("ab_holdout", name), plain(held))
+            return self._hold_out(work, held)
+
+    def _hold_out(self, work: Work, held: Held) -> Held:
+        if any(held.name == other.name for other in store.find_holdouts(work.rows, ended=True)):
+            raise Conflict(f"There is a holdout {held.name} already, and names are not used again. Choose another.")
+        store.insert_holdout(work.rows, held, work.now, work.actor)
+        work.emit(EventType.AB_HOLDOUT_CREATED, Resource("ab_holdout", held.name), plain(held))
         return held
 
     @operation("GET", "/ab-holdouts", needs="ab_testing.read")
@@ -292,17 +302,26 @@ class Plans(Area):
             self._change(work, ended, EventType.AB_TEST_STOPPED)
         return ended
 
-    def _change(self, work: Work, test: ABTest, event: EventType) -> None:
+    def _change(
+        self, work: Work, test: ABTest, event: EventType, severity: EventSeverity = EventSeverity.INFO, **more: object
+    ) -> None:
         store.set_status(work.rows, test)
         told = {"status": test.status.value, "winner": test.winner, "conclusion": test.conclusion}
-        emit(work, event, test, {**told, "holdouts": plain(test.holdouts)})
+        emit(work, event, test, {**told, "holdouts": plain(test.holdouts), **more}, severity)
         self._tests.pop(test.test_id, None)
 
 
-def emit(work: Work, event: EventType, test: ABTest, details: Mapping[str, Any]) -> None:
+def emit(
+    work: Work,
+    event: EventType,
+    test: ABTest,
+    details: Mapping[str, Any],
+    severity: EventSeverity = EventSeverity.INFO,
+) -> None:
     """Tell what became of a test."""
     models = {variant.name: variant.model for variant in test.variants}
-    work.emit(event, Resource("ab_test", test.test_id), {"name": test.name, "models": models, **details})
+    told = {"name": test.name, "models": models, **details}
+    work.emit(event, Resource("ab_test", test.test_id), told, severity=severity)
 
 
 def known(rows: Connection, test_id: str) -> ABTest:

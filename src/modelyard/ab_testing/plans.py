@@ -50,12 +50,17 @@ def wanted(
     prior: Sequence[float] | None = None,
     tolerated_loss: float = 0.001,
     round_units: int = 500,
+    guard_alpha: float = 0.001,
+    latency_margin: float = 1.0,
+    latency_floor_ms: float = 2.0,
 ) -> ABTest:
     """The test that arguments ask for, without an id; Invalid for one that cannot be."""
     _check_texts(name=name, description=description, unit=unit)
     whole = {"planned_units": planned_units, "horizon": horizon, "round_units": round_units}
     parts = {"ramp_seconds": ramp_seconds, "group_share": group_share, "tolerated_loss": tolerated_loss}
-    _check_numbers(whole, parts)
+    guard = {"guard_alpha": guard_alpha, "latency_margin": latency_margin, "latency_floor_ms": latency_floor_ms}
+    _check_numbers(whole, {**parts, **guard})
+    _check_guard(guard)
     chosen: TrafficSplitStrategy = _member(TrafficSplitStrategy, strategy, "strategy")
     _check_plan(planned_units, horizon, chosen, ramp_seconds)
     if not 0 < group_share <= 1 or (group_share < 1 and not exclusive_group):
@@ -80,6 +85,9 @@ def wanted(
         prior=None if prior is None else _pair(prior),
         tolerated_loss=tolerated_loss,
         round_units=round_units,
+        guard_alpha=guard_alpha,
+        latency_margin=latency_margin,
+        latency_floor_ms=latency_floor_ms,
     )
     _check_inference(test)
     return test
@@ -152,6 +160,15 @@ def _check_plan(planned: int | None, horizon: int, strategy: TrafficSplitStrateg
         raise Invalid(f"horizon is {horizon}; give the number of units at which the answer matters most, 2 or more.")
     if (strategy is TrafficSplitStrategy.RAMP) != (ramp_seconds > 0):
         raise Invalid("ramp_seconds above 0 and the strategy ramp go together: give both or neither.")
+
+
+def _check_guard(terms: Mapping[str, float]) -> None:
+    alpha = terms["guard_alpha"]
+    if not 0 <= alpha <= 0.5:
+        raise Invalid(f"guard_alpha is {alpha}; it must be 0, for no guard, or a chance of at most 0.5, say 0.001.")
+    for name in ("latency_margin", "latency_floor_ms"):
+        if terms[name] < 0:
+            raise Invalid(f"{name} is {terms[name]}; it must not be negative. A margin of 1 tolerates twice the latency.")
 
 
 def _pair(prior: Sequence[float]) -> tuple[float, float]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.ab_testing import allocating, assignment, rules, store
-from modelyard.ab_testing.corrections import Corrections
+from modelyard.ab_testing.declared import DeclaredTests
 from modelyard.ab_testing.experiments import ABTest, Round, TestStatus, TrafficSplitStrategy
+from modelyard.ab_testing.guarding import GuardedTests, guards_of
 from modelyard.ab_testing.planning import emit, known
 from modelyard.ab_testing.tally import Tally
 from modelyard.core.errors import Conflict, Invalid
@@ -28,7 +29,7 @@ REMEMBERED = 1.0  # seconds that another process's start or stop may take to be 
 RESULT = ("variant", "success", "latency", "custom_metrics", "unit_id", "result_id")
 
 
-class ABTestManager(Corrections):
+class ABTestManager(GuardedTests, DeclaredTests):
     """Creates tests, assigns variants, records results and analyses them."""
 
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -79,7 +80,8 @@ class ABTestManager(Corrections):
     def traffic(self, test_id: str, endpoint: str, *, generation: int = 1) -> Traffic:
         """The routing that carries a test out on an endpoint: units get the variant that `get_variant` names.
 
-        Variants are written `model:version`. Of a ramp it is the part reached now: take it again as the ramp goes on.
+        Variants are written `model:version`. Of a ramp it is the part reached now: take it again as the ramp goes on. Shares
+        that stand still are guarded, as `create_test` says.
         Conflict for what a split by ranges cannot carry: Thompson sampling, a part of an exclusive group, a holdout, and a
         ramp of several treatments. Units of those are assigned by `get_variant`.
 
@@ -104,16 +106,17 @@ class ABTestManager(Corrections):
             ref = ModelRef.parse(variant.model)
             share = left if variant is test.control else variant.share * ramped
             arms.append(Arm(name=variant.name, model=ref.name, version=ref.version, weight=share))
-        return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), salt=test.test_id)
+        guards = guards_of(test)
+        return Traffic(endpoint=endpoint, generation=generation, arms=tuple(arms), guards=guards, salt=test.test_id)
 
     @operation("POST", "/ab-tests/{test_id}/endpoint", needs="ab_testing.write")
     def run_test(self, test_id: str, endpoint: str, *, user: str = "system") -> ABTest:
         """The running test, which the serving processes of its Yard carry out on an endpoint until it ends.
 
         It is started, unless it runs already. The control is the version that answers the endpoint now. Once the test is
-        stopped the control answers everything again, and so does the winner that it is concluded with. Conflict for an
-        endpoint where something else answers, a rollout is under way or another test runs, and for what `traffic` cannot
-        carry, ramps included; Forbidden for a treatment that may not have live traffic.
+        stopped, by a person or by its guard, the control answers everything again, and so does the winner that it is
+        concluded with. Conflict for an endpoint where something else answers, a rollout is under way or another test runs,
+        and for what `traffic` cannot carry, ramps included; Forbidden for a treatment that may not have live traffic.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> manager = ABTestManager(folder)

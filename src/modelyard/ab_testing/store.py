@@ -16,6 +16,20 @@ from modelyard.core.instants import Instant, from_micros, micros
 from modelyard.core.ports import Connection, Row
 
 LOOKED_UP = 500  # names in one statement
+PLAIN = (  # what of a plan is a number or a text
+    "unit",
+    "endpoint",
+    "planned_units",
+    "horizon",
+    "ramp_seconds",
+    "group_share",
+    "tolerated_loss",
+    "round_units",
+    "guard_alpha",
+    "latency_margin",
+    "latency_floor_ms",
+    "taken_back",
+)
 
 
 def insert_test(rows: Connection, test: ABTest) -> None:
@@ -50,6 +64,12 @@ def find_tests(rows: Connection, status: str) -> list[ABTest]:
     return [test_from(row) for row in found]
 
 
+def newest_named(rows: Connection, name: str) -> ABTest | None:
+    """The newest test of a name."""
+    row = rows.one("SELECT * FROM ab_tests WHERE name = :name ORDER BY created_at DESC, test_id DESC LIMIT 1", name=name)
+    return test_from(row) if row else None
+
+
 def running_in_group(rows: Connection, group: str) -> list[ABTest]:
     """The running tests of an exclusive group."""
     found = rows.all(
@@ -77,6 +97,19 @@ def set_status(rows: Connection, test: ABTest) -> None:
         group_start=test.group_start,
         winner=test.winner,
         conclusion=test.conclusion,
+    )
+
+
+def set_plan(rows: Connection, test: ABTest) -> None:
+    """Write what is planned."""
+    rows.run(
+        "UPDATE ab_tests SET description = :description, strategy = :strategy, exclusive_group = :exclusive_group, "
+        "plan = :plan WHERE test_id = :test_id",
+        test_id=test.test_id,
+        description=test.description,
+        strategy=test.strategy.value,
+        exclusive_group=test.exclusive_group,
+        plan=_plan(test),
     )
 
 
@@ -356,43 +389,22 @@ def test_from(row: Row) -> ABTest:
         created_at=from_micros(row["created_at"]),
         started_at=_instant(row["started_at"]),
         ended_at=_instant(row["ended_at"]),
-        unit=plan["unit"],
-        endpoint=plan["endpoint"],
-        planned_units=plan["planned_units"],
-        horizon=plan["horizon"],
-        ramp_seconds=plan["ramp_seconds"],
         exclusive_group=row["exclusive_group"],
-        group_share=plan["group_share"],
         group_start=row["group_start"],
         metrics=from_plain(plan["metrics"]),
         inference=Inference(plan["inference"]),
         prior=None if plan["prior"] is None else (plan["prior"][0], plan["prior"][1]),
-        tolerated_loss=plan["tolerated_loss"],
-        round_units=plan["round_units"],
         holdouts=tuple(Held(**one) for one in plan["holdouts"]),
         winner=row["winner"],
         conclusion=row["conclusion"],
+        **{name: plan[name] for name in PLAIN},
     )
 
 
 def _plan(test: ABTest) -> str:
     """What is planned, as JSON; a start changes some of it, and what may be amended under way."""
     return dumps(
-        {
-            "variants": test.variants,
-            "unit": test.unit,
-            "endpoint": test.endpoint,
-            "planned_units": test.planned_units,
-            "horizon": test.horizon,
-            "ramp_seconds": test.ramp_seconds,
-            "group_share": test.group_share,
-            "metrics": test.metrics,
-            "inference": test.inference,
-            "prior": test.prior,
-            "tolerated_loss": test.tolerated_loss,
-            "round_units": test.round_units,
-            "holdouts": test.holdouts,
-        }
+        {name: getattr(test, name) for name in (*PLAIN, "variants", "metrics", "inference", "prior", "holdouts")}
     )
 
 
