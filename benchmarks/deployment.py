@@ -280,7 +280,7 @@ def returning_rows(runs: int) -> None:
             with counted() as counters:
                 guarded = Guard(rollout_id="r", step=0, share=SHARE, latency_ms={"p50": 1.0, "p95": 2.0, "p99": 3.0})
                 for second in range(end):
-                    detectors.begin_rounds(counters, (1,), 0, float(second))
+                    detectors.begin_rounds(counters, {1: guarded}, 0, float(second))
                     some = random.integers(users, size=1000)
                     bad = new[some] & (second >= begin)
                     failed = random.random(1000) < np.where(bad, errors, 0.001)

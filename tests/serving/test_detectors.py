@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import math
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from modelyard.serving.counters import Counters
 from modelyard.serving.desk import Desk
 from modelyard.stats.detector import Detector
 from modelyard.stats.eprocess import RATES, log_e_value, log_wealth
-from modelyard.stats.rollback import State, events_of, strongest
+from modelyard.stats.rollback import State, by_round, events_of, strongest
+from modelyard.stats.rounds import weight_of_round
 
 ERRORS = Guard(rollout_id="r", step=0, share=0.1)
 ALL = Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p50": 1.0, "p95": 2.0, "p99": 4.0})
@@ -132,7 +134,7 @@ def test_users_who_come_again_and_again_do_not_make_an_equal_canary_look_bad_lat
         above = [which for which, limit in enumerate(limits[arm]) if place > limit]
         counters.outcome(arm, user, failed=False, above=above)
         if number % 1200 == 0:
-            detectors.begin_rounds(counters, (1,), 0, number / 1200 * 10)
+            detectors.begin_rounds(counters, {1: given}, 0, number / 1200 * 10)
             assert strongest(detectors.judged_now(counters, 1, 0, given))[0] < math.log(1000)
 
 
@@ -146,7 +148,7 @@ def test_a_fault_that_starts_when_every_user_has_been_met_is_found(
     limits = [[law.inv_cdf(q) - shift for q in (0.5, 0.95, 0.99)] for shift in (0.0, math.log(slower) / 0.8)]
     found = None
     for second in range(0, 400, 10):  # all ask once in ten seconds
-        detectors.begin_rounds(counters, (1,), 0, second)
+        detectors.begin_rounds(counters, {1: given}, 0, second)
         for user in range(1200):
             bad = canary[user] and second >= 300
             failed = bool(random.random() < (failing if bad else 0.002))
@@ -168,7 +170,7 @@ def test_late_faults_are_looked_for_by_one_where_others_have_only_some_of_the_co
     for _ in range(30):
         counters.outcome(1, None, failed=True)
         tests = detectors.judged_now(counters, 1, 0, ERRORS)
-    detectors.begin_rounds(counters, (1,), 0, 1000)
+    detectors.begin_rounds(counters, {1: ERRORS}, 0, 1000)
     state = State.of(tests["errors"])
     assert state.logs == pytest.approx(log_wealth(RATES, (30,), (0,), 0.1))
     assert state.late == State.of(()).late
@@ -177,14 +179,14 @@ def test_late_faults_are_looked_for_by_one_where_others_have_only_some_of_the_co
 
 def test_rounds_go_on_counting_in_the_next_step_and_a_restart(tmp_path: Path) -> None:
     first, second = Counters(tmp_path / "1.bin", 0), Counters(tmp_path / "2.bin", 0)
-    detectors.begin_rounds(first, (1,), 0, 100.0)
+    detectors.begin_rounds(first, {1: ERRORS}, 0, 100.0)
     first.outcome(1, 3, failed=True)
     carried = detectors.tests_of(Counters(tmp_path / "1.bin", 0), 1, 0, ERRORS)
-    assert carried["errors_lately"][:2] == (3, pytest.approx(log_e_value(1, 0, 0.1)))
+    assert carried["errors_lately"][:2] == (10, pytest.approx(log_e_value(1, 0, 0.1)))
     wider = replace(ERRORS, step=1, share=0.5, carried=carried)
     assert detectors.tests_of(second, 1, 0, wider)["errors_lately"] == carried["errors_lately"]  # none has begun here
-    detectors.begin_rounds(second, (1,), 0, 31.0)
-    assert detectors.tests_of(second, 1, 0, wider)["errors_lately"][:4] == (4, 0.0, 4, 0.0)
+    detectors.begin_rounds(second, {1: wider}, 0, 31.0)
+    assert detectors.tests_of(second, 1, 0, wider)["errors_lately"][:4] == (13, 0.0, 10, 0.0)
 
 
 def test_a_fault_after_a_long_clean_time_goes_back_by_the_guard_alone(server: ModelServer, tools: Any) -> None:
@@ -210,3 +212,24 @@ def test_a_fault_after_a_long_clean_time_goes_back_by_the_guard_alone(server: Mo
     state = State.of(trip.counts.arms["canary"].tests["errors"])
     plain = max(state.logs)
     assert trip.evidence["errors"] >= np.log(1000) > plain  # the detector's doing: the plain e-process is far from it
+
+
+def test_the_round_that_a_slow_proof_needs_outlasts_the_many_that_begin_after_it(tmp_path: Path) -> None:
+    """New users all along, so that every failure counts in every round: 600 clean seconds, then five times the failures."""
+    counters, random = Counters(tmp_path / "c.bin", 0), np.random.default_rng(2)
+    failed = itertools.count()
+    numbers: list[int] = []
+    for second in range(0, 1000, 10):
+        detectors.begin_rounds(counters, {1: ERRORS}, 0, second)
+        for arm, rate in ((0, 1.0), (1, 0.1 if second < 600 else 0.5)):
+            for _ in range(int(random.poisson(rate))):
+                counters.outcome(arm, next(failed), failed=True)
+        told = detectors.judged_now(counters, 1, 0, ERRORS)
+        numbers = [int(one) for one in told["errors_lately"][::2]] if second else []
+    best = max(zip(by_round(told), numbers, strict=True))[1]
+    assert best <= 65  # 600 s are the 60th round; eight places of ten seconds each would reach back to the 91st
+    assert len(set(numbers)) == len(numbers) == 8
+
+
+def test_all_rounds_of_a_rollout_share_one_weight() -> None:
+    assert 0.95 < sum(weight_of_round(number) for number in range(1, 300_000)) < 1

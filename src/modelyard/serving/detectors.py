@@ -1,7 +1,7 @@
 """What runs late of one guarded generation: its detectors of late faults and its rounds, in the shared counter file.
 
 The state is a few numbers for each arm on trial: of each detector (stats.detector) how many outcomes it has been told,
-and its sums; of each series of rounds (stats.rounds) how many have begun, and what had been counted when the last one did.
+and its sums; of each place of rounds (stats.rounds) the number of its round, and what had been counted when that began.
 Who looks takes the file's lock without waiting, tells the detectors what has been counted since, writes the state beside
 the old one, and then says which holds. So all processes judge the same sums, one that is killed in between changes
 nothing, one that is stopped in between keeps nobody from judging, and a restart goes on.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
@@ -22,7 +22,18 @@ from modelyard.core.traffic import Guard, Traffic, TrafficCounts
 from modelyard.serving.counters import BLOCK, STATE, Counters, Outcomes, judged
 from modelyard.serving.rules import quantiles_of
 from modelyard.stats.detector import Detector
-from modelyard.stats.rollback import ANSWERS, ERRORS, Counts, State, bets_of, events_of, lately, steps, up_to_now
+from modelyard.stats.rollback import (
+    ANSWERS,
+    ERRORS,
+    Counts,
+    State,
+    bets_of,
+    by_round,
+    events_of,
+    lately,
+    steps,
+    up_to_now,
+)
 from modelyard.stats.rounds import SERIES, number_at
 
 Tests = dict[str, tuple[float, ...]]
@@ -36,8 +47,8 @@ assert COUNTED + len(SERIES) * 2 * BLOCK <= STATE
 
 def tests_of(counters: Counters, canary: int, baseline: int, guard: Guard) -> Tests:
     """How far the guard's tests are, without telling the detectors anything."""
-    seen = counters.outcomes(canary, baseline, guard)
-    return _tests(guard, seen, _numbers(counters)[canary])
+    numbers = _numbers(counters)[canary]
+    return _tests(guard, counters.outcomes(canary, baseline, guard), numbers)
 
 
 def counted(counters: Counters, traffic: Traffic) -> TrafficCounts:
@@ -57,48 +68,69 @@ def with_tests(counts: TrafficCounts, traffic: Traffic, tests: Mapping[int, Test
 
 def judged_now(counters: Counters, canary: int, baseline: int, guard: Guard) -> Tests:
     """The same, after the detectors have been told what is new."""
-    seen, numbers = counters.outcomes(canary, baseline, guard), _numbers(counters)[canary]
+    numbers = _numbers(counters)[canary]  # first: they never say more than what is counted then
+    seen = counters.outcomes(canary, baseline, guard)
     known = _known(numbers, guard, seen.alone)
     if any(known[test][0] != _told(pair) for test, pair in seen.alone.items()) and not counters.led:
         with _alone(counters) as alone:
-            if alone:
+            if alone and not counters.led:
                 seen = counters.outcomes(canary, baseline, guard)
                 numbers = _moved(counters, canary, guard, seen.alone)
     return _tests(guard, seen, numbers)
 
 
-def begin_rounds(counters: Counters, arms: Collection[int], baseline: int, seconds: float) -> None:
-    """Begin the rounds that are due so many seconds after the generation began; only one process at a time.
+def begin_rounds(counters: Counters, guards: Mapping[int, Guard], baseline: int, seconds: float) -> None:
+    """Begin the round that is due so many seconds after the generation began; only one process at a time.
 
-    They begin for all arms on trial at once, for they share what is forgotten of units.
+    It begins for all arms on trial at once, for they share what is forgotten of units, in the place of the round that has
+    the least evidence against any of them.
     """
-    if counters.led or not _due(_numbers(counters), arms, seconds):
+    number = number_at(seconds)
+    if counters.led or not _due(_numbers(counters), guards, number):
         return
     with _alone(counters) as alone:
-        if not alone:
+        if not alone or counters.led:
             return
         numbers = _numbers(counters)
-        due = _due(numbers, arms, seconds)
+        if not _due(numbers, guards, number):
+            return
+        place = _given_up(counters, guards, baseline, numbers)
         known = {
-            arm: numbers[arm, COUNTED : COUNTED + len(SERIES) * 2 * BLOCK].reshape(len(SERIES), -1) for arm in arms
+            arm: numbers[arm, COUNTED : COUNTED + len(SERIES) * 2 * BLOCK].reshape(len(SERIES), -1) for arm in guards
         }
-        before = {arm: counters.rounds(arm, baseline).reshape(len(SERIES), -1) for arm in arms}
-        for series in due:
-            if any((before[arm][series] != known[arm][series]).any() for arm in arms):  # it has met units
-                counters.forget(series)
-            counters.run(series)
-        for arm in arms:
-            now = counters.rounds(arm, baseline).reshape(len(SERIES), -1)
-            for series, number in due.items():  # what was counted since it forgot is left out, of both arms
-                numbers[arm, BEGUN + series], known[arm][series] = number, now[series]
+        if any((counters.rounds(arm, baseline)[place].ravel() != known[arm][place]).any() for arm in guards):
+            counters.forget(place)  # it has met units
+        counters.run(place)
+        for arm in guards:  # what was counted since it forgot is left out, of both arms
+            numbers[arm, BEGUN + place], known[arm][place] = number, counters.rounds(arm, baseline)[place].ravel()
         _write(counters, numbers)
 
 
-def _due(numbers: np.ndarray, arms: Collection[int], seconds: float) -> dict[int, int]:
-    now = {series: number_at(series, seconds) for series in range(len(SERIES))}
-    return {
-        series: number for series, number in now.items() if any(number > numbers[arm, BEGUN + series] for arm in arms)
-    }
+def state_of(counters: Counters) -> bytes:
+    """All that stands here of what runs late, for another server to go on from."""
+    return _numbers(counters).tobytes()
+
+
+def take(counters: Counters, state: bytes) -> bool:
+    """Go on from another server's state; False while a process is telling the detectors."""
+    with _alone(counters) as alone:
+        if alone:
+            _write(counters, np.frombuffer(state).reshape(counters.states.shape[1:]))
+        return alone
+
+
+def _due(numbers: np.ndarray, guards: Mapping[int, Guard], number: int) -> bool:
+    return any(number > numbers[arm, BEGUN:COUNTED].max() for arm in guards)
+
+
+def _given_up(counters: Counters, guards: Mapping[int, Guard], baseline: int, numbers: np.ndarray) -> int:
+    """The place that no round has yet in this generation, or else that of the round with the least evidence."""
+    for place in SERIES:
+        if not any(numbers[arm, BEGUN + place] for arm in guards):
+            return place
+    each = (_tests(one, counters.outcomes(arm, baseline, one), numbers[arm]) for arm, one in guards.items())
+    found = np.max([by_round(tests) for tests in each], axis=0)
+    return int(found.argmin())
 
 
 def _tests(guard: Guard, seen: Outcomes, numbers: np.ndarray) -> Tests:

@@ -5,9 +5,8 @@ their sum is kept by the Shiryaev-Roberts recursion S = (S + what begins now) ti
 a bet (Shin, Ramdas, Rinaldo 2023, arXiv 2203.03532). What begins is weighted so that all that will ever begin adds up to
 1: the sum is itself an e-process, and its false alarms have a bound over an unlimited horizon, not a run length.
 
-The weights: the first 16 events begin nothing (the plain e-process is young too); the events up to 16, 32, ... 16,384 share
-85 % of the weight, each doubling a tenth of it; each doubling after those gets ever less of the last 15 %. So a fault
-after n events costs the log of about 11.8 n in evidence, up to 16,384 events.
+The weights: what is still to begin after n events falls as 1 / sqrt(1 + n / 300). A fault after n events then costs the log
+of 600 (1 + n / 300)^1.5 in evidence: 2,600 after 500 events, 42,000 after 5,000.
 """
 
 from __future__ import annotations
@@ -18,27 +17,17 @@ from dataclasses import dataclass
 
 from modelyard.stats.eprocess import log_sum_exp
 
-FIRST, DOUBLINGS, LAST_PART = 16, 10, 0.15
+TYPICAL = 300.0  # events; half of the weight has begun after three times as many
 NOTHING = -1e9  # the log of a sum to which nothing has been added; JSON has no infinity
 
 
-def begun_by(events: float) -> float:
+def begun_by(events: float, typical: float = TYPICAL) -> float:
     """The weight of everything that has begun by the time of so many events; it rises to 1 and stays below.
 
-    >>> begun_by(16), round(begun_by(32), 3), round(begun_by(16 * 2**10), 3), begun_by(1e300) < 1
-    (0.0, 0.085, 0.85, True)
+    >>> begun_by(0), begun_by(900), begun_by(1e12) < 1
+    (0.0, 0.5, True)
     """
-    if events <= FIRST:
-        return 0.0
-    doubling = math.floor(math.log2(events / FIRST))
-    part = events / FIRST / 2.0**doubling - 1
-    return _by_doubling(doubling) + part * (_by_doubling(doubling + 1) - _by_doubling(doubling))
-
-
-def _by_doubling(doublings: int) -> float:
-    if doublings <= DOUBLINGS:
-        return (1 - LAST_PART) * doublings / DOUBLINGS
-    return 1 - LAST_PART / (doublings - DOUBLINGS + 1)
+    return 1 - 1 / math.sqrt(1 + events / typical)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from itertools import pairwise
 from modelyard.stats.detector import NOTHING, Detector
 from modelyard.stats.distributions import normal_isf, normal_sf
 from modelyard.stats.eprocess import RATES, Bet, factors, grown, log_mean, log_sum_exp
-from modelyard.stats.rounds import SERIES, weight_of
+from modelyard.stats.rounds import weight_of_round
 from modelyard.stats.sketch import quantile
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
@@ -49,9 +49,9 @@ class Part:
 
 
 PARTS = {
-    ERRORS: Part(ERRORS, 0.46, 0.36),
-    ANSWERS: Part(LATENCY, 0.06, 0.04),
-    LATELY[ERRORS]: Part(ERRORS, 0.0, 0.05),
+    ERRORS: Part(ERRORS, 0.40, 0.27),
+    ANSWERS: Part(LATENCY, 0.06, 0.03),
+    LATELY[ERRORS]: Part(ERRORS, 0.0, 0.21),
     LATELY[ANSWERS]: Part(LATENCY, 0.0, 0.03),
 }
 
@@ -169,21 +169,39 @@ def up_to_now(
 def lately(
     carried: Carried, rounds: Sequence[tuple[int, Counts]], share: float, quantiles: tuple[str, ...]
 ) -> dict[str, tuple[float, ...]]:
-    """The tests of units in rounds: for each series how many rounds it has begun in the rollout, and the last one's log
-    e-value. `rounds` has each series' number in this step and what its last round has counted.
+    """The tests of units in rounds: for each place the number of its round in the rollout, and the round's log e-value.
+
+    `rounds` has each place's number in this step, 0 where none has begun, and what its round has counted.
 
     >>> [round(one, 2) for one in lately({}, [(1, {"errors": ((4,), (0,))})], 0.05, ())["errors_lately"]]
     [1, 7.98]
     """
     found = {}
     for test in rounds[0][1] if rounds else ():
-        before = carried.get(LATELY[test], ()) or (0,) * 2 * len(rounds)
-        numbers: list[float] = []
-        for place, (number, counts) in enumerate(rounds):
+        before, numbers = max(carried.get(LATELY[test], ())[::2], default=0), list[float]()
+        for number, counts in rounds:
             wealth = grown(_factors(test, quantiles, share), *counts[test]) if number else ()
-            numbers += [before[2 * place] + number, log_mean(bets_of(test, quantiles), wealth) if number else 0.0]
+            numbers += [before + number, log_mean(bets_of(test, quantiles), wealth) if number else 0.0]
         found[LATELY[test]] = tuple(numbers)
     return found
+
+
+def by_round(tests: Carried) -> list[float]:
+    """By place, the largest evidence of its round: the log of its e-value times its part of the budget.
+
+    >>> [round(log, 2) for log in by_round({"errors_lately": (1, 7.98, 0, 0.0)})]
+    [2.08, -1000000000.0]
+    """
+    return [
+        max(each)
+        for each in zip(*(_of_rounds(name, one) for name, one in tests.items() if not PARTS[name].now), strict=True)
+    ]
+
+
+def _of_rounds(test: str, numbers: Sequence[float]) -> list[float]:
+    late = math.log(PARTS[test].late)
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return [late + math.log(weight_of_round(int(n))) + log if n else NOTHING for n, log in pairs]
 
 
 def log_evidence(tests: Carried) -> dict[str, float]:
@@ -195,10 +213,8 @@ def log_evidence(tests: Carried) -> dict[str, float]:
     found = {}
     for test, numbers in tests.items():
         part = PARTS[test]
-        if test in LATELY.values():
-            each = part.late / len(SERIES)
-            pairs = zip(numbers[::2], numbers[1::2], strict=True)
-            found[test] = max((math.log(each * weight_of(n)) + log for n, log in pairs if n), default=NOTHING)
+        if not part.now:
+            found[test] = max(_of_rounds(test, numbers), default=NOTHING)
             continue
         state, bets = State.of(numbers), bets_of(test)
         now = math.log(part.now) + log_mean(bets, state.logs)

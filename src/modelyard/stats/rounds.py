@@ -6,30 +6,48 @@ then each of them falls on the canary with the canary's share while the versions
 with the round, and a canary that is no worse has no more of them at any moment. Rounds share their units, so nothing is
 multiplied or summed over them: each has a weight, the weights add up to 1, and each is held against its own part of alpha.
 
-Series of several lengths run side by side, two of each half a round apart: a round should begin shortly before the fault
-and outlast its proof. Rounds begin by the clock, not by what was counted, which depends on the arms.
+A round begins every ten seconds, by the clock, not by what was counted, which depends on the arms. When it ends may depend
+on anything, for a supermartingale may be left at any time: it takes the place of that round which has the least evidence.
+For one bet that is always the right one to give up: the evidence of two rounds differs by what they do not share, which is
+over. So few places do as much as if no round had ever ended, and a slow proof has all the time that it needs.
 """
 
 from __future__ import annotations
 
-import math
+from modelyard.stats.detector import begun_by
 
-LENGTHS = (30.0, 120.0, 600.0, 3600.0)  # seconds
-SERIES = tuple((length, phase) for length in LENGTHS for phase in (0.0, 0.5))
+SPACING = 10.0  # seconds; twice as many rounds would each have half the weight
+SERIES = range(8)  # the places of rounds that are kept side by side
+# Most weight is for faults that show within minutes, which a round of the last ten seconds sees best. One that takes an
+# hour to show, where little is asked, can as well begin with every 30th round: those few have the rest to themselves.
+SOON, COARSE = 0.8, 30
+TYPICAL, TYPICAL_COARSE = 30.0, 12.0  # half of the weight has begun by three times as many rounds: 15 minutes, 3 hours
 
 
-def number_at(series: int, seconds: float) -> int:
-    """How many rounds of a series have begun so many seconds after the first moment, with which none begins.
+def number_at(seconds: float) -> int:
+    """How many rounds have begun so many seconds after the first moment, with which none begins.
 
-    >>> [number_at(0, seconds) for seconds in (0, 29, 30, 90)], [number_at(1, seconds) for seconds in (0, 14, 15, 45)]
-    ([0, 0, 1, 3], [0, 0, 1, 2])
+    >>> [number_at(seconds) for seconds in (0, 9, 10, 500)]
+    [0, 0, 1, 50]
     """
-    length, phase = SERIES[series]
-    return max(0, math.floor(seconds / length + phase))
+    return max(0, int(seconds // SPACING))
+
+
+def weight_of_round(number: int) -> float:
+    """The weight of a round by its number in the rollout (1, 2, ...); all that will ever begin add up to 1.
+
+    >>> sum(weight_of_round(number) for number in range(1, 10_000)) < 1 < 10 * weight_of_round(30) / weight_of_round(29)
+    True
+    """
+    soon = begun_by(number, TYPICAL) - begun_by(number - 1, TYPICAL)
+    if number % COARSE:
+        return SOON * soon
+    place = number // COARSE
+    return SOON * soon + (1 - SOON) * (begun_by(place, TYPICAL_COARSE) - begun_by(place - 1, TYPICAL_COARSE))
 
 
 def weight_of(number: float) -> float:
-    """The weight of a series' round by its number (1, 2, ...); all that will ever begin add up to 1.
+    """The weight of what begins anew as often as it likes, by its number (1, 2, ...); they add up to 1.
 
     >>> sum(weight_of(number) for number in range(1, 1000)) < 1
     True
