@@ -25,6 +25,7 @@ from modelyard.core.work import Store, Work
 from modelyard.serving import counters, detectors, metrics, store
 from modelyard.serving.compiling import compiled
 from modelyard.serving.composed import code_digest, used
+from modelyard.serving.fleet import fleet_of
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.listening import appending, grpc_reserved, listen
 from modelyard.serving.nodes_serving import NodeServing
@@ -326,6 +327,7 @@ class EndpointControl(Area):
             output=output,
             grpc=calls,
             model_control=model_control,
+            fleet=fleet_of(self.store, self.places),
         )
         return serving.begin()
 
@@ -358,6 +360,7 @@ class EndpointControl(Area):
             targets=PublishedTargets(self.places, least=workers),
             place=place or self._place(),
             report=report,
+            fleet=fleet_of(self.store, self.places),
         )
         return serving.begin()
 

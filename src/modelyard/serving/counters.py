@@ -4,13 +4,15 @@ Layout, in 64-bit words: a header (see the constants), 64 words that say which s
 for what runs late of each arm on trial (serving.detectors); then for each slot the arms and the shadow, 1,080 words each:
 72 counts and a latency histogram (stats.sketch, clipped at the top, which is 9.9 minutes). After them three bytes for each
 of 2^22 unit hashes mark what has been counted of a unit. Counts only grow, and a process that dies leaves its own behind,
-so that a merge needs no lock and loses nothing.
+so that a merge needs no lock and loses nothing. Two slots are no process's: what other servers of the same database have
+counted is written into one of them while the other one counts.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import tempfile
 import threading
 import time
@@ -23,7 +25,7 @@ import numpy as np
 
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import DISTANCES, ArmCounts, Guard, ShadowCounts, Traffic, TrafficCounts
-from modelyard.serving.places import MAX_SLOTS, Places
+from modelyard.serving.places import MAX_SLOTS, SERVERS, Places
 from modelyard.serving.rules import MAX_ARMS, QUANTILES, quantiles_of, slower_of
 from modelyard.stats.rollback import ANSWERS, ERRORS, Counts
 from modelyard.stats.rounds import SERIES
@@ -32,8 +34,12 @@ from modelyard.stats.sketch import bucket
 MAGIC = 0x6D796172_64000004  # "myard", layout 4
 WORD, HEADER, ROW, HEAD = 8, 2304, 1080, 72
 # The header: MAGIC, whether a guard has tripped, whether the warm-up is over, the version of what runs late, when the
-# file was made (microseconds since 1970), which series of rounds run (bits), whether others look for late faults.
+# file was made (microseconds since 1970), which series of rounds run (bits), whether others look for late faults. Where
+# servers share a database (serving.fleet): the file's own name among theirs, how often the others' counts were written,
+# how many servers judge, when they were last heard of, and until when this one looks for late faults (monotonic nanoseconds).
 TRIPPED, WARM, VERSION, BORN, RUNNING, LED, USED, STATES, STATE = 1, 2, 3, 4, 5, 6, 64, 128, 136
+NAME, ELSEWHERE, JUDGES, HEARD, LEADS = 7, 8, 9, 10, 11
+SILENT_NS = 5_000_000_000  # without a word from the others for so long, each of them judges by itself
 # An arm's counts: requests; then of a guarded generation units (and requests without one), those that failed, and those
 # whose first answer was above p50, p95, p99 and the hard limit. After them blocks of what the guard's tests judge: of
 # requests without a unit, of units in the rollout, and of units in the last round of each series. A block is: answers
@@ -252,7 +258,8 @@ class Counters:
     @property
     def led(self) -> bool:
         """Whether somebody else, who has the counts of all, looks for late faults."""
-        return self._words[LED] != 0
+        words = self._words
+        return words[LED] != 0 or (words[JUDGES] > 1 and time.monotonic_ns() >= words[LEADS])
 
     def follow(self) -> None:
         """Leave late faults to somebody else."""
@@ -260,8 +267,19 @@ class Counters:
 
     @property
     def born(self) -> float:
-        """When the file was made, in seconds since 1970."""
+        """When the generation began, by this machine's clock: seconds since 1970."""
         return self._words[BORN] / 1e6
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago that was."""
+        return time.time() - self.born
+
+    def older(self, seconds: float) -> None:
+        """Be as old as another server's file of the generation, where that is older."""
+        born = time.time() - seconds
+        if born < self.born - 1.0:  # what is told has been under way
+            self._words[BORN] = int(born * 1e6)
 
     @property
     def marks(self) -> np.ndarray:
@@ -287,21 +305,63 @@ class Counters:
             if np.count_nonzero(marked) > MANY:  # from end to end takes a millisecond, and writes every page
                 np.bitwise_and(table, ~bit, out=table)
             else:
-                table[np.flatnonzero(marked)] &= ~bit
+                table[np.flatnonzero(marked != 0)] &= ~bit  # a twentieth of the time that it takes of numbers
 
-    def total(self) -> np.ndarray:
-        """The words of all slots summed, shape (arms + 1, 1024)."""
+    def rest(self) -> None:
+        """Have no round count any more, and forget what they have met: somebody else's count."""
+        running, self._words[RUNNING] = self._words[RUNNING], 0
+        for series in _bits(running):
+            self.forget(series)
+
+    @property
+    def name(self) -> str:
+        """What this file is called among those of other servers; the same for as long as it is there."""
+        return f"{self._words[NAME]:016x}"
+
+    @property
+    def judges(self) -> int:
+        """How many judge apart from one another, each by what it has: 1 while servers tell each other what they count."""
+        words = self._words
+        silent = words[JUDGES] > 1 and time.monotonic_ns() - words[HEARD] > SILENT_NS
+        return words[JUDGES] if silent else 1
+
+    def share(self, judges: int, heard: int, leads: int = 0) -> None:
+        """Be one of several servers' counts: how many they are, when they were heard of, and until when this server looks
+        for late faults."""
+        self._words[LEADS], self._words[HEARD], self._words[JUDGES] = leads, heard, judges
+
+    def elsewhere(self, words: np.ndarray) -> None:
+        """Count what other servers have counted so far, all of it at once for whoever looks. One caller at a time."""
+        version = self._words[ELSEWHERE] + 1
+        self._all[SERVERS[version % 2]] = words
+        self._words[ELSEWHERE] = version
+
+    def here(self) -> np.ndarray:
+        """The words of all slots summed but for what others have counted elsewhere, shape (arms + 1, ROW)."""
         rows: np.ndarray = self._all[self._used != 0].sum(axis=0)
         return rows
 
+    def total(self) -> np.ndarray:
+        """The words of all slots summed, shape (arms + 1, ROW)."""
+        return self._summed(slice(None), slice(None))
+
     def heads(self) -> np.ndarray:
-        """The counts of every arm and the shadow over all processes, shape (arms + 1, 16)."""
-        heads: np.ndarray = self._all[self._used != 0, :, :HEAD].sum(axis=0)
-        return heads
+        """The counts of every arm and the shadow over all processes, shape (arms + 1, HEAD)."""
+        return self._summed(slice(None), slice(HEAD))
 
     def requests(self, arm: int) -> int:
         """How many requests an arm has had, over all processes."""
-        return int(self._all[self._used != 0, arm, REQUESTS].sum())
+        return int(self._summed(slice(arm, arm + 1), slice(REQUESTS + 1))[0, REQUESTS])
+
+    def _summed(self, arms: slice, places: slice) -> np.ndarray:
+        """Some words summed over all slots. Of the two that hold others' counts the one that counts is not written."""
+        while True:
+            version = self._words[ELSEWHERE]
+            live = self._used != 0
+            live[SERVERS[version % 2]] |= version > 0
+            rows: np.ndarray = self._all[live, arms, places].sum(axis=0)
+            if self._words[ELSEWHERE] == version:
+                return rows
 
     def outcomes(self, canary: int, baseline: int, guard: Guard) -> Outcomes:
         """What the tests of stats.rollback judge: the outcomes of canary and baseline, over all processes."""
@@ -320,7 +380,14 @@ class Counters:
 
     def merged(self, traffic: Traffic) -> TrafficCounts:
         """Everything counted so far, over all processes."""
-        rows = self._all[self._used != 0].sum(axis=0)
+        return self._told(traffic, self.total())
+
+    def merged_here(self, traffic: Traffic) -> TrafficCounts:
+        """The same without what other servers have counted, which tell it themselves."""
+        return self._told(traffic, self.here())
+
+    @staticmethod
+    def _told(traffic: Traffic, rows: np.ndarray) -> TrafficCounts:
         limits = slower_of(traffic.guard) if traffic.guard else {}
         return TrafficCounts(
             endpoint=traffic.endpoint,
@@ -363,6 +430,8 @@ def create(path: Path) -> None:
             stream.write(MAGIC.to_bytes(WORD, "little"))
             stream.seek(BORN * WORD)
             stream.write((time.time_ns() // 1000).to_bytes(WORD, "little"))
+            stream.seek(NAME * WORD)
+            stream.write(secrets.randbits(63).to_bytes(WORD, "little"))
         os.link(part, path)
     except FileExistsError:
         return  # another process made it first

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import logging
+import math
 import os
 import threading
 import time
@@ -66,7 +67,8 @@ def check(places: Places, route: Guarded) -> bool:
     if not counters.warm or not counters.news():
         return False
     tests = {arm: judged_now(counters, arm, route.baseline, one) for arm, one in watched.items()}
-    if not any(trips(watched[arm], strongest(one)[0]) for arm, one in tests.items()):
+    apart = math.log(counters.judges)  # each of several that cannot hear each other has a part of alpha
+    if not any(trips(watched[arm], strongest(one)[0] - apart) for arm, one in tests.items()):
         return False
     _write(places, route, tests)
     counters.trip()
@@ -86,7 +88,7 @@ def look(places: Places, routes: Iterable[Guarded]) -> None:
             _write(places, route, {arm: tests_of(counters, arm, route.baseline, one) for arm, one in watched})
         else:
             if counters.warm:
-                begin_rounds(counters, route.watched, route.baseline, time.time() - counters.born)
+                begin_rounds(counters, route.watched, route.baseline, counters.age)
             check(places, route)
 
 

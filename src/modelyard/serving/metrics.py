@@ -194,7 +194,7 @@ def _arms(places: Places) -> list[Family]:
         except (FileNotFoundError, Damaged):  # removed meanwhile, or the workers' to tell of
             continue
         generation.add(traffic.generation, endpoint=endpoint)
-        counted = counters.merged(traffic) if counters else None
+        counted = counters.merged_here(traffic) if counters else None
         for arm in traffic.arms:
             weight.add(arm.weight, endpoint=endpoint, arm=arm.name, model=arm.model, version=arm.version)
             if counted:

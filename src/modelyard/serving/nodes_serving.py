@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from modelyard.core.errors import YardError
+from modelyard.serving.fleet import Fleet
 from modelyard.serving.guard import Reporter
 from modelyard.serving.lasting import Lasting, keep
 from modelyard.serving.nodes_yard import Headquarters
@@ -86,10 +87,12 @@ class NodeServing:
         targets: Callable[[], Targets],
         place: str = "",
         report: str | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         self.host, self.port = host, port
         self._engine, self._head, self._targets = engine, head, targets
         self._reporter = Reporter(places, place, report) if report else None
+        self._fleet = fleet
         self._replies: dict[str, bytes] = {}
         self._wanted: Targets | None = None
         self._most = self._spread = 0
@@ -109,6 +112,8 @@ class NodeServing:
         atexit.register(self.stop)
         if self._reporter is not None:
             self._reporter.start()
+        if self._fleet is not None:
+            self._fleet.begin()
         self._thread.start()  # the processes ask for their first routing while they start
         end = time.monotonic() + BEGIN_S
         while True:
@@ -138,6 +143,8 @@ class NodeServing:
             self._thread.join(60)
             if self._reporter is not None:
                 self._reporter.stop()
+            if self._fleet is not None:
+                self._fleet.stop()
             self._head.close()
             self._engine.close()
             atexit.unregister(self.stop)

@@ -23,6 +23,7 @@ from modelyard.serving import store
 from modelyard.serving.batch_service import BatchPrediction
 from modelyard.serving.control import EndpointControl, known_traffic, tell_death
 from modelyard.serving.desk import Desk
+from modelyard.serving.fleet import Fleet, counted_together, fleet_of
 from modelyard.serving.loaded import ModelFailed
 from modelyard.serving.logged_service import LoggedPredictions
 from modelyard.serving.outcomes import OutcomeLog
@@ -42,6 +43,7 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         super().__init__(storage_path, clock=clock)
         self._desk: Desk | None = None
         self._shadowing: Shadowing | None = None
+        self._fleet: Fleet | None = None
         self._looked = 0.0
         self._opening = threading.Lock()
 
@@ -187,6 +189,10 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
             self._shadowing = Shadowing(self.places, died=partial(tell_death, self.store)).begin()
             weakref.finalize(self, self._shadowing.stop)
             desk.copies = self._shadowing.copies
+        if self._fleet is None and any(counted_together(route.traffic) for route in routes.by_name.values()):
+            self._fleet = fleet_of(self.store, self.places)
+            if self._fleet is not None:
+                weakref.finalize(self, self._fleet.begin().stop)
         return desk
 
     @operation("POST", "/serving/experiments", needs="serving.write")
@@ -297,6 +303,9 @@ class ModelServer(EndpointControl, LoggedPredictions, OutcomeLog, BatchPredictio
         shadowing, self._shadowing = self._shadowing, None
         if shadowing is not None:
             shadowing.stop()
+        fleet, self._fleet = self._fleet, None
+        if fleet is not None:
+            fleet.stop()
         super().close()
         return _Closed()
 

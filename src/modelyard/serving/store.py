@@ -54,6 +54,7 @@ def remove_endpoint(work: Work, endpoint: str) -> None:
     work.rows.run("DELETE FROM serving_endpoints WHERE endpoint = :endpoint", endpoint=endpoint)
     work.rows.run("DELETE FROM serving_settings WHERE endpoint = :endpoint", endpoint=endpoint)
     work.rows.run("DELETE FROM serving_experiments WHERE experiment_id = :endpoint", endpoint=endpoint)
+    work.rows.run("DELETE FROM serving_fleet WHERE endpoint = :endpoint", endpoint=endpoint)
 
 
 def config_of(rows: Connection, endpoint: str) -> EndpointConfig:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from modelyard.core.errors import Unavailable
 from modelyard.serving.calls import LOAD, read
+from modelyard.serving.fleet import Fleet
 from modelyard.serving.lasting import Lasting
 from modelyard.serving.listening import address, grpc_reserved, listen
 from modelyard.serving.metrics import LatencyWindow
@@ -79,6 +80,7 @@ class Serving:
         output: int | None = None,
         grpc: socket.socket | None = None,
         model_control: bool = False,
+        fleet: Fleet | None = None,
     ) -> None:
         self.places = Places(folder)
         self._output = output  # where the workers write; None is this process's own standard error
@@ -94,6 +96,7 @@ class Serving:
         ]
         self._shadowing = Shadowing(self.places, output=output, died=died)
         self._command += ["--copies", str(self._shadowing.written)]
+        self._fleet = fleet
         self._grpc = grpc  # keeps the port while no worker listens on it
         self._scaler = Scaler(self.places, targets, latency_ms)
         self._scaled, self._died = scaled, died
@@ -135,6 +138,8 @@ class Serving:
         """Start the workers and wait until each is ready."""
         atexit.register(self.stop)
         self._shadowing.begin()
+        if self._fleet is not None:
+            self._fleet.begin()
         self._set_size(self._scaler.least())
         self._wait_ready()
         self._keeper.start()
@@ -159,6 +164,8 @@ class Serving:
         self._set_size(0)
         self._see_off()
         self._shadowing.stop()
+        if self._fleet is not None:
+            self._fleet.stop()
         self._listener.close()
         if self._grpc is not None:
             self._grpc.close()

@@ -1,4 +1,4 @@
--- made by revisions b4b3c78eadc0429377350a1ed461835e8ffbb1741530bd37044c0954093dfb5f
+-- made by revisions 09f123b271a162564e2b657939e517b4066ce845bb47abc6901a27f080952ed0
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -973,6 +973,14 @@ CREATE TABLE serving_experiments (
 	created_at BIGINT NOT NULL, 
 	PRIMARY KEY (experiment_id)
 );
+CREATE TABLE serving_fleet (
+	revision INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	endpoint TEXT NOT NULL, 
+	generation BIGINT NOT NULL, 
+	source TEXT NOT NULL, 
+	part INTEGER NOT NULL, 
+	body BLOB NOT NULL
+);
 CREATE TABLE serving_models (
 	model TEXT NOT NULL, 
 	version TEXT NOT NULL, 
@@ -1095,6 +1103,7 @@ CREATE INDEX break_glass_moves_by_status ON break_glass_moves (status, created_a
 CREATE INDEX feature_segments_by_layout ON feature_segments (layout_id, written);
 CREATE INDEX pipeline_runs_by_name ON pipeline_runs (name, started_at);
 CREATE INDEX pipeline_metrics_by_value ON pipeline_metrics (metric, value);
+CREATE INDEX serving_fleet_by_source ON serving_fleet (endpoint, generation, source, part);
 CREATE INDEX serving_outcomes_by_time ON serving_outcomes (endpoint, recorded_at);
 CREATE INDEX serving_outcomes_by_told ON serving_outcomes (endpoint, told, recorded_at);
 CREATE INDEX deployments_by_endpoint ON deployments (endpoint, created_at);

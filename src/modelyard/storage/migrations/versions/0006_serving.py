@@ -56,5 +56,16 @@ def upgrade() -> None:
         sa.Column("recorded_at", sa.BigInteger, nullable=False),
         sa.Column("told", sa.Integer, nullable=False),  # 0: not handed on yet, 1: handed on, 2: its prediction is awaited
     )
+    op.create_table(
+        "serving_fleet",  # what servers with folders of their own tell each other while something is on trial
+        sa.Column("revision", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+        sa.Column("endpoint", sa.Text, nullable=False),
+        sa.Column("generation", sa.BigInteger, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),  # whose counts; "" says who looks for late faults
+        sa.Column("part", sa.Integer, nullable=False),  # 0: counts, from 1 on marks of units
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("serving_fleet_by_source", "serving_fleet", ["endpoint", "generation", "source", "part"])
     op.create_index("serving_outcomes_by_time", "serving_outcomes", ["endpoint", "recorded_at"])
     op.create_index("serving_outcomes_by_told", "serving_outcomes", ["endpoint", "told", "recorded_at"])
