@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ import pytest
 
 from modelyard import Client, Yard
 from modelyard.core.traffic import GuardTrip
+from modelyard.server.run import PARTING_S
 from modelyard.testing.postgres import PASSWORD, PostgresServer
 from modelyard.testing.prometheus import prometheus
 from modelyard.testing.servers import free_port
@@ -82,18 +84,26 @@ def test_a_version_deployed_over_rest_is_predicted_with_and_sigterm_ends_everyth
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_that_ends_under_load_has_kept_all_that_it_acknowledged(tmp_path: Path, how: signal.Signals) -> None:
     acknowledged: list[str] = []
-    failures: set[str] = set()
+    failures: list[tuple[float, str]] = []  # when what was not answered had been sent, and what came instead
 
     def write(number: int) -> None:
+        sent = math.inf
+
+        def trace(event: str, _: object) -> None:
+            nonlocal sent
+            if event == "http11.send_request_body.complete":
+                sent = time.monotonic()
+
         with httpx.Client(base_url=server.url) as client:
             for turn in range(100_000):
+                sent = math.inf
                 try:
-                    answer = client.post(f"/api/v1/models/m{number}-{turn}", json={})
+                    answer = client.post(f"/api/v1/models/m{number}-{turn}", json={}, extensions={"trace": trace})
                 except httpx.TransportError as error:
-                    failures.add(type(error).__name__)
+                    failures.append((sent, type(error).__name__))
                     return
                 if answer.status_code != 200:
-                    failures.add(str(answer.status_code))
+                    failures.append((sent, str(answer.status_code)))
                     return
                 acknowledged.append(answer.json()["name"])
 
@@ -101,7 +111,8 @@ def test_a_server_that_ends_under_load_has_kept_all_that_it_acknowledged(tmp_pat
         writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
         for writer in writers:
             writer.start()
-        until(lambda: len(acknowledged) >= 40)
+        until(lambda: len(acknowledged) >= 40 and len({name.partition("-")[0] for name in acknowledged}) == 4)
+        ended = time.monotonic()
         server.process.send_signal(how)
         server.process.wait(120)
         for writer in writers:
@@ -109,7 +120,9 @@ def test_a_server_that_ends_under_load_has_kept_all_that_it_acknowledged(tmp_pat
         until(lambda: server.processes() == [])
         assert "Traceback" not in server.log.read_text()
     if how is signal.SIGTERM:
-        assert failures <= {"ConnectError", "503"}, "what was under way is answered"
+        under_way = {what for sent, what in failures if sent < ended + PARTING_S}
+        assert under_way <= {"503"}, "what has been sent is answered, by callers who do not wait until it hangs up"
+        assert len(failures) == 4
     with Yard(tmp_path / "yard") as yard:
         with yard.store.reading() as rows:
             kept = {row["name"] for row in rows.all("SELECT name FROM registered_models")}

@@ -39,7 +39,7 @@ LOOK_EVERY = 0.5  # seconds between two looks at running rollouts
 ASK_EVERY = 5.0  # seconds between two looks for guardrails that are due
 TIDY_EVERY = 60.0  # seconds between two looks for what has run out of time
 COLLECT_EVERY = 6 * 3600.0  # seconds between two looks for bytes that nobody names any more
-PARTING_S = 0.5  # for which callers are answered, and told that it is the last time
+PARTING_S = 0.5  # for which callers are answered, and told that it is the last time, unless all have gone before
 DRAIN_S = 30  # requests under way may take this long when the server ends
 MOST_CONNECTIONS = 2_000
 
@@ -141,6 +141,8 @@ class Controller:
             for deployment in _running(yard):
                 with self._lasting.round():  # one that cannot be looked at keeps no other waiting
                     yard.step(deployment.deployment_id, controller=name)
+            with self._lasting.round():
+                yard.time_tests()
         if self._lasting.failures == before:
             self._looked = time.monotonic()
 
@@ -215,7 +217,11 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
-        await asyncio.sleep(PARTING_S)
+        end = time.monotonic() + PARTING_S
+        while self.server_state.connections and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        for _ in range(2):  # what has arrived meanwhile is read, if this process itself was not run for so long
+            await asyncio.sleep(0)
         await super().shutdown(sockets)
 
 
