@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from modelyard.ab_testing.experiments import ABTest
@@ -115,6 +115,17 @@ def ruler(
         decided=(),
         note=f"always-valid confidence sequence tuned to {test.horizon:,} units; look whenever you like",
     )
+
+
+def between_looks(
+    test: ABTest, units: float, looks: Sequence[Look], confidence_level: float, *, fraction: float | None = None
+) -> Ruler:
+    """The bounds of the last look that was spent, for one that is not: what stands out decides nothing."""
+    held = ruler(test, units, looks, confidence_level, fraction=fraction)
+    if not held.counts:
+        return held
+    last = looks[-1].fraction * units / held.fraction if looks else 0.0
+    return replace(ruler(test, last, looks, confidence_level), fraction=held.fraction)
 
 
 def _planned(fraction: float, looks: Sequence[Look], alpha: float, each: float, planned: int) -> Ruler:

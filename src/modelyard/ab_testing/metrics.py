@@ -85,7 +85,7 @@ def parsed(told: Sequence[Mapping[str, Any]]) -> tuple[Metric, ...]:
     >>> [(metric.name, metric.role.value) for metric in parsed([{"name": "revenue", "kind": "mean", "role": "goal"}])]
     [('success', 'secondary'), ('revenue', 'goal')]
     """
-    metrics = [_metric(one) for one in told]
+    metrics = [checked(one) for one in told]
     names = [metric.name for metric in metrics]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -133,7 +133,8 @@ def layout(metrics: Sequence[Metric]) -> Layout:
     return Layout(summed, known, clustered | {LATENCY}, clustered, frozenset((used | known) - own - {""}))
 
 
-def _metric(told: Mapping[str, Any]) -> Metric:
+def checked(told: Mapping[str, Any]) -> Metric:
+    """One metric of a plan; Invalid for an odd one."""
     known = [field.name for field in fields(Metric)]
     for name in told:
         if name not in known:

@@ -168,7 +168,9 @@ def _check_guard(terms: Mapping[str, float]) -> None:
         raise Invalid(f"guard_alpha is {alpha}; it must be 0, for no guard, or a chance of at most 0.5, say 0.001.")
     for name in ("latency_margin", "latency_floor_ms"):
         if terms[name] < 0:
-            raise Invalid(f"{name} is {terms[name]}; it must not be negative. A margin of 1 tolerates twice the latency.")
+            raise Invalid(
+                f"{name} is {terms[name]}; it must not be negative. A margin of 1 tolerates twice the latency."
+            )
 
 
 def _pair(prior: Sequence[float]) -> tuple[float, float]:

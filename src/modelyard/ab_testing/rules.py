@@ -23,7 +23,7 @@ from modelyard.ab_testing.comparing import (
     stepped,
     told,
 )
-from modelyard.ab_testing.design import Look, Ruler, checked_level, ruler
+from modelyard.ab_testing.design import Look, Ruler, between_looks, checked_level, ruler
 from modelyard.ab_testing.experiments import ABTest, Inference, TrafficSplitStrategy
 from modelyard.ab_testing.metrics import LATENCY, SUCCESS, Metric, Role
 from modelyard.ab_testing.tally import Tally
@@ -43,8 +43,29 @@ def analyze(
     rounds: ByRound = (),
 ) -> tuple[dict[str, Any], Look | None]:
     """The whole analysis as plain values, and the look it spent, if it did. `rounds` are those of Thompson sampling."""
-    reached = allocating.information(test, rounds) if test.adaptive and rounds else None
-    held = ruler(test, _units(test, tallies), looks, checked_level(confidence_level), fraction=reached)
+    held = ruler(test, _units(test, tallies), looks, checked_level(confidence_level), fraction=_reached(test, rounds))
+    result, decided, found = _judged(test, tallies, rounds, confidence_level, held)
+    return result, _look(held, decided, found) if held.counts else None
+
+
+def glance(
+    test: ABTest, tallies: Mapping[str, Tally], looks: Sequence[Look] = (), *, level: float = 0.95, rounds: ByRound = ()
+) -> tuple[dict[str, Any], bool]:
+    """The same by the bounds of the last look that was spent, for nothing is spent; and whether an analysis would spend one."""
+    units, reached = _units(test, tallies), _reached(test, rounds)
+    due = ruler(test, units, looks, checked_level(level), fraction=reached).counts
+    held = between_looks(test, units, looks, level, fraction=reached)
+    return _judged(test, tallies, rounds, level, held)[0], due
+
+
+def _reached(test: ABTest, rounds: ByRound) -> float | None:
+    return allocating.information(test, rounds) if test.adaptive and rounds else None
+
+
+def _judged(
+    test: ABTest, tallies: Mapping[str, Tally], rounds: ByRound, confidence_level: float, held: Ruler
+) -> tuple[dict[str, Any], frozenset[str], dict[str, dict[str, Compared]]]:
+    """The analysis by these bounds, with what is decided and the comparisons behind it."""
     metrics = every_metric(test.metrics, tallies.values())
     found = _findings(test, tallies, rounds, metrics, held)
     goals = {
@@ -69,13 +90,14 @@ def analyze(
         ],
         "statistically_significant": any(one["statistically_significant"] for one in comparisons.values()),
         "winner": _winner(test, comparisons, found),
+        "taken_back": test.taken_back or None,
     }
     if test.adaptive:
         result["rounds"] = [{"round": one.number, "shares": dict(one.shares)} for one, _ in rounds]
     if test.inference is Inference.BAYESIAN:
         _believe(test, tallies, result, confidence_level)
     result["conclusion"] = sentences.conclusion(test, tallies, result, held, found)
-    return finite(result), _look(held, decided, found) if held.counts else None
+    return finite(result), decided, found
 
 
 def _look(held: Ruler, decided: frozenset[str], found: Mapping[str, Mapping[str, Compared]]) -> Look:
@@ -273,12 +295,12 @@ def _winner(
     test: ABTest, comparisons: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Compared]]
 ) -> str | None:
     """The surely better treatment that improves the first goal most, if its guardrails hold; the control if every
-    treatment is surely worse or breaks a guardrail; else None, also where goals went both ways."""
+    treatment is surely worse, breaks a guardrail or was taken back by the guard; else None, also where goals went both ways."""
     first = test.goals[0].name
     sure = [
         name
         for name, one in comparisons.items()
-        if one["better"] and all(state == "held" for state in one["guardrails"].values())
+        if one["better"] and all(state == "held" for state in one["guardrails"].values()) and name != test.taken_back
     ]
     if sure:
         return max(sure, key=lambda name: found[name][first].gain)
@@ -286,6 +308,7 @@ def _winner(
         name
         for name, one in comparisons.items()
         if "broken" in one["guardrails"].values()
+        or name == test.taken_back
         or (one["statistically_significant"] and not one["mixed"] and not one["better"])
     ]
     return test.control.name if len(lost) == len(comparisons) else None
@@ -299,4 +322,5 @@ def _believe(test: ABTest, tallies: Mapping[str, Tally], result: dict[str, Any],
     choice = found["choice"]
     guards = result["comparisons"].get(choice, {"guardrails": {}})["guardrails"].values()
     result["bayesian"] = found
-    result["winner"] = choice if all(state == "held" for state in guards) else None
+    sound = choice != test.taken_back and all(state == "held" for state in guards)
+    result["winner"] = choice if sound else None

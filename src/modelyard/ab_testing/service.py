@@ -7,20 +7,19 @@ import random
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from modelyard.ab_testing import allocating, assignment, rules, store
+from modelyard.ab_testing import allocating, assignment, store
+from modelyard.ab_testing.analyses import Analyses, rounds_of
 from modelyard.ab_testing.declared import DeclaredTests
 from modelyard.ab_testing.experiments import ABTest, Round, TestStatus, TrafficSplitStrategy
 from modelyard.ab_testing.guarding import GuardedTests, guards_of
 from modelyard.ab_testing.planning import emit, known
-from modelyard.ab_testing.tally import Tally
 from modelyard.core.errors import Conflict, Invalid
-from modelyard.core.events import EventSeverity, EventType
+from modelyard.core.events import EventType
 from modelyard.core.ids import checked_name
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.operations import operation
-from modelyard.core.ports import Clock, Connection
+from modelyard.core.ports import Clock
 from modelyard.core.refs import ModelRef, Resource
 from modelyard.core.traffic import Arm, Traffic
 from modelyard.core.work import Store, Work
@@ -29,7 +28,7 @@ REMEMBERED = 1.0  # seconds that another process's start or stop may take to be 
 RESULT = ("variant", "success", "latency", "custom_metrics", "unit_id", "result_id")
 
 
-class ABTestManager(GuardedTests, DeclaredTests):
+class ABTestManager(GuardedTests, Analyses, DeclaredTests):
     """Creates tests, assigns variants, records results and analyses them."""
 
     def __init__(self, storage_path: str | Path | Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -140,40 +139,6 @@ class ABTestManager(GuardedTests, DeclaredTests):
         emit(work, EventType.AB_TEST_ROUTED, test, {"endpoint": endpoint, "shares": dict(test.shares)})
         return test
 
-    @operation("POST", "/ab-tests/{test_id}/analysis", needs="ab_testing.read")
-    def analyze_test(self, test_id: str, confidence_level: float = 0.95) -> dict[str, Any]:
-        """Whether the arms differ, by how much, and what to do next; takes the same time for any number of results.
-
-        `statistically_significant`, `sequential_p_value` and the p values adjusted over several metrics (Holm; Benjamini
-        and Hochberg) keep their meaning however often this is called; `p_value` is that of a single look (pooled score
-        test, Fisher's mid-p under ten events; Welch). Intervals are as wide as the design needs them:
-        `absolute_interval` of the difference of success rates (Newcombe), `relative_interval` of the lift in percent
-        (Koopman; Fieller of means), None for an end that there is not. Latencies are in seconds. `conclusion` is a
-        sentence that says what it means and what to do next.
-
-        >>> from modelyard.ab_testing import ABTestManager
-        >>> manager = ABTestManager(folder)
-        >>> test = manager.create_test("New model", control_variant="fraud:v1.0.0", treatment_variant="fraud:v2.0.0")
-        >>> manager.analyze_test(test.test_id)["conclusion"]
-        'Not enough evidence: no results yet for control, treatment. Start the test.'
-        """
-        self._recorder.fold()
-        with self.store.work() as work:
-            test = known(work.rows, test_id)
-            rounds = _rounds(work.rows, test)
-            tallies = (
-                allocating.merged(test, rounds)
-                if test.adaptive
-                else {variant.name: _tally(work.rows, test_id, variant.name) for variant in test.variants}
-            )
-            looks = store.find_looks(work.rows, test_id)
-            found, look = rules.analyze(test, tallies, looks, confidence_level=confidence_level, rounds=rounds)
-            if look is not None:
-                store.add_look(work.rows, test_id, len(looks), look, work.now)
-            severity = EventSeverity.WARNING if found["sample_ratio"]["mismatch"] else EventSeverity.INFO
-            work.emit(EventType.AB_TEST_ANALYZED, Resource("ab_test", test_id), found, severity=severity)
-        return found
-
     @operation("POST", "/ab-test-units/forget", needs="ab_testing.write")
     def forget_units(self, units: list[str], *, reason: str, user: str = "system") -> int:
         """How many rows about units were removed, in every test: what each has brought, was given, and its single results.
@@ -214,7 +179,7 @@ class ABTestManager(GuardedTests, DeclaredTests):
         """Begin a round with shares from all that is known, unless another process has."""
         self._recorder.fold()
         with self.store.work() as work:
-            rounds = _rounds(work.rows, test)
+            rounds = rounds_of(work.rows, test)
             last = rounds[-1][0]
             if last.assigned < test.round_units:
                 return
@@ -229,17 +194,3 @@ class ABTestManager(GuardedTests, DeclaredTests):
             self._even = (start, counter + 1)
             return assignment.even_place(counter, start)
         return self._random.random()
-
-
-def _tally(rows: Connection, test_id: str, variant: str) -> Tally:
-    tally = store.arm_tally(rows, test_id, variant)
-    tally.merge(store.source_tally(rows, test_id, variant))
-    return tally
-
-
-def _rounds(rows: Connection, test: ABTest) -> list[tuple[Round, dict[str, Tally]]]:
-    """The rounds of Thompson sampling with what each variant has shown in them."""
-    return [
-        (one, {v.name: store.arm_tally(rows, test.test_id, v.name, one.number) for v in test.variants})
-        for one in store.find_rounds(rows, test.test_id)
-    ]

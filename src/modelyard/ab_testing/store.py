@@ -66,7 +66,9 @@ def find_tests(rows: Connection, status: str) -> list[ABTest]:
 
 def newest_named(rows: Connection, name: str) -> ABTest | None:
     """The newest test of a name."""
-    row = rows.one("SELECT * FROM ab_tests WHERE name = :name ORDER BY created_at DESC, test_id DESC LIMIT 1", name=name)
+    row = rows.one(
+        "SELECT * FROM ab_tests WHERE name = :name ORDER BY created_at DESC, test_id DESC LIMIT 1", name=name
+    )
     return test_from(row) if row else None
 
 

@@ -37,11 +37,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One thing that a file says otherwise than what stands there."""
+    """One thing that a file says otherwise than what stands there, and the line that says it, where that is known."""
 
     key: str
     now: Any
     wanted: Any
+    line: int | None = None
 
     def __str__(self) -> str:
         return f"{self.key}: {self.now} -> {self.wanted}"
@@ -149,7 +150,7 @@ def text(place: Place, node: yaml.Node) -> str:
     if not isinstance(found, str) or not found.strip():
         kind = "nothing" if found is None else type(found).__name__
         raise place.wrong(
-            f"{node.value!r:.80} is read as {kind}. Give text; put it in quotes if it looks like a number."
+            f"{node.value!r:.80} is read as {kind}. Give text, in quotes where YAML takes it for something else."
         )
     return found
 

@@ -116,6 +116,7 @@ class EventType(Enum):
     # experiments
     AB_TEST_CREATED = "ab_test_created"
     AB_TEST_STARTED = "ab_test_started"
+    AB_TEST_AMENDED = "ab_test_amended"  # what may change of its plan has changed
     AB_TEST_ROUTED = "ab_test_routed"  # carried out on an endpoint
     AB_TEST_ANALYZED = "ab_test_analyzed"
     AB_TEST_REALLOCATED = "ab_test_reallocated"  # the next round of Thompson sampling
