@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelyard import wiring
+from modelyard.consequences import time_tests
 from modelyard.core import plugins
 from modelyard.core.decisions import Decision
 from modelyard.core.errors import NotFound, Unavailable, YardError, nearest
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.ports import Clock
-from modelyard.core.traffic import GuardTrip
+from modelyard.core.traffic import GuardTrip, TrafficCounts
 from modelyard.core.work import Store
 from modelyard.stats.sketch import merged, quantile
 
@@ -169,16 +170,9 @@ class Yard:
         """
         known = {traffic.endpoint: traffic.generation for traffic in self.serving.endpoints()}
         if endpoint in known:
-            options = {"latency_ms": self._latency_now(endpoint), "after_generation": known[endpoint]} | options
+            latency = _quantiles(self.serving.counts(endpoint))
+            options = {"latency_ms": latency, "after_generation": known[endpoint]} | options
         return self.deployments.start(endpoint, version, **options)
-
-    def _latency_now(self, endpoint: str) -> dict[str, float]:
-        """The quantiles that the endpoint answers with now, for the guard to compare with; {} before 200 answers."""
-        latency = merged(*(arm.latency for arm in self.serving.counts(endpoint).arms.values()))
-        if sum(latency.values()) < ENOUGH:
-            return {}
-        found = {name: quantile(latency, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
-        return {name: micros / 1000 for name, micros in found.items() if micros is not None}
 
     def provide(self, model: str, version: str) -> None:
         """Make a registered version known to the serving processes under the endpoint of its name."""
@@ -215,6 +209,10 @@ class Yard:
         self.dispatch()
         return decision
 
+    def time_tests(self) -> None:
+        """The guards of A/B tests on endpoints judge latency too, once their control has answered enough to compare with."""
+        time_tests(self._dispatcher.area)
+
     def confirm(self) -> None:
         """Take back what has completed and no serving process can carry out, once its `ready_seconds` are over.
 
@@ -250,7 +248,7 @@ class Yard:
             port=port,
             workers=workers,
             report=RECORD_TRIP,
-            place=self._told_place(),
+            place=_words_for(self._place, self._files),
             log=log_file,
             grpc_port=grpc_port,
             model_control=model_control,
@@ -273,17 +271,8 @@ class Yard:
             port=port,
             workers=workers,
             report=RECORD_TRIP,
-            place=self._told_place(),
+            place=_words_for(self._place, self._files),
         )
-
-    def _told_place(self) -> str:
-        """This yard's place as a serving process is told it: in the environment where it holds a password."""
-        if "://" not in self._place and not self._files:
-            return self._place
-        value = json.dumps({"place": self._place, "files": self._files})
-        name = f"MODELYARD_PLACE_{hashlib.sha256(value.encode()).hexdigest()[:16].upper()}"
-        os.environ[name] = value  # for good: a process that ends is started anew with it
-        return f"env:{name}"
 
     def analyze_experiment(self, experiment_id: str, *, confidence_level: float = 0.95) -> dict[str, Any]:
         """The A/B analysis of an experiment whose traffic serving splits (`ModelServer.create_ab_test`), from what it counted.
@@ -354,6 +343,15 @@ class Yard:
         return f"Yard({self.store.database.url!r})"
 
 
+def _quantiles(counted: TrafficCounts) -> dict[str, float]:
+    """The milliseconds that an endpoint answers within, for the guard to compare with; {} before 200 answers."""
+    latency = merged(*(arm.latency for arm in counted.arms.values()))
+    if sum(latency.values()) < ENOUGH:
+        return {}
+    found = {name: quantile(latency, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+    return {name: micros / 1000 for name, micros in found.items() if micros is not None}
+
+
 def record_trip(place: str, trip: GuardTrip) -> None:
     """Write a serving process's rollback into the yard: the event, the deployment's state and the new routing.
 
@@ -365,8 +363,18 @@ def record_trip(place: str, trip: GuardTrip) -> None:
         yard.dispatch()
 
 
+def _words_for(place: str, files: str) -> str:
+    """A yard's place as a serving process is told it: in the environment where it may hold a password."""
+    if "://" not in place and not files:
+        return place
+    value = json.dumps({"place": place, "files": files})
+    name = f"MODELYARD_PLACE_{hashlib.sha256(value.encode()).hexdigest()[:16].upper()}"
+    os.environ[name] = value  # for good: a process that ends is started anew with it
+    return f"env:{name}"
+
+
 def _told(place: str) -> Yard:
-    """The yard at a place as `Yard.serve` tells it."""
+    """The yard at a place in the words of `_words_for`."""
     kind, _, name = place.partition(":")
     if kind != "env":
         return Yard(place)

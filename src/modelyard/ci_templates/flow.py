@@ -84,57 +84,58 @@ INSTALL = Step(
 
 def jobs(plan: Plan) -> tuple[Job, ...]:
     """The pipeline: check, train, release, deploy, each after the one before."""
-    return (
-        Job(
-            id="check",
-            title="Lint and test",
-            steps=(Step(title="Lint and test", commands=("python -m ruff check .", "python -m pytest")),),
+    return CHECK, _train(plan), _release(plan), _deploy(plan)
+
+
+CHECK = Job(
+    id="check",
+    title="Lint and test",
+    steps=(Step(title="Lint and test", commands=("python -m ruff check .", "python -m pytest")),),
+)
+
+
+def _train(plan: Plan) -> Job:
+    return Job(
+        id="train",
+        title="Validate data, train and evaluate",
+        needs="check",
+        makes=True,
+        steps=(
+            Step(title="Validate data and train", commands=(f"modelyard pipeline run-file {plan.config}",)),
+            Step(title="Evaluate", commands=(_gate(plan),)),
         ),
-        Job(
-            id="train",
-            title="Validate data, train and evaluate",
-            needs="check",
-            makes=True,
-            steps=(
-                Step(title="Validate data and train", commands=(f"modelyard pipeline run-file {plan.config}",)),
-                Step(title="Evaluate", commands=(_gate(plan),)),
-            ),
-        ),
-        Job(
-            id="release",
-            title="Register and ask for promotion",
-            needs="train",
-            release=True,
-            steps=(
-                Step(
-                    title="Register",
-                    commands=(
-                        f'modelyard registry register-model {plan.model_name} "$MODEL_VERSION" {plan.package}'
-                        f' --framework {plan.framework} --code-version "$CODE_VERSION"',
-                    ),
-                ),
-                Step(
-                    title="Request promotion",
-                    commands=(
-                        f'modelyard registry request-promotion {plan.model_name} "$MODEL_VERSION"'
-                        ' --target-stage production --justification "tests and metrics passed in CI"',
-                    ),
-                ),
-            ),
-        ),
-        Job(
-            id="deploy",
-            title="Deploy as a canary",
-            needs="release",
-            release=True,
-            guarded=True,
-            steps=(
-                Step(
-                    title="Start the canary",
-                    commands=(f'modelyard deployment start {plan.model_name} "$MODEL_VERSION" --strategy canary',),
-                ),
-                Step(title="Verify the audit log", commands=("modelyard audit verify",)),
-            ),
+    )
+
+
+def _release(plan: Plan) -> Job:
+    register = (
+        f'modelyard registry register-model {plan.model_name} "$MODEL_VERSION" {plan.package}'
+        f' --framework {plan.framework} --code-version "$CODE_VERSION"'
+    )
+    request = (
+        f'modelyard registry request-promotion {plan.model_name} "$MODEL_VERSION"'
+        ' --target-stage production --justification "tests and metrics passed in CI"'
+    )
+    return Job(
+        id="release",
+        title="Register and ask for promotion",
+        needs="train",
+        release=True,
+        steps=(Step(title="Register", commands=(register,)), Step(title="Request promotion", commands=(request,))),
+    )
+
+
+def _deploy(plan: Plan) -> Job:
+    start = f'modelyard deployment start {plan.model_name} "$MODEL_VERSION" --strategy canary'
+    return Job(
+        id="deploy",
+        title="Deploy as a canary",
+        needs="release",
+        release=True,
+        guarded=True,
+        steps=(
+            Step(title="Start the canary", commands=(start,)),
+            Step(title="Verify the audit log", commands=("modelyard audit verify",)),
         ),
     )
 

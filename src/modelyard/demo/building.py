@@ -11,6 +11,7 @@ from modelyard.demo.scene import MODEL, PEOPLE, Scene
 from modelyard.demo.story import Chapter
 from modelyard.features import Feature, FeatureType
 from modelyard.pipeline import PipelineConfig
+from modelyard.pipeline.results import PipelineResult
 from modelyard.ui.pages import number, percent
 
 SOURCE = "American Community Survey 2015, Massachusetts"
@@ -85,31 +86,33 @@ def train(scene: Scene, chapter: Chapter, version: str, config: PipelineConfig, 
         training_algorithm=config.model_class,
         hyperparameters=dict(result.best_params),
     )
-    parity = result.parity
-    chapter.facts |= {
-        "version": version,
-        "run_id": result.run_id,
-        "digest": model.digest,
-        "metrics": dict(result.metrics),
-        "parameters": dict(result.best_params),
-        "stages": [{"name": stage.value, "seconds": result.timings[stage.value]} for stage in result.stages_completed],
-        "trials": len(result.trials),
-        "parity": None
-        if parity is None
-        else {"rows": parity.rows, "max_difference": parity.max_difference, "passed": parity.passed},
-        "findings": [finding.message for finding in result.findings],
-    }
+    chapter.facts |= {"version": version, "digest": model.digest, **_told_of(result)}
     tuned = f", best of {len(result.trials)} tuned by cross-validation" if result.trials else ""
     chapter.say(
         f"{version}: {config.model_class}{tuned}; accuracy {percent(result.metrics['test_accuracy'])}, "
         f"AUC {result.metrics['test_auc_roc']:.3f} on {percent(config.test_size, 0)} held out."
     )
-    if parity is not None:
+    if (parity := result.parity) is not None:
         kept = "kept" if parity.passed else "refused: the native form answers"
         chapter.say(
             f"ONNX export {kept}: at most {parity.max_difference:.1e} from the native answers on {parity.rows} rows."
         )
     chapter.say(f"Registered as {MODEL} {version}, digest {model.digest[:16]}…")
+
+
+def _told_of(result: PipelineResult) -> dict[str, Any]:
+    """What the report shows of a training."""
+    parity = result.parity
+    compared = parity and {"rows": parity.rows, "max_difference": parity.max_difference, "passed": parity.passed}
+    return {
+        "run_id": result.run_id,
+        "metrics": dict(result.metrics),
+        "parameters": dict(result.best_params),
+        "stages": [{"name": stage.value, "seconds": result.timings[stage.value]} for stage in result.stages_completed],
+        "trials": len(result.trials),
+        "parity": compared,
+        "findings": [finding.message for finding in result.findings],
+    }
 
 
 def first_config(scene: Scene) -> PipelineConfig:

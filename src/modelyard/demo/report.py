@@ -186,28 +186,31 @@ def _rollout(facts: Facts) -> Parts:
     numeric = frozenset(columns[:5])
     parts.tables.append(Table(title="Each step's decision", columns=columns, rows=rows, numeric=numeric))
     if facts.get("weights"):
-        top = 1.05 * max(share for _, share in facts["weights"])
-        line = charts.Series(name="canary share", points=[tuple(p) for p in facts["weights"]], step=True)
-        svg = charts.lines(
-            [line], label="Share of traffic on the canary", x_name="seconds", percent=True, y_range=(0, top)
-        )
-        parts.figures.append(Figure(title="Share of traffic on the new version", svg=drawn(svg)))
+        parts.figures.append(_shares(facts["weights"]))
     if facts.get("evidence"):
-        points = [(n, e / math.log(10)) for n, e in facts["evidence"]]
-        threshold = math.log10(facts["threshold"])
-        svg = charts.lines(
-            [charts.Series(name="log10 of the e-value", points=points, colour="c2")],
-            label="Evidence against the canary as requests come in",
-            x_name="canary requests",
-            rule=(threshold, f"roll back at {facts['threshold']:g}"),
-        )
-        chance = percent(1 / facts["threshold"], 2)
-        note = (
-            f"A version as good as the baseline ever gets to {facts['threshold']:g} with a chance of at most {chance}, "
-            "at any number of looks."
-        )
-        parts.figures.append(Figure(title="Evidence against the canary", svg=drawn(svg), note=note))
+        parts.figures.append(_evidence(facts["evidence"], facts["threshold"]))
     return parts
+
+
+def _shares(weights: Sequence[Sequence[float]]) -> Figure:
+    top = 1.05 * max(share for _, share in weights)
+    line = charts.Series(name="canary share", points=[(at, share) for at, share in weights], step=True)
+    svg = charts.lines([line], label="Share of traffic on the canary", x_name="seconds", percent=True, y_range=(0, top))
+    return Figure(title="Share of traffic on the new version", svg=drawn(svg))
+
+
+def _evidence(found: Sequence[Sequence[float]], threshold: float) -> Figure:
+    svg = charts.lines(
+        [charts.Series(name="log10 of the e-value", points=[(n, e / math.log(10)) for n, e in found], colour="c2")],
+        label="Evidence against the canary as requests come in",
+        x_name="canary requests",
+        rule=(math.log10(threshold), f"roll back at {threshold:g}"),
+    )
+    note = (
+        f"A version as good as the baseline ever gets to {threshold:g} with a chance of at most "
+        f"{percent(1 / threshold, 2)}, at any number of looks."
+    )
+    return Figure(title="Evidence against the canary", svg=drawn(svg), note=note)
 
 
 def _experiment(facts: Facts) -> Parts:

@@ -76,11 +76,7 @@ class Policies(Area):
                     justification=checks.checked_text(justification, "justification"),
                 )
             )
-            waiting = store_policies.proposed(work.rows, scope, stage)
-            if waiting is not None:
-                raise Conflict(
-                    f"The policy {waiting.policy_id} of {waiting.proposed_by} waits for a decision. Decide on it first."
-                )
+            _check_none_waits(work, made)
             store_policies.add(work.rows, made, now=micros(work.now))
             work.emit(EventType.POLICY_PROPOSED, _resource(made), _told(made))
         return made
@@ -217,6 +213,14 @@ def _void_requests(work: Work, made: PromotionPolicy) -> None:
 def _refuse(work: Work, found: PromotionPolicy, action: str, reason: str) -> None:
     details = {"action": action, "reasons": [reason], "scope": found.scope}
     work.emit(EventType.SECURITY_VIOLATION, _resource(found), details, severity=EventSeverity.WARNING)
+
+
+def _check_none_waits(work: Work, made: PromotionPolicy) -> None:
+    waiting = store_policies.proposed(work.rows, made.scope, made.target_stage)
+    if waiting is not None:
+        raise Conflict(
+            f"The policy {waiting.policy_id} of {waiting.proposed_by} waits for a decision. Decide on it first."
+        )
 
 
 def _resource(made: PromotionPolicy) -> Resource:
