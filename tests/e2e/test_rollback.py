@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from modelyard import Yard
+from modelyard.core.events import EventType
 from modelyard.core.traffic import GuardTrip
 from modelyard.deployment import Deployment
 from modelyard.testing.servers import until
@@ -96,6 +97,33 @@ def test_a_bad_canary_is_taken_back_in_every_process(served: Served, stopped: bo
     assert served.yard.deployments.abort(again.deployment_id).status.value == "aborted"
     whats = [entry.what for entry in served.yard.deployments.history(rollout.deployment_id)]
     assert whats.count("rolled_back") == 1
+
+
+def test_a_bad_treatment_of_a_live_test_is_taken_back_in_every_process_while_the_controller_is_stopped(
+    served: Served,
+) -> None:
+    tests = served.yard.ab_tests
+    test = tests.create_test(
+        "Graph", control_variant="fraud:v1.0.0", treatment_variant="fraud:v3.0.0", traffic_split=0.3, created_by="ana"
+    )
+    tests.run_test(test.test_id, "fraud", user="ana")
+    generation = served.yard.serving.traffic("fraud").generation
+    until(lambda: served.server.carries_out(served.yard, "fraud", generation))
+    with served.server.stopped(served.yard), httpx.Client(base_url=served.server.predictions_url) as client:
+        until(lambda: ask(client) and any(trip.rollout_id == test.test_id for trip in served.yard.serving.trips()))
+        assert {ask(client).headers["x-modelyard-version"] for _ in range(50)} == {"v1.0.0"}
+        assert set(served.fresh()) == {"v1.0.0"}
+        until(lambda: tests.get_test(test.test_id).status.value == "stopped")
+    ended = tests.get_test(test.test_id)
+    assert ended.taken_back == "treatment"
+    assert ended.conclusion.startswith("The guard took treatment (fraud:v3.0.0) back on fraud: ")
+    assert "failed on the treatment, 0 of " in ended.conclusion
+    told = tests.analyze_test(test.test_id)
+    assert (told["taken_back"], told["winner"]) == ("treatment", "control")
+    assert told["conclusion"] == f"{ended.conclusion} Keep fraud:v1.0.0."
+    stopped = served.yard.audit.query_events(EventType.AB_TEST_STOPPED, resource_id=test.test_id)
+    assert [(one.severity.value, one.details["taken_back"]["metric"]) for one in stopped] == [("error", "errors")]
+    until(lambda: [arm.name for arm in served.yard.serving.traffic("fraud").arms] == ["baseline"])
 
 
 def test_testers_reach_an_arm_by_header_and_count_for_nothing(served: Served) -> None:

@@ -22,6 +22,8 @@ def conclusion(
     test: ABTest, tallies: Mapping[str, Tally], result: Mapping[str, Any], held: Ruler, found: Findings
 ) -> str:
     """The sentence of a test; what forbids an answer comes first."""
+    if test.taken_back:
+        return _taken_back(test)
     empty = [variant.name for variant in test.variants if not tallies[variant.name].requests]
     if empty:
         return f"Not enough evidence: no results yet for {_listed(empty)}. {_go_on(test)}"
@@ -40,6 +42,15 @@ def conclusion(
         safe = f", and is no worse on {held_ones}" if held_ones else ""
         return f"{_better(result, found[winner], winner)}{safe}. {_promote(test, winner)}"
     return _without_winner(test, tallies, result, held, found)
+
+
+def _taken_back(test: ABTest) -> str:
+    """What the guard has seen outweighs the results: a request that failed often has none."""
+    if test.status is TestStatus.CONCLUDED:
+        return f"The guard took {test.taken_back} back. The test has been concluded with {test.winner or 'no winner'}."
+    others = _listed(one.name for one in test.treatments if one.name != test.taken_back)
+    rest = f" To go on with {others}, create a new test without {test.taken_back}." if others else ""
+    return f"{test.conclusion} Keep {test.control.model}.{rest}"
 
 
 def _mismatch(split: Mapping[str, Any]) -> str:
