@@ -6,13 +6,14 @@ piece of bytes. Where the two differ, and for the leaves behind the last such su
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from modelyard.audit import chunks, store
 from modelyard.audit.chunks import Chunk, Span
+from modelyard.audit.findings import MOST_PROBLEMS, Findings
+from modelyard.audit.heads import Heads
 from modelyard.audit.keyring import Keyring
 from modelyard.audit.leaves import Body, EventRow, leaf_bytes, leaf_hashes
 from modelyard.audit.merkle import (
@@ -30,11 +31,9 @@ from modelyard.audit.notes import Checkpoint
 from modelyard.audit.rules import Verification
 from modelyard.audit.upkeep import Upkeep
 from modelyard.core.errors import Damaged
-from modelyard.core.events import EventType
-from modelyard.core.ports import Connection, Row
+from modelyard.core.ports import Connection
 
 HEIGHT = 10
-MOST_PROBLEMS = 100
 
 
 class Walk:
@@ -49,67 +48,45 @@ class Walk:
     upkeep: Upkeep
 
     def __init__(self, keys: Keyring | None, outside: Sequence[Checkpoint] = (), *, height: int = HEIGHT) -> None:
-        self.keys = keys
-        self.outside = list(outside)
+        self.findings = Findings()
+        self.heads = Heads(keys, outside, self.findings)
         self.height = height
         self.frontier: list[bytes] = []  # over the events as they are
         self.kept: list[bytes] | None = None  # over the stored hashes, once the two have parted
         self.size = 0
-        self.suspect: int | None = None  # the first bad leaf since the last checkpoint that fitted
-        self.sound = 0  # leaves covered by the last checkpoint that fitted
-        self.checkpoints = 0
-        self.first_bad: int | None = None
-        self.problems: list[str] = []
         self._seen_times: list[Any] = []  # of the events of the run of leaves under way, which begins at _run
         self._run = 0
-        self._named = -1  # the highest leaf that was called bad
-        self._ends_at: set[int] = set()  # sizes at which a checkpoint must stand, and does
-        self._stands_at: set[int] = set()
-        self._pending: list[Checkpoint] = sorted(outside, key=lambda head: head.size)
 
     def result(self, rows: Connection, folder: Path) -> Verification:
         """Walk within one view of the database, and say what was found."""
         self.rows = rows
         self.upkeep = Upkeep(rows, folder)
-        self.cosigners = _cosigners(rows)
-        self._notes = chunks.notes(rows)
-        self._note = next(self._notes, None)
+        self.heads.begin(rows)
         for chunk in self._chunks():
             if not self._at_once(chunk):
                 self._one_by_one(chunk)
         self._ends()
         for index, words in self.upkeep.problems():
-            self._bad(index, words)
+            self.findings.bad(index, words)
         return self.found(store.count_waiting(rows))
 
     def unreadable(self, error: Damaged) -> Verification:
         """What was found before the database could not be read any further."""
-        self._bad(self.size, f"it or one of the {chunks.PAGE} after it cannot be read ({error})")
+        self.findings.bad(self.size, f"it or one of the {chunks.PAGE} after it cannot be read ({error})")
         return self.found(0)
 
     def found(self, waiting: int) -> Verification:
         """The result as far as the walk has come."""
         return Verification(
-            ok=not self.problems,
+            ok=not self.findings.problems,
             size=self.size,
             root=(fold(self.frontier) if self.frontier else EMPTY_ROOT).hex(),
-            checkpoints=self.checkpoints,
-            first_bad=self.first_bad,
-            problems=tuple(self.problems[:MOST_PROBLEMS]),
+            checkpoints=self.heads.count,
+            first_bad=self.findings.first_bad,
+            problems=tuple(self.findings.problems[:MOST_PROBLEMS]),
             waiting=waiting,
-            against=max((head.size for head in self.outside), default=None),
+            against=self.heads.against,
         )
-
-    def _bad(self, index: int | None, words: str) -> None:
-        if index is None:  # beside the leaves
-            self.problems.append(words)
-            return
-        index = max(index, 0)
-        self._named = max(self._named, index)
-        self.first_bad = index if self.first_bad is None else min(self.first_bad, index)
-        self.suspect = index if self.suspect is None else self.suspect
-        if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(f"leaf {index}: {words}")
 
     # what is stored
 
@@ -118,13 +95,13 @@ class Walk:
         size, chunk, position, expected, before = 1 << self.height, Chunk(0), 0, 0, None
         for run in chunks.runs(self.rows):
             if before not in (None, run[3]) or (expected and run[1] == position + 1):
-                self._ends_at.add(expected)  # runs that were integrated together are apart by a gap, and by no time
+                self.heads.expect(expected)  # runs that were integrated together are apart by a gap, and by no time
             before = run[3]
             words = chunks.fault(run, expected, position)
             if words is not None:
                 if chunk.count:
                     yield chunk
-                self._bad(expected, words)
+                self.findings.bad(expected, words)
                 return
             index, first, count, integrated_at, *times = run
             expected, position = index + count, first + count - 1
@@ -194,8 +171,8 @@ class Walk:
             at += span.count
             if span.times is not None:
                 seen, self._seen_times = self._seen_times, []
-                if self._named < self._run and None not in seen and not _ends_of(seen, span.times):
-                    self._bad(self._run, "the times told for its run of leaves are not those of its events")
+                if self.findings.named < self._run and None not in seen and not _ends_of(seen, span.times):
+                    self.findings.bad(self._run, "the times told for its run of leaves are not those of its events")
 
     def _above(self, chunk: Chunk, top: bytes, stored: bytes) -> None:
         """Go on with the trees above a subtree that is as it was stored."""
@@ -205,7 +182,7 @@ class Walk:
         for n in range(1, len(above)):
             if stored[n * HASH_BYTES : (n + 1) * HASH_BYTES] not in (above[n], others[n]):
                 last = chunk.index + chunk.count - 1
-                self._bad(last, "a hash of the tree above it is not the hash of its two halves")
+                self.findings.bad(last, "a hash of the tree above it is not the hash of its two halves")
         self.size = chunk.index + chunk.count
 
     def _heads(self, chunk: Chunk, tree: list[list[bytes]]) -> None:
@@ -218,7 +195,7 @@ class Walk:
             frontier, kept = self._before
             return tuple(fold(peak + part) for peak in (frontier, kept) if peak is not None)
 
-        self._signed_up_to(self.size, roots)
+        self.heads.up_to(self.size, roots)
 
     # leaf by leaf
 
@@ -228,7 +205,7 @@ class Walk:
         gone = self.upkeep.expired(chunk.first, chunk.last)
         for index, position, integrated_at in chunk.leaves():
             self._leaf(index, (position, integrated_at), events.get(position), stored, position in gone)
-            self._signed_up_to(self.size, lambda _: self._roots())
+            self.heads.up_to(self.size, lambda _: self._roots())
         self._times(chunk, [events[at][7] if at in events else None for _, at, _ in chunk.leaves()])
         leaves = [leaf for leaf in chunk.leaves() if leaf[1] in events]
         present = [events[position] for _, position, _ in leaves]
@@ -242,9 +219,9 @@ class Walk:
         kept = stored.get(first)
         value = kept if gone and event is not None else self._recomputed(place, event)
         if kept is None:
-            self._bad(index, "its hash is missing")
+            self.findings.bad(index, "its hash is missing")
         elif value is not None and value != kept and event is not None:
-            self._bad(index, f"event {event[1]} at position {event[0]} is not what was logged")
+            self.findings.bad(index, f"event {event[1]} at position {event[0]} is not what was logged")
         if value != kept and self.kept is None:
             self.kept = self.frontier.copy()
         known = append(self.frontier, index, value or EMPTY_ROOT)
@@ -253,61 +230,19 @@ class Walk:
             others = append(self.kept, index, kept if kept is not None else value or EMPTY_ROOT)
         for above in range(1, len(known)):
             if stored.get(first + above) not in (known[above], others[above]):
-                self._bad(index, f"hash number {first + above} of the tree is not the hash of its two halves")
+                self.findings.bad(index, f"hash number {first + above} of the tree is not the hash of its two halves")
         self.size += 1
 
     def _recomputed(self, place: tuple[int, int], event: EventRow | None) -> bytes | None:
         """The leaf's hash from the event as it stands now, None where there is none to compute."""
         if event is None:
-            self._bad(self.size, f"the event at position {place[0]} is gone")
+            self.findings.bad(self.size, f"the event at position {place[0]} is gone")
             return None
         try:
             return leaf_hash(leaf_bytes(self.size, place[1], event))
         except Damaged as error:
-            self._bad(self.size, str(error))
+            self.findings.bad(self.size, str(error))
             return None
-
-    # checkpoints
-
-    def _signed_up_to(self, size: int, roots: Any) -> None:
-        """Hold every checkpoint of at most this many leaves against the tree; `roots(n)` are those over n leaves."""
-        while self._note is not None and self._note["size"] <= size:
-            self._signed(self._note, roots)
-            self._note = next(self._notes, None)
-        while self._pending and self._pending[0].size <= size:
-            outside = self._pending.pop(0)
-            if outside.size and outside.root not in roots(outside.size):
-                self._bad(
-                    0,
-                    f"the log was rewritten: its first {outside.size} leaves are not what the outside checkpoint signed",
-                )
-
-    def _signed(self, note: Row, roots: Any) -> None:
-        """Hold a stored checkpoint against the tree rebuilt up to it: a root that fits all leaves before it also shows
-        that it continues the checkpoint before it."""
-        self.checkpoints += 1
-        self._stands_at.add(note["size"])
-        if self.keys is None:
-            self._bad(self.sound, "there is no public key to check the checkpoints with")
-            return
-        try:
-            signed = self.keys.checkpoint(note["note"])
-            for cosigner, start in self.cosigners:
-                if signed.size >= start:
-                    cosigner.check(note["note"], signed)
-        except Damaged as error:
-            self._bad(self.sound, f"the checkpoint at {note['size']} leaves is not the log's: {error}")
-            return
-        if signed.size != note["size"] or not 0 < signed.size <= self.size:
-            self._bad(self.sound, f"a checkpoint of {signed.size} leaves stands as one of {note['size']}")
-        elif signed.root not in roots(signed.size):
-            at = self.sound if self.suspect is None else self.suspect
-            self._bad(
-                at, f"the first {signed.size} leaves are not the ones that the checkpoint at {signed.size} signed"
-            )
-        else:
-            self.sound = signed.size
-            self.suspect = None
 
     def _roots(self) -> tuple[bytes, ...]:
         """The root over the events, and the one over the stored hashes where it differs."""
@@ -315,20 +250,13 @@ class Walk:
 
     def _ends(self) -> None:
         """What stands beyond the last leaf or beside the leaves."""
-        while self._note is not None:
-            note, self._note = self._note, next(self._notes, None)
-            self.checkpoints += 1
-            self._bad(self.size, f"a checkpoint signs {note['size']} leaves, but only {self.size} are there")
-        for outside in self._pending:
-            self._bad(self.size, f"the log was cut: the outside checkpoint signs {outside.size} leaves")
-        if self.first_bad is None and self._ends_at - self._stands_at:
-            self._bad(min(self._ends_at - self._stands_at) - 1, "the checkpoint that was signed behind it is gone")
-        if self.size and self.first_bad is None and self.sound != self.size:
-            self._bad(self.sound, "no checkpoint signs this leaf and those after it")
-        if self.first_bad is None and not self._no_more_hashes():
-            self._bad(self.size, "the tree has more hashes than leaves make")
+        self.heads.end(self.size)
+        if self.findings.first_bad is None and not self._no_more_hashes():
+            self.findings.bad(self.size, "the tree has more hashes than leaves make")
         for row in store.intruders(self.rows, MOST_PROBLEMS):
-            self._bad(row["before_leaf"], f"event {row['event_id']} at position {row['position']} was slipped in")
+            self.findings.bad(
+                row["before_leaf"], f"event {row['event_id']} at position {row['position']} was slipped in"
+            )
 
     def _no_more_hashes(self) -> bool:
         count, last = number(0, self.size), store.last_block(self.rows)
@@ -340,14 +268,3 @@ class Walk:
 def _ends_of(seen: Sequence[Any], times: tuple[Any, Any]) -> bool:
     """Whether these are the earliest and the latest of the times; a time that is no number is named by its leaf."""
     return any(type(time) is not int for time in seen) or times == (min(seen), max(seen))
-
-
-def _cosigners(rows: Connection) -> list[tuple[Any, int]]:
-    """The ML-DSA keys that sign beside the log's own, and the size from which on each does."""
-    told = [json.loads(row["details"]) for row in store.events_of(rows, EventType.CONFIGURATION_CHANGED.value)]
-    lines = [(d["cosigner"], d["size"]) for d in told if "cosigner" in d and not d.get("reported")]
-    if not lines:
-        return []
-    from modelyard.audit.cosigning import Cosigner  # needs a newer cryptography than all the rest
-
-    return [(Cosigner.parse(line), size) for line, size in lines]
