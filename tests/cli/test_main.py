@@ -79,6 +79,7 @@ def test_misuse_is_one_line_that_says_where_to_look(
     assert done.err.startswith("modelyard: ")
     assert done.err.count("\n") == 1
     assert [part for part in told if part not in done.err] == []
+    assert list(tmp_path.iterdir()) == [], "nothing was done"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["access", "--help"], ["access", "roles"], ["config", "show"]])

@@ -17,6 +17,7 @@ from modelyard import Yard
 from modelyard.core.events import EventType
 from modelyard.core.traffic import GuardTrip
 from modelyard.deployment import Deployment
+from modelyard.serving.counters import Counters
 from modelyard.testing.servers import until
 from modelyard.testing.serving import YardServer
 
@@ -54,6 +55,10 @@ class Served:
     def trips(self, deployment: Deployment) -> list[GuardTrip]:
         return [trip for trip in self.yard.serving.trips() if trip.rollout_id == deployment.deployment_id]
 
+    def back(self, deployment: Deployment) -> bool:
+        """Whether all processes have been told to go back: a moment after the decision is written down."""
+        return Counters(self.yard.serving.places.counters("fraud", deployment.generation)).tripped
+
     def fresh(self, times: int = 40) -> Counter[str]:
         """The versions that answer on so many connections of their own, spread over all processes."""
         url = f"{self.server.predictions_url}/predict/fraud"
@@ -84,7 +89,8 @@ def test_a_bad_canary_is_taken_back_in_every_process(served: Served, stopped: bo
     rollout = served.rolled_out("v3.0.0", steps=[0.2, 1.0])
     with served.server.stopped(served.yard) if stopped else nullcontext():
         with httpx.Client(base_url=served.server.predictions_url) as client:
-            until(lambda: ask(client) and served.trips(rollout))
+            until(lambda: ask(client) and served.back(rollout))
+            assert served.trips(rollout)
             after = Counter(ask(client).headers["x-modelyard-version"] for _ in range(50))
         assert after == {"v1.0.0": 50}
         assert set(served.fresh()) == {"v1.0.0"}

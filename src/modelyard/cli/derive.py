@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import App, Group, Parameter, Token
 
-from modelyard.cli.output import show
+from modelyard.cli.output import check, show
 from modelyard.core.errors import Invalid
 from modelyard.core.operations import Operation, operations
 from modelyard.settings import Setting, settings
@@ -50,6 +50,7 @@ def command_of(entry: Operation) -> Callable[..., int]:
 
     def command(*positional: Any, yard: str | None = None, **named: Any) -> int:
         found = settings({"yard": yard, "format": None if "format" in names else named.pop("format", None)})
+        check(found["format"].value)
         values = {**dict(zip(placed, positional, strict=False)), **named}
         values = {key: value for key, value in values.items() if value is not None}
         for actor in entry.acting:

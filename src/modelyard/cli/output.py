@@ -21,12 +21,17 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(Z|\+00:00)\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
+def check(format: str) -> None:
+    """Invalid where a format is none: before anything is done whose result could not be shown."""
+    if format and format not in FORMATS:
+        raise Invalid(f"{format!r} is no output format. Use table, json or csv.")
+
+
 def show(value: Any, format: str = "", *, out: TextIO | None = None) -> None:
     """Write a result. Without a format it is a table on a terminal, else JSON."""
+    check(format)
     stream = out or sys.stdout
     chosen = format or ("table" if stream.isatty() else "json")
-    if chosen not in FORMATS:
-        raise Invalid(f"{chosen!r} is no output format. Use table, json or csv.")
     if isinstance(value, str) and chosen == "table":
         stream.write(value if value.endswith("\n") else value + "\n")
     elif chosen == "json":
