@@ -24,6 +24,7 @@ from modelyard.core.errors import Damaged, Invalid, NotFound, Unavailable
 from modelyard.core.instants import FixedClock
 from modelyard.core.refs import Resource
 from modelyard.core.work import Store
+from modelyard.testing.servers import until
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -318,13 +319,12 @@ def test_loggers_on_one_folder_share_one_key_and_one_log(folder: Path) -> None:
 def test_the_sequencer_signs_in_the_background_and_ends(logger: AuditLogger, clock: FixedClock) -> None:
     sequencer = logger.start_sequencer(interval=0.001)
     logger.log_model_deployment("m", "v1", "bob")
-    for _ in range(10_000):
+
+    def signed() -> bool:
         with logger.store.reading() as rows:
-            if rows.one("SELECT 1 AS one FROM audit_checkpoints"):
-                break
-        threading.Event().wait(0.001)
-    else:
-        pytest.fail("no checkpoint was signed")
+            return rows.one("SELECT 1 AS one FROM audit_checkpoints") is not None
+
+    until(signed)
     sequencer.stop()
     assert not sequencer.is_alive()
     with logger.store.reading() as rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from modelyard.audit.copies import checked_target, copies_at
 from modelyard.audit.service import LEASE
 from modelyard.core.errors import Conflict, Invalid, NotFound, Unavailable
 from modelyard.core.instants import FixedClock
+from modelyard.testing.servers import until
 
 
 @pytest.fixture
@@ -85,10 +85,7 @@ def test_a_clock_that_jumps_back_holds_no_copy_up(watched: AuditLogger, place: P
 def test_the_sequencer_copies_in_the_background(logger: AuditLogger, place: Path) -> None:
     logger.add_witness(str(place), user="ana", within_seconds=1)
     logger.start_sequencer(interval=0.001)
-    for _ in range(10_000):
-        if place.exists() and list(place.glob("*.checkpoint")):
-            break
-        threading.Event().wait(0.001)
+    until(lambda: place.exists() and list(place.glob("*.checkpoint")))
     logger.close()
     assert len(copies_at(place)) == 1
 

@@ -97,7 +97,7 @@ def ask(yard: Yard, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def answering(yard: Yard, rows: Sequence[dict[str, Any]], version: str) -> list[str]:
     """Answers once what was routed last is in force in this process, which looks every 50 ms."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     found = ask(yard, rows)
     while set(found) != {version} and time.monotonic() < end:
         found = ask(yard, rows)
