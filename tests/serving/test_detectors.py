@@ -164,6 +164,37 @@ def test_a_fault_that_starts_when_every_user_has_been_met_is_found(
     assert found[1] == ("latency" if failing == 0 else "errors")
 
 
+def test_each_of_two_arms_has_detectors_of_its_own_and_one_state_file(tmp_path: Path) -> None:
+    counters, alone = Counters(tmp_path / "c.bin", 0), [Counters(tmp_path / f"{arm}.bin", 0) for arm in (1, 2)]
+    random = np.random.default_rng(2)
+    for _ in range(60):
+        arm = int(random.choice(3, p=[0.5, 0.3, 0.2]))
+        counters.outcome(arm, None, failed=True)
+        for place, one in enumerate(alone, start=1):
+            if arm in (0, place):
+                one.outcome(min(arm, 1), None, failed=True)
+            detectors.judged_now(one, 1, 0, ERRORS)
+            detectors.judged_now(counters, place, 0, ERRORS)
+    for place, one in enumerate(alone, start=1):
+        assert detectors.tests_of(counters, place, 0, ERRORS) == detectors.tests_of(one, 1, 0, ERRORS)
+    assert late(alone[0], ERRORS) != late(alone[1], ERRORS)
+
+
+def test_a_late_fault_of_one_of_two_arms_is_found_in_the_rounds_that_they_share(tmp_path: Path) -> None:
+    counters, random = Counters(tmp_path / "c.bin", 0), np.random.default_rng(8)
+    arms = random.choice(3, size=1500, p=[0.5, 0.25, 0.25]).tolist()
+    guards = {arm: Guard(rollout_id="t", step=0, share=1 / 3, alpha=0.0005) for arm in (1, 2)}
+    evidence = {1: 0.0, 2: 0.0}
+    for second in range(0, 240, 10):  # all ask once in ten seconds
+        detectors.begin_rounds(counters, guards, 0, second)
+        for user, arm in enumerate(arms):
+            counters.outcome(arm, user, failed=bool(random.random() < (0.2 if arm == 2 and second >= 200 else 0.004)))
+        evidence = {arm: strongest(detectors.judged_now(counters, arm, 0, one))[0] for arm, one in guards.items()}
+        if second < 200:
+            assert max(evidence.values()) < math.log(2000)
+    assert evidence[2] > math.log(2000) > evidence[1]
+
+
 def test_late_faults_are_looked_for_by_one_where_others_have_only_some_of_the_counts(tmp_path: Path) -> None:
     counters = Counters(tmp_path / "c.bin", 0)
     counters.follow()

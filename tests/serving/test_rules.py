@@ -99,6 +99,21 @@ def test_a_slow_canary_trips_by_latency_and_the_decision_says_from_what() -> Non
         ),
         (
             traffic(
+                ("a", 0.5),
+                ("b", 0.5),
+                guards=tuple(Guard(rollout_id="r", step=n, share=0.1, arm="b", control="a") for n in (0, 1)),
+            ),
+            "differ in rollout_id, step",
+        ),
+        (
+            traffic(
+                ("a", 0.5), ("b", 0.5), guards=(Guard(rollout_id="r", step=0, share=0.1, arm="b", control="a"),) * 2
+            ),
+            "watch one arm",
+        ),
+        (traffic(("a", 1.0), guards=(Guard(rollout_id="r", step=0, share=0.1, arm="a", control="a"),)), "a and a"),
+        (
+            traffic(
                 ("baseline", 0.9),
                 ("canary", 0.1),
                 guards=(Guard(rollout_id="r", step=0, share=0.1, latency_ms={"p90": 1.0}),),
