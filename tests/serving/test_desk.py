@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from modelyard.core.traffic import Guard
-from modelyard.serving import ModelServer, guard
+from modelyard.core.traffic import Arm, Guard, Traffic
+from modelyard.serving import ModelServer, detectors, guard
 from modelyard.serving.counters import COLD
 from modelyard.serving.desk import Desk
 from modelyard.serving.http import Question
@@ -60,6 +60,27 @@ def test_only_the_canary_is_granted_something_before_an_answer_counts_as_slow(
     assert server.counts("e").arms[arm].slower == slow
 
 
+def test_each_arm_on_trial_is_warm_and_no_longer_cold_by_its_own_answers(server: ModelServer, tools: Any) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference(), v3=tools.reference())
+    shares = {"one": 0.2, "other": 0.2, "control": 0.6}
+    arms = tuple(Arm(name=name, model="m", version=f"v{n}", weight=w) for n, (name, w) in enumerate(shares.items(), 1))
+    told = {"rollout_id": "t", "step": 0, "share": 0.25, "control": "control", "warmup": 2, "latency_ms": {"p50": 1.0}}
+    guards = tuple(Guard(arm=name, **told) for name in ("one", "other"))  # type: ignore[arg-type]  # keywords of one dict
+    server.apply(Traffic(endpoint="e", generation=1, arms=arms, guards=guards, salt="t"))
+    desk, route = opened(server)
+    assert route.traffic.arms[route.baseline].name == "control"
+    for name in ("one", "one", "one", "other", "control"):
+        desk.count(route, route.arm(name), None, micros=5000.0, failed=True)
+    assert not route.counters.warm
+    desk.count(route, route.arm("other"), None, micros=5000.0, failed=True)
+    assert route.counters.warm
+    for name in ("one", "other", "control"):
+        for _ in range(COLD + 1):
+            desk.count(route, route.arm(name), None, micros=5000.0, failed=False)
+    slower = {name: arm.slower for name, arm in server.counts("e").arms.items()}
+    assert slower == {"one": {"p50": 1}, "other": {"p50": 1}, "control": {"p50": COLD + 1}}
+
+
 def test_a_decision_that_cannot_be_written_is_carried_out_and_written_when_it_can_be(
     server: ModelServer, tools: Any
 ) -> None:
@@ -105,3 +126,20 @@ def test_clients_who_hang_up_on_a_slow_canary_are_evidence_against_it(server: Mo
     assert (arm.requests, arm.units, arm.errors, arm.slower) == (COLD + 3, COLD + 3, 0, {"p50": 3, "p99": 3})
     desk.left(route, route.arm("canary"), None, micros=0.15)  # sooner than that is no answer to how slow it is
     assert server.counts("e").arms["canary"].requests == COLD + 3
+
+
+def test_failures_of_one_joined_call_are_evidence_once_on_trial_and_each_on_the_control(
+    server: ModelServer, tools: Any
+) -> None:
+    tools.install(server, "e", v1=tools.reference(), v2=tools.reference())
+    server.apply(tools.split("e", 1, 0.05, Guard(rollout_id="r", step=0, share=0.05)))
+    desk, route = opened(server)
+    units = iter(range(100))
+    for arm in ("canary", "baseline"):
+        for call, hashed in ((7, None), (7, None), (7, next(units)), (8, next(units)), (8, None), (0, None), (0, None)):
+            desk.count(route, route.arm(arm), hashed, micros=500.0, failed=True, call=call)
+    counts = detectors.counted(route.counters, route.traffic)
+    assert [counts.arms[arm].errors for arm in ("canary", "baseline")] == [7, 7]
+    assert [counts.arms[arm].units for arm in ("canary", "baseline")] == [7, 7]
+    judged = route.counters.outcomes(route.arm("canary"), route.arm("baseline"), route.traffic.guard).now
+    assert judged["errors"] == ((4,), (7,))

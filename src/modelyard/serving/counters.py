@@ -93,7 +93,7 @@ class Counters:
         self._used = np.frombuffer(self._map, np.int64, MAX_SLOTS, USED * WORD)
         self._lock = threading.Lock()
         self._base, self._judged, self._known = 0, 0.0, b""
-        self._cold = [COLD] * MAX_ARMS
+        self._cold, self._calls = [COLD] * MAX_ARMS, [0] * MAX_ARMS
         self.path = path
         self.states = np.frombuffer(self._map, np.float64, 2 * MAX_ARMS * STATE, STATES * WORD).reshape(
             2, MAX_ARMS, STATE
@@ -168,6 +168,24 @@ class Counters:
             if lately or (failed and running):
                 lately = self._lately(row + ROUNDS, place, running, failed, above)
         return new & EVER_FAILED != 0 or (bool(above) and (new & EVER_MET or lately) != 0) or (failed and lately != 0)
+
+    def again(self, arm: int, hashed: int | None) -> None:
+        """Count a failure that is no evidence of its own: it is shown, and the guard's tests do not hear of it."""
+        row = self._base + arm * ROW
+        with self._lock:
+            if hashed is None:
+                self._words[row + UNITS] += 1
+                self._words[row + BAD] += 1
+                return
+            place = SEEN + (hashed & (PLACES - 1))
+            new = (HERE_MET | HERE_FAILED) & ~self._map[place]
+            self._map[place] |= new
+            self._add(row, new, True, ())
+
+    def told_of(self, arm: int, call: int) -> bool:
+        """Whether a failure of an arm's call has been told of before, by a mark of the call that is not 0."""
+        known, self._calls[arm] = self._calls[arm], call
+        return call != 0 and known == call
 
     def _bad(self, row: int, block: int, failed: bool, above: Sequence[int]) -> None:
         words = self._words

@@ -30,10 +30,11 @@ class Desk:
         self.copies = Copies()  # nobody takes any, until somebody is told
         self.payloads = PayloadLog(places, self.slot.number)
 
-    def count(self, route: Route, arm: int, hashed: int | None, *, micros: float, failed: bool) -> None:
+    def count(self, route: Route, arm: int, hashed: int | None, *, micros: float, failed: bool, call: int = 0) -> None:
         """Count one request of an arm and judge the guard when that says something new.
 
-        With a guard, each unit counts once: bursts of one unlucky user are no evidence.
+        With a guard, each unit counts once: bursts of one unlucky user are no evidence. Nor is more than one failure of a
+        joined `call` (a mark that is not 0) on an arm on trial; each of the control's is, whose calls may be larger.
         """
         counters, watched = route.counters, route.watched
         counters.answered(arm, micros)
@@ -47,6 +48,9 @@ class Desk:
         if not counters.warm:
             if tried and all(counters.requests(each) >= one.warmup for each, one in watched.items()):
                 counters.warm_up()
+            return
+        if failed and tried and counters.told_of(arm, call):
+            counters.again(arm, hashed)
             return
         spared = failed or (tried and counters.cold(arm))
         above = () if spared else [place for place, limit in route.limits[arm] if micros > limit]
@@ -101,10 +105,11 @@ class Desk:
         micros: float,
         unit: str | None,
         pinned: bool = False,
+        call: int = 0,
     ) -> None:
         """Count a request that its arm failed to answer, unless a tester had chosen the arm, and keep what was asked."""
         if not pinned:
-            self.count(route, arm, hashed, micros=micros, failed=True)
+            self.count(route, arm, hashed, micros=micros, failed=True, call=call)
         self.payloads.failed(route, arm, request_id, time.time(), micros, unit, batch, error, pinned=pinned)
 
     def stop(self) -> None:

@@ -275,6 +275,7 @@ class Inference:
             micros=(perf_counter_ns() - asked.start) / 1000,
             unit=asked.unit,
             pinned=asked.pinned,
+            call=0 if asked.underway is None else asked.underway.begun,
         )
         return self.from_arm(asked, self.told(error))
 
