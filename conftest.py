@@ -154,7 +154,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], Pa
     port, log = free_port(), tmp_path_factory.mktemp("moto") / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [peer("moto") / "bin" / "moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
+            [peer("moto") / "bin" / "python", Path(__file__).parent / "tests" / "s3_server.py", str(port)],
+            stdout=out,
+            stderr=out,
         )
     try:
         wait_until(lambda: _answers(port), process, log)
