@@ -3,7 +3,8 @@
     python benchmarks/deployment.py              about a minute
     python benchmarks/deployment.py --runs 10000 the table's precision: standard error 0.03 % at 0.1 %
 
-Traffic: 1,000 requests a second, canary 5 %, alpha 0.001 over all tests in use. Requests are canary requests at the
+Traffic: 1,000 requests a second, canary 5 %, alpha 0.001 over all tests in use; and A/B tests on an endpoint, whose one or
+three treatments get as much as the control and share alpha 0.001. Requests are canary requests at the
 decision. The guard is the product's own: its tests with their bets and parts of alpha, and their detectors, looked at
 after each second (tenth of a second where a decision is timed). Latency is lognormal with 0.8, the tolerated slowdown 10 %.
 Users who come again are counted by serving's own counters, in a file as the serving processes share it.
@@ -300,6 +301,55 @@ def returning_rows(runs: int) -> None:
         print(f"users who return, {name:20} {middle}, too early {early}, never {delays.count(None)}, of {runs} runs")
 
 
+def live_test(
+    random: np.random.Generator, runs: int, per_look: int, rates: Array, parts: Array, treatments: int
+) -> Array:
+    """The look at which each A/B test is ended, -1 where it never is. `rates` (2, looks) of failures: the first treatment's and
+    all others'; `parts` (looks or 1, levels) the first treatment's answers, the others' are as slow as is tolerated.
+    """
+    n, looks = round(per_look / (treatments + 1)), rates.shape[-1]
+    arms = []
+    for arm in range(treatments + 1):
+        failed = random.binomial(n, rates[min(arm, 1)], size=(runs, looks))
+        answers = random.multinomial(n - failed, np.broadcast_to(HEALTHY if arm else parts, (looks, len(ABOVE) + 1)))
+        answers[..., -1] += failed
+        arms.append((failed[..., None], answers))
+    *tried, (base, others) = arms
+    found = [log_e(ERRORS, bad, base, 0.5) for bad, _ in tried] + [
+        log_e(ANSWERS, slow, others, 0.5) for _, slow in tried
+    ]
+    beyond = np.max(found, axis=0) >= -math.log(ALPHA / treatments)
+    return np.where(beyond.any(axis=1), beyond.argmax(axis=1), -1)
+
+
+def live_rows(runs: int) -> None:
+    """Tests on an endpoint: how often equal arms are stopped, and after how many answers of it a worse treatment is."""
+    random, looks = np.random.default_rng(41), 600
+    for treatments in (1, 3):
+        for name, made in {
+            "1 % errors, as slow as is tolerated": lambda: np.full(looks, 0.01),
+            "all arms' errors in storms": lambda: np.minimum(0.01 * storms(random, 1, looks)[0], 1.0),
+            "all arms fail in 90 %": lambda: np.full(looks, 0.9),
+        }.items():
+            found = np.concatenate(
+                [
+                    live_test(random, 50, 500, np.array([rate := made(), rate]), HEALTHY, treatments)
+                    for _ in range(max(1, runs // 50))
+                ]
+            )
+            told_false(f"{treatments} equal, {name}", found)
+        for name, rate, parts in (
+            ("errors 1 -> 30 %", 0.30, SAME),
+            ("errors 1 -> 2 %", 0.02, SAME),
+            ("ten times as slow, twice tolerated", 0.01, np.array([slowed(10.0, 1.0)])),
+        ):
+            size = 4 * (treatments + 1)
+            found = live_test(random, max(100, runs // 10), size, level(4000, rate, 0.01), parts, treatments)
+            at = np.where(found >= 0, (found + 1) * 4, 10**9)
+            most = f"p95 {np.quantile(at, 0.95):.0f}, missed {np.mean(found < 0):.1%}"
+            print(f"test ended, {f'{treatments}: {name}':39} {np.median(at):8.0f}   answers of the treatment, {most}")
+
+
 def evidence_below(excess: float, k: Array, n: Array, m: Array, base_n: Array) -> Array:
     """`stats.harm.log_evidence_below` over arrays."""
 
@@ -365,3 +415,4 @@ if __name__ == "__main__":
     sticky_rows(max(50, given.runs // 5))
     returning_rows(max(3, given.runs // 200))
     promotion_rows(max(100, given.runs // 10))
+    live_rows(given.runs)
