@@ -22,8 +22,9 @@ TERMS = {"baseline": "v1.0.0", "margin": 0.02, "minimum_units": 200}
 def traffic(rollout, *, bad=False, n=20_000):
     """What serving would have counted for the rollout's present generation."""
     share = rollout.share
+    left = int(n * (1 - share))  # 0 where another controller has let the last step pass meanwhile
     arms = {
-        "baseline": ArmCounts(requests=int(n * (1 - share)), errors=1),
+        "baseline": ArmCounts(requests=left, errors=min(left, 1)),
         "canary": ArmCounts(requests=int(n * share), errors=int(n * share / 10) if bad else 0),
     }
     return TrafficCounts(endpoint=rollout.endpoint, generation=rollout.generation, arms=arms)
