@@ -151,7 +151,7 @@ def test_the_card_says_what_is_known_and_what_is_not(known, emit):
     card = known.model_card("fraud")
     assert "framework: sklearn" in card
     assert "- f1: 0.93" in card
-    assert "human_oversight (eu_ai_act): Clerks review. (cto)" in card
+    assert "human_oversight (eu_ai_act): Clerks review. (cto, until 2027-03-01)" in card
     assert "| a\\|b | statistical_parity | 1.0000 |" in card
 
 

@@ -7,6 +7,8 @@ import random
 import re
 import secrets
 import time
+from collections.abc import Iterable
+from typing import TypeVar
 
 from modelyard.core.errors import Invalid
 
@@ -14,6 +16,7 @@ from modelyard.core.errors import Invalid
 # first. What it gives is unique, not secret.
 _chance = random.Random()  # noqa: S311
 os.register_at_fork(after_in_child=_chance.seed)
+T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+ -]{0,127}\Z")
 
 
@@ -42,3 +45,15 @@ def checked_name(name: str, what: str) -> str:
             "and _.@+-, starting with a letter or digit."
         )
     return name
+
+
+def checked_list(values: Iterable[T], what: str) -> list[T]:
+    """The values as a list; Invalid for one text, which would be taken apart into its letters.
+
+    >>> checked_list("amount", "features")
+    Traceback (most recent call last):
+    modelyard.core.errors.Invalid: features is a list. Pass ['amount'].
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise Invalid(f"{what} is a list. Pass [{values!r:.80}].")
+    return list(values)

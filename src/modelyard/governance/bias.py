@@ -13,7 +13,7 @@ from modelyard.core.area import Area
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.events import EventSeverity, EventType
-from modelyard.core.ids import new_id
+from modelyard.core.ids import checked_list, new_id
 from modelyard.core.instants import micros
 from modelyard.core.operations import operation
 from modelyard.core.work import Work
@@ -31,7 +31,7 @@ class BiasAssessments(Area):
         model_id: str,
         y_true: Any,
         y_pred: Any,
-        sensitive: Mapping[str, Any],
+        sensitive: Any,
         *,
         max_gap: float = GAP,
         min_ratio: float = RATIO,
@@ -41,20 +41,20 @@ class BiasAssessments(Area):
     ) -> list[BiasReport]:
         """A report for each sensitive attribute and measure: the gap between groups, its 95 % interval and a verdict.
 
-        `y_true` and `y_pred` are 0 or 1, shape (n,); `sensitive` maps an attribute's name to one value per record.
-        Biased means that the whole interval lies beyond `max_gap` (for disparate impact below `min_ratio`). Groups
-        smaller than `min_group_size` are shown and left out of the verdict. `seed` starts the resampling.
+        `y_true` and `y_pred` are 0 or 1, shape (n,); `sensitive` maps an attribute's name to one value per record, or is
+        a frame of such columns. Biased means that the whole interval lies beyond `max_gap` (for disparate impact below
+        `min_ratio`). Groups smaller than `min_group_size` are shown and left out of the verdict. `seed` starts the
+        resampling.
         """
         from modelyard.governance.fairness.counts import count_table  # NumPy, which opening an area does not need
 
-        if not sensitive:
-            raise Invalid("No sensitive attribute was given. Pass for example {'gender': values}.")
+        groups = _by_name(sensitive)
         if not (0 <= max_gap <= 1 and 0 <= min_ratio <= 1 and min_group_size >= 1):
             raise Invalid("max_gap and min_ratio lie between 0 and 1, and min_group_size is 1 or more.")
         with facts.reading(self.store) as rows:
             model = facts.model(rows, model_id)
         found = []
-        for attribute, values in sensitive.items():
+        for attribute, values in groups.items():
             table = count_table(y_true, y_pred, values)
             for kind in BiasType:
                 limit = min_ratio if kind is BiasType.DISPARATE_IMPACT else max_gap
@@ -89,10 +89,11 @@ class BiasAssessments(Area):
         """
         tables = plugins.load("tables", "pandas")
         columns = tables.columns(tables.read(path))
-        for name in (label, prediction, *sensitive):
+        attributes = checked_list(sensitive, "sensitive")
+        for name in (label, prediction, *attributes):
             if name not in columns:
                 raise Invalid(f"{path} has no column {name!r}. {nearest(name, list(columns))}")
-        groups = {name: columns[name] for name in sensitive}
+        groups = {name: columns[name] for name in attributes}
         return await self.assess_bias(
             model_id,
             columns[label],
@@ -116,6 +117,14 @@ class BiasAssessments(Area):
         with facts.reading(self.store) as rows:
             model = facts.model(rows, model_id)
             return [_stored(raw) for raw in store.bias_of(rows, model.reference)]
+
+
+def _by_name(sensitive: Any) -> dict[str, Any]:
+    """The values of each attribute, of a mapping or of a frame's columns."""
+    names = list(sensitive) if isinstance(sensitive, Mapping) else list(getattr(sensitive, "columns", ()))
+    if not names:
+        raise Invalid("No sensitive attribute was named. Pass for example {'gender': values}.")
+    return {str(name): sensitive[name] for name in names}
 
 
 def _kept(work: Work, model: Node, found: Sequence[BiasReport]) -> list[BiasReport]:

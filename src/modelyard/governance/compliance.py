@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from modelyard.core.area import Area
@@ -12,8 +12,9 @@ from modelyard.core.errors import Invalid
 from modelyard.core.events import EventType
 from modelyard.core.evidence import Evidence, EvidenceStatus
 from modelyard.core.ids import new_id
-from modelyard.core.instants import Instant, micros
+from modelyard.core.instants import Instant, as_utc, micros
 from modelyard.core.operations import operation
+from modelyard.core.people import checked_person
 from modelyard.core.work import Work
 from modelyard.governance import facts, rules, store
 from modelyard.governance.controls import Framework, load_framework
@@ -139,18 +140,26 @@ class Compliance(Area):
     ) -> Attestation:
         known = load_framework(ComplianceFramework.parse(framework))
         name = known.control(control).id
+        checked_person(attested_by, "attested_by")
         with facts.writing(self.store, attested_by) as work:
             model = facts.model(work.rows, model_id)
-            until = expires or work.now + timedelta(days=known.attestation_days)
+            until = work.now + timedelta(days=known.attestation_days) if expires is None else _moment(expires)
             return _state(work, model, known, name, says, statement=statement, expires=until)
+
+
+def _moment(expires: Instant) -> Instant:
+    """The moment in UTC; a time without a zone is a local one, as at the command line."""
+    if not isinstance(expires, datetime):
+        raise Invalid(f"expires is {expires!r:.80}. Pass a datetime.")
+    return as_utc(expires)
 
 
 def _state(
     work: Work, model: Node, framework: Framework, control: str, says: str, *, statement: str, expires: Instant
 ) -> Attestation:
     """Keep what the person who acts states about a control."""
-    if not statement.strip() or not work.actor.strip():
-        raise Invalid("A statement needs words and a name. Pass statement and attested_by.")
+    if not statement.strip():
+        raise Invalid("A statement needs words. Say how the control is met, or why it does not apply.")
     if expires <= work.now:
         raise Invalid(f"The statement would have expired on {expires:%Y-%m-%d}. Pass a later date.")
     told: dict[str, Any] = {

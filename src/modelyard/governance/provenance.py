@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from modelyard.core.canonical import dumps
 from modelyard.core.errors import Conflict, Invalid, NotFound, nearest
 from modelyard.core.events import EventType
 from modelyard.core.files import replace_whole
-from modelyard.core.ids import checked_name
+from modelyard.core.ids import checked_list, checked_name
 from modelyard.core.operations import operation
 from modelyard.core.work import Work
 from modelyard.governance import facts, lineage, store
 from modelyard.governance.projection import model_node, node, parsed
 from modelyard.governance.values import Edge, LineageTree, Node
+
+_KIND = re.compile(r"[a-z][a-z0-9_]*\Z")  # as events write kinds: Dataset would be another thing than dataset
 
 
 class Provenance(Area):
@@ -48,15 +51,16 @@ class Provenance(Area):
         >>> gov.register_dataset("train_001", "Training data", "card payments 2025", contains_pii=True).id
         'dataset:train_001'
         """
+        parents = checked_list(derived_from, "derived_from")
         given = {
             "dataset_name": dataset_name,
             "source": source,
-            "contains_pii": contains_pii,
-            "contains_phi": contains_phi,
+            "contains_pii": _checked_flag(contains_pii, "contains_pii"),
+            "contains_phi": _checked_flag(contains_phi, "contains_phi"),
             "license": license,
             "description": description,
             "digest": digest,
-            "rows": rows,
+            "rows": _checked_count(rows),
         }
         details = {key: value for key, value in given.items() if value not in (None, "")} | {"registered": True}
         made = node("dataset", checked_name(dataset_id, "dataset"), details)
@@ -64,7 +68,7 @@ class Provenance(Area):
             store.put_node(work.rows, made, work.now)
             known = store.node_by_id(work.rows, made.id) or made
             work.emit(EventType.DATASET_REGISTERED, made.resource, known.details)
-            for name in derived_from:
+            for name in parents:
                 _link(work, Edge(source=_dataset(work, name).id, target=made.id, relation="derived"))
         return known
 
@@ -99,18 +103,18 @@ class Provenance(Area):
         }
         details = {key: value for key, value in given.items() if value}
         made = model_node(checked_name(model_id, "model"), checked_name(model_version, "version"), details)
+        columns = [_checked_node(f"feature:{name}") for name in checked_list(features, "features")]
         with facts.writing(self.store, created_by) as work:
             store.put_node(work.rows, made, work.now)
             if training_dataset:
                 source = _dataset(work, training_dataset)
                 _link(work, Edge(source=source.id, target=made.id, relation="trained"))
-            for name in features:
-                column = _checked_node(f"feature:{name}")
+            for column in columns:
                 store.put_node(work.rows, column, work.now)
                 _link(work, Edge(source=column.id, target=made.id, relation="input"))
             told = {**details, "model": model_id, "version": model_version, "features": list(features)}
             work.emit(EventType.LINEAGE_RECORDED, made.resource, told)
-        return made
+            return store.node_by_id(work.rows, made.id) or made
 
     @operation("POST", "/governance/lineage", needs="governance.write")
     def record_lineage(self, source: str, target: str, relation: str = "used", *, created_by: str = "system") -> Edge:
@@ -187,11 +191,23 @@ class Provenance(Area):
         return str(output_path)
 
 
+def _checked_flag(value: bool | None, what: str) -> bool | None:
+    if value not in (None, True, False) or type(value) is int:
+        raise Invalid(f"{what} is {value!r:.80}. Pass True or False, or leave it out where nobody knows.")
+    return value
+
+
+def _checked_count(rows: int | None) -> int | None:
+    if rows is not None and (type(rows) is not int or rows < 0):
+        raise Invalid(f"rows is {rows!r:.80}. Pass how many there are.")
+    return rows
+
+
 def _checked_node(text: str) -> Node:
     """The node that an id names; Invalid unless it is spelt `kind:name` or `model:name:version`."""
     parts = text.split(":")
     whole = len(parts) == 3 if parts[0] == "model" else len(parts) >= 2
-    if not whole or not all(parts):
+    if not whole or not all(parts) or not _KIND.match(parts[0]):
         raise Invalid(
             f"{text!r} names no node. Write dataset:train_001, feature:amount or model:fraud_detector:v1.0.0."
         )

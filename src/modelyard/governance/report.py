@@ -35,7 +35,7 @@ def as_html(report: Mapping[str, Any]) -> str:
         for name, rows in shown["evidence"].items()
     ]
     bias = [{**row, "interval": _span(row["interval"])} for row in shown["bias_reports"]]
-    columns = ("attribute", "bias_type", "verdict", "bias_score", "interval", "threshold", "n", "reason")
+    columns = ("assessed_at", "attribute", "bias_type", "verdict", "bias_score", "interval", "threshold", "n", "reason")
     body = "".join(
         [
             f"<h1>Governance report: {escape(shown['model'])}</h1>",
@@ -85,10 +85,17 @@ def card(facts: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(_cell(value) for value in values) + " |")
     lines += ([] if shown["bias"] else ["Not measured."]) + ["", "## Stated by people", ""]
     lines += [
-        f"- {row['control']} ({row['framework']}): {row['statement']} ({row['attested_by']})" for row in shown["stated"]
+        f"- {row['control']} ({row['framework']}): {row['statement']} ({_person(row)})" for row in shown["stated"]
     ]
     lines += [] if shown["stated"] else ["Intended use, limits and ethical considerations: nothing recorded."]
     return "\n".join(lines) + "\n"
+
+
+WRITERS = {".json": as_json, "": as_json, ".html": as_html, ".htm": as_html}  # by a file's ending
+
+
+def _person(stated: Mapping[str, Any]) -> str:
+    return f"{stated['attested_by']}, until {stated['expires'][:10]}" if stated["expires"] else stated["attested_by"]
 
 
 def _list(title: str, values: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ def evidence_table(framework: Framework, facts: Facts, now: Instant) -> tuple[Ev
 def evidence(control: Control, facts: Facts, now: Instant) -> Evidence:
     """The support of one control. A person's 'no' outweighs proof; proof outweighs a person's 'yes'."""
     stated = facts.attestations.get(control.id)
-    current = stated if stated is not None and (stated.expires is None or stated.expires > now) else None
+    current = stated if stated is not None and holds(stated, now) else None
     if current is not None and current.says != MET:
         return _stated(control, current)
     proof = [matching(need, facts, now) for need in control.needs]
@@ -48,6 +48,11 @@ def evidence(control: Control, facts: Facts, now: Instant) -> Evidence:
     if control.needs and all(told):
         return _reported(control, [event for events in told for event in events])
     return _missing(control, [n.says for n, events in zip(control.needs, told, strict=True) if not events], stated)
+
+
+def holds(stated: Attestation, now: Instant) -> bool:
+    """Whether a statement has not expired."""
+    return stated.expires is None or stated.expires > now
 
 
 def matching(need: Need, facts: Facts, now: Instant, *, reported: bool = False) -> list[Event]:

@@ -125,6 +125,16 @@ def events_about(rows: Connection, kind: str, identifier: str) -> list[Event]:
     return _events(rows.all(sql, kind=kind, id=identifier, most=NEWEST))
 
 
+def first_event(rows: Connection, event_type: EventType, kind: str, identifier: str) -> Event | None:
+    """The oldest event of a type about one thing, or None."""
+    sql = (
+        f"SELECT {_EVENT} FROM events WHERE event_type = :type AND resource_type = :kind AND resource_id = :id "
+        "ORDER BY position LIMIT 1"
+    )
+    row = rows.one(sql, type=event_type.value, kind=kind, id=identifier)
+    return event_from_row(row) if row else None
+
+
 def events_naming(rows: Connection, event_type: EventType, key: str, name: str) -> list[Event]:
     """The newest events of a type whose details have `key` = `name`, oldest first."""
     text = dumps({key: name})[1:-1]  # details are canonical JSON, so this is how it is spelt there
