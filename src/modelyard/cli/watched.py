@@ -193,6 +193,8 @@ def _known(now: Seen) -> Iterator[tuple[str, str]]:
     if now["look"].get("at") and now["status"] not in ENDED:
         who = now["look"]["controller"] or "somebody without a lease"
         yield "controller", f"{who}, {_age(now):.0f} s ago"
+        if now["look"].get("servers", 1) > 1:
+            yield "counts", f"of {now['look']['servers']} servers"
 
 
 def _evidence(now: Seen) -> list[Seen]:

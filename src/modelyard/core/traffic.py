@@ -25,6 +25,17 @@ class Arm:
     weight: float
 
 
+def known_part(servers: int) -> float:
+    """Of a guard's alpha, the part for what all servers have told each other: each sees it alike, so that it is spent once.
+
+    The rest is for what each of them sees by itself, a little before the others and also while it cannot hear them.
+
+    >>> known_part(1), known_part(3)
+    (1.0, 0.8)
+    """
+    return 1.0 if servers == 1 else 0.8
+
+
 def tolerated_ms(quantile_ms: float, margin: float, floor_ms: float) -> float:
     """Up to how many milliseconds a watched arm is no slower than a quantile of the control: a part more, or so many more.
 
@@ -115,10 +126,11 @@ class ShadowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficCounts:
-    """Counts of one endpoint in one generation, merged over its serving processes."""
+    """Counts of one endpoint in one generation, merged over its serving processes on so many servers of one database."""
 
     endpoint: str
     generation: int
+    servers: int = 1
     arms: Mapping[str, ArmCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
 

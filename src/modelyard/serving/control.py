@@ -25,7 +25,7 @@ from modelyard.core.work import Store, Work
 from modelyard.serving import counters, detectors, metrics, store
 from modelyard.serving.compiling import compiled
 from modelyard.serving.composed import code_digest, used
-from modelyard.serving.fleet import fleet_of
+from modelyard.serving.fleet import fleet_of, has_others
 from modelyard.serving.guard import mark_recorded
 from modelyard.serving.listening import appending, grpc_reserved, listen
 from modelyard.serving.nodes_serving import NodeServing
@@ -40,6 +40,7 @@ from modelyard.serving.vigil import HANG_S, Death, bury_orphans
 
 ALIASES = {"scikit-learn": "sklearn", "pytorch": "torch", "keras": "tensorflow"}
 KEPT_GENERATIONS = 4
+STRANGERS = 8  # servers of one database that may judge too, until they have told of themselves
 
 
 class EndpointControl(Area):
@@ -179,7 +180,11 @@ class EndpointControl(Area):
         path = self.places.traffic(traffic.endpoint)
         if path.exists() and self.places.read_traffic(traffic.endpoint) == published:
             return
+        self._forget_namesake(traffic)
+        new = not self.places.counters(traffic.endpoint, traffic.generation).exists()
         file = counters.begin(self.places, traffic)
+        if new and has_others(self.store):
+            counters.Counters(file).share(STRANGERS)
         write(
             file.with_suffix(".json"), traffic
         )  # whose arms the counts are of, also once another generation is in force
@@ -190,6 +195,13 @@ class EndpointControl(Area):
             gone.unlink(missing_ok=True)
             gone.with_suffix(".json").unlink(missing_ok=True)
             self.places.signatures(traffic.endpoint, generation).unlink(missing_ok=True)
+
+    def _forget_namesake(self, traffic: Traffic) -> None:
+        """Drop what an endpoint of the same name has counted here that was removed, and made anew, on another machine."""
+        file = self.places.counters(traffic.endpoint, traffic.generation)
+        kept = file.with_suffix(".json")
+        if kept.exists() and read(kept, Traffic) != traffic:
+            file.unlink(missing_ok=True)
 
     @operation("GET", "/serving/endpoints", needs="serving.read")
     def endpoints(self) -> list[Traffic]:

@@ -4,8 +4,8 @@ Layout, in 64-bit words: a header (see the constants), 64 words that say which s
 for what runs late of each arm on trial (serving.detectors); then for each slot the arms and the shadow, 1,080 words each:
 72 counts and a latency histogram (stats.sketch, clipped at the top, which is 9.9 minutes). After them three bytes for each
 of 2^22 unit hashes mark what has been counted of a unit. Counts only grow, and a process that dies leaves its own behind,
-so that a merge needs no lock and loses nothing. Two slots are no process's: what other servers of the same database have
-counted is written into one of them while the other one counts.
+so that a merge needs no lock and loses nothing. Four slots are no process's: what other servers of the same database have
+counted, and what all have told each other, is written into two of them while the other two hold.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import DISTANCES, ArmCounts, Guard, ShadowCounts, Traffic, TrafficCounts
-from modelyard.serving.places import MAX_SLOTS, SERVERS, Places
+from modelyard.serving.places import ELSEWHERE, MAX_SLOTS, TOLD, Places
 from modelyard.serving.rules import MAX_ARMS, QUANTILES, quantiles_of, slower_of
 from modelyard.stats.rollback import ANSWERS, ERRORS, Counts
 from modelyard.stats.rounds import SERIES
@@ -36,10 +36,9 @@ WORD, HEADER, ROW, HEAD = 8, 2304, 1080, 72
 # The header: MAGIC, whether a guard has tripped, whether the warm-up is over, the version of what runs late, when the
 # file was made (microseconds since 1970), which series of rounds run (bits), whether others look for late faults. Where
 # servers share a database (serving.fleet): the file's own name among theirs, how often the others' counts were written,
-# how many servers judge, when they were last heard of, and until when this one looks for late faults (monotonic nanoseconds).
+# how many servers judge, and until when this one looks for late faults (monotonic nanoseconds).
 TRIPPED, WARM, VERSION, BORN, RUNNING, LED, USED, STATES, STATE = 1, 2, 3, 4, 5, 6, 64, 128, 136
-NAME, ELSEWHERE, JUDGES, HEARD, LEADS = 7, 8, 9, 10, 11
-SILENT_NS = 5_000_000_000  # without a word from the others for so long, each of them judges by itself
+NAME, TURNS, JUDGES, LEADS = 7, 8, 9, 10
 # An arm's counts: requests; then of a guarded generation units (and requests without one), those that failed, and those
 # whose first answer was above p50, p95, p99 and the hard limit. After them blocks of what the guard's tests judge: of
 # requests without a unit, of units in the rollout, and of units in the last round of each series. A block is: answers
@@ -236,7 +235,7 @@ class Counters:
 
     def news(self) -> bool:
         """Whether anything has been counted since this was last asked here."""
-        now = self.heads().tobytes()
+        now = self._words[TURNS].to_bytes(WORD, "little") + self.heads().tobytes()
         if now == self._known:
             return False
         self._known = now
@@ -338,21 +337,21 @@ class Counters:
 
     @property
     def judges(self) -> int:
-        """How many judge apart from one another, each by what it has: 1 while servers tell each other what they count."""
-        words = self._words
-        silent = words[JUDGES] > 1 and time.monotonic_ns() - words[HEARD] > SILENT_NS
-        return words[JUDGES] if silent else 1
+        """How many servers judge, each by what it has seen."""
+        return max(1, self._words[JUDGES])
 
-    def share(self, judges: int, heard: int, leads: int = 0) -> None:
-        """Be one of several servers' counts: how many they are, when they were heard of, and until when this server looks
-        for late faults."""
-        self._words[LEADS], self._words[HEARD], self._words[JUDGES] = leads, heard, judges
+    def share(self, judges: int, leads: int = 0) -> None:
+        """Be one of so many servers' counts. `leads` is until when this one looks for late faults."""
+        self._words[LEADS], self._words[JUDGES] = leads, judges
 
-    def elsewhere(self, words: np.ndarray) -> None:
-        """Count what other servers have counted so far, all of it at once for whoever looks. One caller at a time."""
-        version = self._words[ELSEWHERE] + 1
-        self._all[SERVERS[version % 2]] = words
-        self._words[ELSEWHERE] = version
+    def elsewhere(self, words: np.ndarray, told: np.ndarray) -> None:
+        """Count what other servers have counted so far, and note what all have told each other: at once for whoever looks.
+
+        One caller at a time.
+        """
+        turn = self._words[TURNS] + 1
+        self._all[ELSEWHERE[turn % 2]], self._all[TOLD[turn % 2]] = words, told
+        self._words[TURNS] = turn
 
     def here(self) -> np.ndarray:
         """The words of all slots summed but for what others have counted elsewhere, shape (arms + 1, ROW)."""
@@ -374,23 +373,24 @@ class Counters:
     def _summed(self, arms: slice, places: slice) -> np.ndarray:
         """Some words summed over all slots. Of the two that hold others' counts the one that counts is not written."""
         while True:
-            version = self._words[ELSEWHERE]
+            turn = self._words[TURNS]
             live = self._used != 0
-            live[SERVERS[version % 2]] |= version > 0
+            live[ELSEWHERE[turn % 2]] |= turn > 0
             rows: np.ndarray = self._all[live, arms, places].sum(axis=0)
-            if self._words[ELSEWHERE] == version:
+            if self._words[TURNS] == turn:
                 return rows
+
+    def told(self) -> np.ndarray:
+        """The counts of every arm and the shadow as all servers see them alike: what they have told each other."""
+        while True:
+            turn = self._words[TURNS]
+            heads: np.ndarray = self._all[TOLD[turn % 2], :, :HEAD].copy()
+            if self._words[TURNS] == turn:
+                return heads
 
     def outcomes(self, canary: int, baseline: int, guard: Guard) -> Outcomes:
         """What the tests of stats.rollback judge: the outcomes of canary and baseline, over all processes."""
-        arms = self.heads()[[canary, baseline]]
-        names = quantiles_of(guard)
-        alone = arms[:, ALONE : ALONE + BLOCK]
-        return Outcomes(
-            now=judged(alone + arms[:, EVER : EVER + BLOCK], names),
-            alone=judged(alone, names),
-            rounds=_rounds(arms),
-        )
+        return outcomes_in(self.heads()[[canary, baseline]], guard)
 
     def rounds(self, canary: int, baseline: int) -> np.ndarray:
         """What of `outcomes` is counted in rounds."""
@@ -402,14 +402,14 @@ class Counters:
 
     def merged_here(self, traffic: Traffic) -> TrafficCounts:
         """The same without what other servers have counted, which tell it themselves."""
-        return self._told(traffic, self.here())
+        return replace(self._told(traffic, self.here()), servers=1)
 
-    @staticmethod
-    def _told(traffic: Traffic, rows: np.ndarray) -> TrafficCounts:
+    def _told(self, traffic: Traffic, rows: np.ndarray) -> TrafficCounts:
         limits = slower_of(traffic.guard) if traffic.guard else {}
         return TrafficCounts(
             endpoint=traffic.endpoint,
             generation=traffic.generation,
+            servers=self.judges,
             arms={
                 arm.name: _arm(rows[index], limits, traffic.guard is not None) for index, arm in enumerate(traffic.arms)
             },
@@ -455,6 +455,17 @@ def create(path: Path) -> None:
         return  # another process made it first
     finally:
         os.unlink(part)
+
+
+def outcomes_in(arms: np.ndarray, guard: Guard) -> Outcomes:
+    """The outcomes from the counts of canary and baseline."""
+    names = quantiles_of(guard)
+    alone = arms[:, ALONE : ALONE + BLOCK]
+    return Outcomes(
+        now=judged(alone + arms[:, EVER : EVER + BLOCK], names),
+        alone=judged(alone, names),
+        rounds=_rounds(arms),
+    )
 
 
 def judged(blocks: np.ndarray, names: Sequence[str]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -19,7 +19,7 @@ from itertools import accumulate
 import numpy as np
 
 from modelyard.core.traffic import Guard, Traffic, TrafficCounts
-from modelyard.serving.counters import BLOCK, STATE, Counters, Outcomes, judged
+from modelyard.serving.counters import BLOCK, STATE, Counters, Outcomes, judged, outcomes_in
 from modelyard.serving.rules import quantiles_of
 from modelyard.stats.detector import Detector
 from modelyard.stats.rollback import (
@@ -51,11 +51,18 @@ def tests_of(counters: Counters, canary: int, baseline: int, guard: Guard) -> Te
     return _tests(guard, counters.outcomes(canary, baseline, guard), numbers)
 
 
+def tests_told(counters: Counters, canary: int, baseline: int, guard: Guard) -> Tests:
+    """The same by what all servers of a database have told each other: what each of them sees alike."""
+    numbers = _numbers(counters)[canary]
+    return _tests(guard, outcomes_in(counters.told()[[canary, baseline]], guard), numbers)
+
+
 def counted(counters: Counters, traffic: Traffic) -> TrafficCounts:
-    """Everything counted so far, with how far the guards' tests are."""
+    """Everything counted so far, with how far the guards' tests are: of several servers, by what all of them know."""
+    tested = tests_of if counters.judges == 1 else tests_told
     names = [arm.name for arm in traffic.arms]
     places = [(names.index(one.arm), names.index(one.control), one) for one in traffic.guards]
-    tests = {arm: tests_of(counters, arm, control, one) for arm, control, one in places}
+    tests = {arm: tested(counters, arm, control, one) for arm, control, one in places}
     return with_tests(counters.merged(traffic), traffic, tests)
 
 
@@ -136,7 +143,8 @@ def _given_up(counters: Counters, guards: Mapping[int, Guard], baseline: int, nu
 def _tests(guard: Guard, seen: Outcomes, numbers: np.ndarray) -> Tests:
     names = quantiles_of(guard)
     late = {test: one for test, (_, one) in _known(numbers, guard, seen.alone).items()}
-    begun = seen.rounds - numbers[COUNTED : COUNTED + seen.rounds.size].reshape(seen.rounds.shape).astype(np.int64)
+    before = numbers[COUNTED : COUNTED + seen.rounds.size].reshape(seen.rounds.shape).astype(np.int64)
+    begun = np.maximum(seen.rounds - before, 0)  # what servers have told may lag behind a round that has begun
     rounds = [(int(numbers[BEGUN + series]), judged(begun[series], names)) for series in range(len(SERIES))]
     tests = up_to_now(guard.carried, seen.now, guard.share, names, late)
     if any(number for number, _ in rounds):

@@ -181,6 +181,11 @@ def routing_of(traffic: Traffic) -> str:
     return hashlib.sha256(dumps(traffic).encode()).hexdigest()[:16]
 
 
+def has_others(store: Store) -> bool:
+    """Whether other servers may share a store's database; one that lies in this folder has this folder's counts alone."""
+    return "://" in store.database.url
+
+
 def fleet_of(store: Store, places: Places) -> Fleet | None:
-    """Who tells the other servers of a store's database; None where that lies in this folder, and so has no others."""
-    return Fleet(store, places) if "://" in store.database.url else None
+    """Who tells the other servers of a store's database; None where there are none."""
+    return Fleet(store, places) if has_others(store) else None

@@ -119,7 +119,8 @@ class Shared:
 
     def confirm(self) -> None:
         """What was to be told is told."""
-        self._said = self._saying or self._said
+        if self._saying is not None:
+            self._said, self._changed = self._saying, True
         if self._units is not None:
             self._units.confirm()
         if self._leasing is not None:
@@ -129,11 +130,10 @@ class Shared:
         """Have what was heard count here: marks before counts, so that no unit counts that has been counted elsewhere."""
         if self._units is not None:
             self._units.carry_out(self.counters)
-        if self._changed:
-            rows = self.counters.here()
-            self.counters.elsewhere(
-                sum((dense(told.words, rows) for told in self._others.values()), np.zeros_like(rows))
-            )
+        if self._changed and self._said is not None:
+            nothing = np.zeros_like(self.counters.here())
+            others = sum((dense(told.words, nothing) for told in self._others.values()), nothing)
+            self.counters.elsewhere(others, others + dense(self._said.words, nothing))
             self._changed = False
         for told in self._others.values():
             if told.trip is not None and not self.counters.tripped:
@@ -151,7 +151,7 @@ class Shared:
         if not leads:
             self.counters.rest()
         until = self._renewed + LEASE_NS if leads else 0
-        self.counters.share(len(self._others) + 1, heard=self._began, leads=until)
+        self.counters.share(len(self._others) + 1, leads=until)
 
     def _adopt(self) -> None:
         """Note how far who looks for late faults has come."""
@@ -187,7 +187,8 @@ class Units:
         self._name, self._routing = name, routing
         self._known = np.zeros(PLACES, np.uint8)
         self._heard: list[tuple[np.ndarray, np.ndarray]] = []  # that is not in the shared memory yet
-        self._counted: list[int] | None = None
+        self._counted: list[int] | None = None  # of units, when all that was marked had been told
+        self._counting: list[int] | None = None
         self._new = self._tail = self._rest = (np.zeros(0, np.int32), np.zeros(0, np.uint8))
         self._part = self._next = COUNTS + 1
 
@@ -199,12 +200,13 @@ class Units:
     def look(self, counters: Counters, rows: np.ndarray) -> None:
         """See what has been marked here; nothing is where no unit has been counted since."""
         counted = rows[:, [UNITS, BAD, *range(ALONE, ROUNDS)]].ravel().tolist()
-        if counted == self._counted and len(self._new[0]) < MOST:
-            self._new = (self._new[0][:0], self._new[1][:0])
+        if counted == self._counted:
             return
         marks = counters.marks.copy() & ~self._known  # a copy: numpy gives up where others set marks meanwhile
         places = np.flatnonzero(marks)[:MOST].astype(np.int32)
-        self._new, self._counted = (places, marks[places]), counted
+        self._new, self._counting = (places, marks[places]), counted if len(places) < MOST else None
+        if not len(places):
+            self._counted = counted
 
     def hear(self, line: Line) -> None:
         """Take in what was told, by this server's own last process too."""
@@ -241,6 +243,7 @@ class Units:
         places, bits = self._new
         self._known[places] |= bits
         self._part, self._tail = self._next, self._rest
+        self._new, self._counted = (places[:0], bits[:0]), self._counting
 
     def carry_out(self, counters: Counters) -> None:
         """Mark here what others have met."""

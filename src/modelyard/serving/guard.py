@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 from modelyard.core.errors import Invalid
-from modelyard.core.traffic import Guard, GuardTrip, Traffic
+from modelyard.core.traffic import Guard, GuardTrip, Traffic, known_part
 from modelyard.serving.counters import Counters
-from modelyard.serving.detectors import Tests, begin_rounds, judged_now, tests_of, with_tests
+from modelyard.serving.detectors import Tests, begin_rounds, judged_now, tests_of, tests_told, with_tests
 from modelyard.serving.lasting import Lasting, keep
 from modelyard.serving.places import Places, read, write_once
 from modelyard.serving.rules import trip_of, trips
@@ -67,12 +67,21 @@ def check(places: Places, route: Guarded) -> bool:
     if not counters.warm or not counters.news():
         return False
     tests = {arm: judged_now(counters, arm, route.baseline, one) for arm, one in watched.items()}
-    apart = math.log(counters.judges)  # each of several that cannot hear each other has a part of alpha
-    if not any(trips(watched[arm], strongest(one)[0] - apart) for arm, one in tests.items()):
-        return False
+    servers, known = counters.judges, known_part(counters.judges)
+    if not _decided(watched, tests, known if servers == 1 else (1 - known) / servers):
+        if servers == 1:
+            return False
+        tests = {arm: tests_told(counters, arm, route.baseline, one) for arm, one in watched.items()}
+        if not _decided(watched, tests, known):
+            return False
     _write(places, route, tests)
     counters.trip()
     return True
+
+
+def _decided(watched: Mapping[int, Guard], tests: Mapping[int, Tests], part: float) -> bool:
+    """Whether an arm's evidence has reached 1/alpha, with a part of alpha."""
+    return any(trips(watched[arm], strongest(one)[0] + math.log(part)) for arm, one in tests.items())
 
 
 def look(places: Places, routes: Iterable[Guarded]) -> None:

@@ -33,7 +33,9 @@ from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.serving.values import EndpointConfig, Installed
 
 MAX_SLOTS = 64
-SERVERS = (MAX_SLOTS - 2, MAX_SLOTS - 1)  # no process's: what other servers of the same database have counted
+# No process's: what other servers of the same database have counted, and what all have told each other. Twice, so that a
+# reader sees the one while the other is written.
+ELSEWHERE, TOLD = (MAX_SLOTS - 4, MAX_SLOTS - 3), (MAX_SLOTS - 2, MAX_SLOTS - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +233,7 @@ class Slot:
     def __init__(self, places: Places) -> None:
         self.places = places
         places.make()
-        for number in range(SERVERS[0]):
+        for number in range(ELSEWHERE[0]):
             handle = os.open(places.slots / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -241,7 +243,7 @@ class Slot:
             self._handle = handle
             self.number = number
             return
-        raise Unavailable(f"{SERVERS[0]} processes serve from {places.root} already. Stop one of them.")
+        raise Unavailable(f"{ELSEWHERE[0]} processes serve from {places.root} already. Stop one of them.")
 
     def report(self, report: SlotReport) -> None:
         """Tell what this process carries out."""
