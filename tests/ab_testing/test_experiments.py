@@ -16,7 +16,7 @@ from modelyard.ab_testing import ABTestManager, TestStatus, TrafficSplitStrategy
 from modelyard.ab_testing.comparing import compared, rate_of
 from modelyard.ab_testing.design import Look, ruler
 from modelyard.ab_testing.experiments import ANY_GOAL, ABTest, Variant
-from modelyard.ab_testing.journal import BETWEEN, parsed, record
+from modelyard.ab_testing.journal import BETWEEN, key, parsed, record
 from modelyard.ab_testing.metrics import BUILT_IN
 from modelyard.ab_testing.tally import Tally, Unit
 from modelyard.core.errors import Conflict, Invalid, NotFound
@@ -211,11 +211,12 @@ PRINTED = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, ma
     st.none() | st.dictionaries(PRINTED.filter(lambda name: name not in BUILT_IN), st.floats(-1e50, 1e50), min_size=1),
 )
 def test_a_line_says_back_what_was_recorded(success, latency, unit, metrics):
+    unit = key("t", unit) if unit else ""
     text = record("t", "control", 0, success, latency, unit=unit, metrics=metrics)
     assert b"\n" not in text
     assert BETWEEN not in text
     back = parsed(text.decode())
-    assert (back.success, back.latency, back.unit, back.metrics) == (int(success), latency, unit or "", metrics)
+    assert (back.success, back.latency, back.unit, back.metrics) == (int(success), latency, unit, metrics or {})
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from modelyard.ab_testing import ABTestManager, assignment, rules, store
 from modelyard.ab_testing.counting import Counting
-from modelyard.ab_testing.journal import Result
+from modelyard.ab_testing.journal import key, record
 from modelyard.ab_testing.metrics import parsed
+from modelyard.ab_testing.runs import Shelf
 from modelyard.core.errors import Conflict, Invalid, NotFound
 from modelyard.core.instants import FixedClock
 
@@ -209,11 +210,14 @@ def test_the_same_results_give_the_same_analysis_in_any_order_and_in_any_number_
     for parts in (1, 4):
         test = running(manager, metrics=metrics, strategy="random")
         mixed = order.sample(rows, len(rows))
-        results = [Result(test.test_id, v, 0, int(s), t, u, "", dict(n) or None) for v, s, t, u, n in mixed]
+        results = [
+            record(test.test_id, v, 0, s, t, unit=key(test.test_id, u) if u else "", metrics=n) + b"\n"
+            for v, s, t, u, n in mixed
+        ]
         for part in range(parts):
             with manager.store.work() as work:
-                counting = Counting(work.rows)
-                counting.add(results[part::parts])
+                counting = Counting(work.rows, Shelf())
+                counting.add(counting.read(b"".join(results[part::parts])))
                 counting.write()
         with manager.store.reading() as rows_:
             tallies = {name: store.arm_tally(rows_, test.test_id, name) for name in test.shares}

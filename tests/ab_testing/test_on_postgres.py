@@ -27,7 +27,11 @@ def at_once(count, work):
 
     def one(number):
         start.wait()
-        answers.put(work(number))
+        try:
+            answers.put(work(number))
+        except BaseException as error:
+            answers.put(error)
+            raise
 
     children = [FORK.Process(target=one, args=(number,)) for number in range(count)]
     for child in children:
@@ -35,6 +39,7 @@ def at_once(count, work):
     found = [answers.get() for _ in children]
     for child in children:
         child.join()
+    assert not [one for one in found if isinstance(one, BaseException)]
     return found
 
 

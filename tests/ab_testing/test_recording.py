@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
@@ -14,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelyard.ab_testing import ABTestManager, results, store
-from modelyard.ab_testing.journal import BETWEEN, record
+from modelyard.ab_testing import ABTestManager, remembered, results, store
+from modelyard.ab_testing.journal import BETWEEN, key, record
 from modelyard.ab_testing.tally import Tally
 from modelyard.core.errors import Conflict, Invalid, NotFound, Unavailable
 from modelyard.core.events import EventType
@@ -48,10 +49,14 @@ def tallied(manager, test, variant="control"):
         return store.arm_tally(rows, test.test_id, variant)
 
 
-def units_of(manager, test):
+def units_of(manager, test, names=("u1", "u2", "ü3")):
+    """What the database holds of units, by their own names."""
+    name_of = {key(test.test_id, name): name for name in names}
     with manager.store.reading() as rows:
-        found = rows.all("SELECT * FROM ab_units WHERE test_id = :id ORDER BY variant, unit", id=test.test_id)
-    return [{**row, "test_id": ""} for row in found]
+        found = remembered.units(rows, test.test_id)
+    return sorted(
+        ({**row, "unit": name_of[row["unit"]]} for row in found), key=lambda row: (row["variant"], row["unit"])
+    )
 
 
 NUMBERS = st.floats(-1e12, 1e12) | st.sampled_from([0.1, 1e-300, 1e16, -1e16, 5e-324])
@@ -206,7 +211,7 @@ def test_of_a_call_that_was_cut_short_nothing_counts(tmp_path, manager):
     (path,) = (tmp_path / "yard" / "ab_testing").glob("*.journal")
     whole = path.read_bytes()
     with path.open("ab") as torn:  # all but the last byte of a call's results
-        torn.write(BETWEEN.join([whole[:-1], record(test.test_id, "control", 0, True, unit="u")]))
+        torn.write(BETWEEN.join([whole[:-1], record(test.test_id, "control", 0, True, unit=key(test.test_id, "u"))]))
     assert tallied(manager, test).requests == 3
 
 
@@ -365,7 +370,8 @@ def test_a_corrected_covariate_takes_the_place_of_the_one_that_was_known(manager
     manager.correct_result(test.test_id, "r2", custom_metrics={"before": 6.0}, reason="was read off the wrong line")
     tallied(manager, test)
     with manager.store.reading() as rows:
-        assert store.find_units(rows, test.test_id, ["u"])["control", "u"].known == {"before": 6.0}
+        (unit,) = remembered.units(rows, test.test_id)
+    assert json.loads(unit["sums"])["known"] == {"before": 6.0}
 
 
 def test_settling_counts_what_is_new_and_corrects_what_says_otherwise(manager):
@@ -443,4 +449,4 @@ def test_numpy_numbers_and_numbered_units_are_taken(manager):
     )
     found = tallied(manager, test, variant)
     assert (found.successes, found.metrics["n"].totals[0]) == (1, 3)
-    assert [row["unit"] for row in units_of(manager, test)] == ["7"]
+    assert [row["unit"] for row in units_of(manager, test, ["7"])] == ["7"]

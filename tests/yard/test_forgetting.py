@@ -118,7 +118,7 @@ def test_of_a_person_under_a_legal_hold_nothing_goes_anywhere(yard: Yard) -> Non
     with pytest.raises(Conflict, match="legal hold"):
         yard.audit.erase_subject("u", also=[WHO], user="dpo@example.org", reason="Art. 17")
     with yard.store.reading() as rows:
-        assert len(rows.all("SELECT 1 FROM ab_units")) == 1
+        assert len(rows.all("SELECT 1 FROM ab_parts")) == 1
 
 
 def test_a_process_that_goes_on_recording_keeps_nothing_of_a_forgotten_unit(tmp_path: Path) -> None:

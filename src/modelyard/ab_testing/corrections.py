@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelyard.ab_testing import journal, store
-from modelyard.ab_testing.counting import Counting
+from modelyard.ab_testing import journal
 from modelyard.ab_testing.experiments import ABTest, TestStatus
+from modelyard.ab_testing.gathering import check_quantiled
 from modelyard.ab_testing.journal import Result
 from modelyard.ab_testing.planning import emit, known
-from modelyard.ab_testing.results import Results, check_quantiled
+from modelyard.ab_testing.results import Results
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Conflict, Invalid, NotFound
 from modelyard.core.events import EventType
 from modelyard.core.operations import operation
 from modelyard.core.work import Work
+
+if TYPE_CHECKING:
+    from modelyard.ab_testing.counting import Counting
 
 Amend = Callable[[ABTest, Result], "Result | None"]
 Change = tuple[Result, "Result | None"]  # what a result said, and what it says now; None: withdrawn
@@ -109,24 +112,25 @@ class Corrections(Results):
 
         A running test counts the new ones; one that says otherwise than it was counted is corrected, in an ended test too.
         """
-        test, told, refused = self.get_test(test_id), {}, {}
+        test, told, refused, names = self.get_test(test_id), {}, {}, {}
         for one in results:
             try:
-                journal.check_id(one.get("result_id"))
-                told[one["result_id"]] = journal.parsed(self._record(test, **one).decode())
+                key = journal.key(test_id, one.get("result_id"))
+                told[key] = self._record(test, **one)
+                names[key] = str(one["result_id"])
             except (Invalid, NotFound) as error:
                 refused[str(one.get("result_id"))] = str(error)
         self._recorder.fold()
         with self.store.work(user) as work:
-            known_ones = store.results_of(work.rows, test_id, told)
-            new = [one for name, one in told.items() if name not in known_ones]
+            counting = self._recorder.counting(work.rows)
+            known_ones = counting.results(test_id, list(told))
+            new = [key for key in told if key not in known_ones]
             if known(work.rows, test_id).status is not TestStatus.RUNNING:
-                refused |= {one.result_id: f"{test_id} is {test.status.value}." for one in new}
+                refused |= {names[key]: f"{test_id} is {test.status.value}." for key in new}
                 new = []
-            changes = _differing(known_ones, told)
-            counting = Counting(work.rows)
-            counting.add(new)
-            _change(work, counting, test, changes, reason)
+            changes = _differing(known_ones, {key: journal.parsed(one.decode()) for key, one in told.items()})
+            counting.add(counting.read(b"".join([told[key] + b"\n" for key in new])))
+            _change(work, counting, test, {names[key]: one for key, one in changes.items()}, reason)
         repeated = len(known_ones) - len(changes)
         return Settled(new=len(new), corrected=len(changes), repeated=repeated, refused=refused)
 
@@ -136,33 +140,34 @@ class Corrections(Results):
         self._recorder.fold()
         with self.store.work(user) as work:
             test = known(work.rows, test_id)
-            found = store.results_of(work.rows, test_id, [str(result_id)])
+            counting, key = self._recorder.counting(work.rows), journal.key(test_id, result_id)
+            found = counting.results(test_id, [key])
             if not found:
                 raise NotFound(
                     f"{test_id} has counted no result {result_id!r}. Only what was told with a result_id can be corrected; "
                     "another machine's results are known once it has folded them."
                 )
-            ((name, before),) = found.items()
+            before = found[key]
             if before is None:
                 raise Conflict(
-                    f"The result {name!r} was withdrawn from {test_id}. Tell it anew under another result_id."
+                    f"The result {result_id!r} was withdrawn from {test_id}. Tell it anew under another result_id."
                 )
             after = amended(test, before)
             if after != before:
-                _change(work, Counting(work.rows), test, [(before, after)], reason)
-        return _correction(before, after)
+                _change(work, counting, test, {str(result_id): (before, after)}, reason)
+        return _correction(str(result_id), before, after)
 
 
 def _amended(test: ABTest, before: Result, success: Any, latency: float | None, told: Mapping[str, float]) -> Result:
     """The result with other numbers, checked as when it is recorded."""
-    metrics = {**(before.metrics or {}), **told}
+    metrics = {**before.metrics, **told}
     text = journal.record(
         test.test_id,
         before.variant,
         before.number,
         bool(before.success) if success is None else success,
         before.latency if latency is None else latency,
-        unit=before.unit or None,
+        unit=before.unit,
         result_id=before.result_id,
         metrics=metrics,
     )
@@ -170,31 +175,31 @@ def _amended(test: ABTest, before: Result, success: Any, latency: float | None, 
     return journal.parsed(text.decode())
 
 
-def _change(work: Work, counting: Counting, test: ABTest, changes: Sequence[Change], reason: str) -> None:
-    """Write what is counted, with these changes, and tell of them."""
-    for before, after in changes:
+def _change(work: Work, counting: Counting, test: ABTest, changes: Mapping[str, Change], reason: str) -> None:
+    """Write what is counted, with these changes by the results' ids, and tell of them."""
+    for before, after in changes.values():
         counting.change(before, after)
     counting.write()
     if changes:
-        told = [_correction(before, after) for before, after in changes]
+        told = [_correction(name, before, after) for name, (before, after) in changes.items()]
         details = {"reason": reason, "results": [plain(one) for one in told]}
         emit(work, EventType.AB_RESULTS_CORRECTED, test, details)
 
 
-def _differing(known_ones: Mapping[str, Result | None], told: Mapping[str, Result]) -> list[Change]:
+def _differing(known_ones: Mapping[str, Result | None], told: Mapping[str, Result]) -> dict[str, Change]:
     """Those that say otherwise than before. Whose they are stays; a withdrawn one stays withdrawn."""
     whose = {
         name: replace(told[name], variant=was.variant, number=was.number, unit=was.unit)
         for name, was in known_ones.items()
         if was is not None
     }
-    return [(was, whose[name]) for name, was in known_ones.items() if was is not None and was != whose[name]]
+    return {name: (was, whose[name]) for name, was in known_ones.items() if was is not None and was != whose[name]}
 
 
-def _correction(before: Result, after: Result | None) -> Correction:
+def _correction(result_id: str, before: Result, after: Result | None) -> Correction:
     return Correction(
         test_id=before.test_id,
-        result_id=before.result_id,
+        result_id=result_id,
         variant=before.variant,
         before=_said(before),
         after=None if after is None else _said(after),
@@ -202,4 +207,4 @@ def _correction(before: Result, after: Result | None) -> Correction:
 
 
 def _said(result: Result) -> dict[str, Any]:
-    return {"success": bool(result.success), "latency": result.latency, "custom_metrics": result.metrics or {}}
+    return {"success": bool(result.success), "latency": result.latency, "custom_metrics": result.metrics}

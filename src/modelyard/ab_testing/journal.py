@@ -5,13 +5,13 @@ of the process, and of a call that was cut short nothing counts. (A power cut is
 journal belongs to one process, which holds a lock on it; a journal that nobody holds is folded to its end and removed. The
 database remembers how far each has been folded, in the transaction that adds the counts.
 
-A line holds records, each of one result or of several that differ in their latency alone.
+A line holds records, each of one result or of several that are told alike: their latencies, units, ids and numbers follow one
+another, column by column. Of units and ids there are keys only.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import struct
 import sys
@@ -20,6 +20,7 @@ from array import array
 from binascii import hexlify
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from modelyard.core.ids import new_id
 
 SUFFIX = ".journal"
 BETWEEN = b"\x1e"  # records of one line: no id has it, since ids are printable
+INNER = "\x1f"  # between the names and numbers of a record
 ALONE = b"\t\t\t"  # how the record of results ends that have no unit, no id and no numbers of their own
 LARGEST = 1e50  # its powers are still floats when variances of ratios are computed
 LONGEST = 512  # characters of an id
@@ -115,22 +117,39 @@ def opened(folder: Path) -> Iterator[Opened]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result."""
+    """One result that was told with an id. Units and ids are keys of them, as `key` makes them; "" for no unit."""
 
     test_id: str
     variant: str
     number: int  # of the round of Thompson sampling; 0 in other tests
     success: int
-    latency: float | None
     unit: str
     result_id: str
-    metrics: dict[str, float] | None
+    told: Mapping[str, float]  # everything measured, by name
 
     @property
-    def numbers(self) -> dict[str, float]:
-        """Everything measured, by name."""
-        measured = {} if self.latency is None else {LATENCY: self.latency}
-        return {**measured, **self.metrics} if self.metrics else measured
+    def latency(self) -> float | None:
+        """The latency, where it was told."""
+        return self.told.get(LATENCY)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers beside it."""
+        return {name: value for name, value in self.told.items() if name != LATENCY}
+
+
+def key(test_id: str, name: Any) -> str:
+    """What stands for a unit or a result in a test: the first 128 bits of SHA-256 of `test_id:name`, in hexadecimal digits.
+
+    The first half is where the unit stands in the test (`assignment.place`). Invalid for what is no id.
+
+    >>> key("t", "user7")
+    '923e544754c210bf548b63bf031b4663'
+    """
+    if type(name) is not str:
+        name = str(name) if hasattr(name, "__index__") and not isinstance(name, bool) else name
+    check_id(name)
+    return sha256(f"{test_id}:{name}".encode()).hexdigest()[:32]
 
 
 def record(
@@ -140,22 +159,36 @@ def record(
     success: Any,
     latency: float | None = None,
     *,
-    unit: str | None = None,
-    result_id: str | None = None,
+    unit: str = "",
+    result_id: str = "",
     metrics: Mapping[str, float] | None = None,
 ) -> bytes:
-    """One result as a record; Invalid for numbers that are none, negative latencies and ids that cannot be printed.
+    """One result as a record, its unit and its id by their keys; Invalid for numbers that are none and negative latencies.
 
-    >>> record("t", "control", 0, True, unit="user7")
-    b't\\tcontrol\\t0\\t1\\t1\\t\\tuser7\\t\\t'
+    >>> record("t", "control", 0, True, unit="0f" * 16)
+    b't\\tcontrol\\t0\\t1\\t1\\t\\t0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f\\t\\t'
     """
-    told = b"" if latency is None else packed((latency,))
-    for name in (unit, result_id):
-        if name is not None:
-            check_id(name)
-    numbers = _checked(metrics) if metrics else ""
-    own = f"\t{unit or ''}\t{result_id or ''}\t{numbers}".encode()
-    return head(test_id, variant, number, success) + told + own
+    begin = head(test_id, variant, number, success)
+    columns = {name: (value,) for name, value in named(metrics).items()} if metrics is not None else {}
+    return block(begin, () if latency is None else (latency,), unit, result_id, columns)
+
+
+def block(begin: bytes, latencies: Sequence[Any], units: str, ids: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """Results that begin alike as one record: all of them have a latency, a unit, an id and these numbers, or none has."""
+    numbers = INNER.join([f"{name}{INNER}{_digits(name, values)}" for name, values in columns.items()])
+    return begin + packed(latencies) + f"\t{units}\t{ids}\t{numbers}".encode()
+
+
+def named(metrics: Any) -> Mapping[str, Any]:
+    """Numbers by their names; Invalid for what is none, and for names that cannot be."""
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):
+        raise Invalid(f"custom_metrics is {metrics!r:.40}; give numbers by name.")
+    for name in metrics:
+        if not name or not isinstance(name, str) or not name.isprintable():
+            raise Invalid(f"A metric is called {name!r:.40}. Name it with printable characters.")
+        if name in BUILT_IN:
+            raise Invalid(f"{name!r} is what every result brings by itself. Record your number under another name.")
+    return metrics
 
 
 def head(test_id: str, variant: str, number: int, success: Any, times: int = 1) -> bytes:
@@ -173,6 +206,10 @@ def packed(latencies: Sequence[float]) -> bytes:
     for latency in told:
         if not 0 <= latency <= LARGEST:
             raise Invalid(f"latency is {latency!r:.40}; a latency in seconds is a number of 0 or more.")
+    return _hexadecimal(told)
+
+
+def _hexadecimal(told: Sequence[float]) -> bytes:
     return hexlify(_PACKED(*told) if len(told) == 1 else struct.pack(f"<{len(told)}d", *told))
 
 
@@ -187,16 +224,17 @@ def unpacked(digits: str) -> array[float]:
 def parsed(text: str) -> Result:
     """The result that a record of one holds."""
     test_id, variant, number, success, _, latency, unit, result_id, metrics = text.split("\t", 8)
-    return Result(
-        test_id,
-        variant,
-        int(number),
-        int(success),
-        unpacked(latency)[0] if latency else None,
-        unit,
-        result_id,
-        json.loads(metrics) if metrics else None,
-    )
+    told = {LATENCY: unpacked(latency)[0]} if latency else {}
+    told |= {name: values[0] for name, values in columns_of(metrics).items()}
+    return Result(test_id, variant, int(number), int(success), unit, result_id, told)
+
+
+def columns_of(metrics: str) -> dict[str, array[float]]:
+    """The numbers of a record, by name."""
+    if not metrics:
+        return {}
+    parts = metrics.split(INNER)
+    return {name: unpacked(digits) for name, digits in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def check_id(name: Any) -> None:
@@ -207,31 +245,28 @@ def check_id(name: Any) -> None:
 
 def judged(success: Any) -> bool:
     """Whether it was a success, NumPy's booleans and 1 and 0 included; Invalid for what says neither."""
-    if not isinstance(success, str) and success in (True, False):
-        return bool(success)
+    try:
+        if not isinstance(success, str) and success in (True, False):
+            return bool(success)
+    except (TypeError, ValueError, ArithmeticError):  # an array, a decimal that is no number
+        pass
     raise Invalid(f"success is {success!r:.40}; say True or False.")
 
 
-def _checked(metrics: Mapping[str, float]) -> str:
-    if not isinstance(metrics, Mapping):
-        raise Invalid(f"custom_metrics is {metrics!r:.40}; give numbers by name.")
-    numbers: dict[str, float] = {}
-    for name, value in metrics.items():
-        if not name or not isinstance(name, str) or not name.isprintable():
-            raise Invalid(f"A metric is called {name!r:.40}. Name it with printable characters.")
-        number = numbers[name] = _number(value)
+def _digits(name: str, values: Sequence[Any]) -> str:
+    """Numbers of a metric as hexadecimal digits; Invalid for what is none, and for numbers that are too large."""
+    told = [value if type(value) is float else _number(value) for value in values]
+    for number in told:
         if not -LARGEST <= number <= LARGEST:
             raise Invalid(f"The metric {name!r} is {number}; record finite numbers of at most {LARGEST:g}.")
-        if name in BUILT_IN:
-            raise Invalid(f"{name!r} is what every result brings by itself. Record your number under another name.")
-    return json.dumps(numbers)
+    return _hexadecimal(told).decode()
 
 
 def _number(value: Any) -> float:
     """NumPy's numbers and integers as well; Invalid for what is no number, and for integers beyond every float."""
     try:
-        if not isinstance(value, (bool, str, bytes)):
+        if not isinstance(value, (bool, str, bytes, bytearray)) and not hasattr(value, "__len__"):
             return float(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         pass
     raise Invalid(f"{value!r:.40} is no number that can be recorded. Latencies and metrics are numbers.")

@@ -122,6 +122,16 @@ class Layout:
     clustered: frozenset[str] = frozenset()  # those among them whose quantiles are compared over units
     taken: frozenset[str] = frozenset()  # names that need no average of their own
 
+    @property
+    def stratified(self) -> bool:
+        """Whether units are told apart by groups."""
+        return any(metric.strata for metric in self.summed)
+
+    @property
+    def columnar(self) -> bool:
+        """Whether units can be counted column by column: no groups, and no quantiles over units."""
+        return not self.clustered and not self.stratified
+
 
 def layout(metrics: Sequence[Metric]) -> Layout:
     """The layout of a plan. The latency has an average and a histogram always."""

@@ -35,14 +35,6 @@ PARTS = {  # name in the document -> (table, what orders its rows); every row ha
         Table(name="ab_arms", columns=("variant", "round", "tally"), values=frozenset({"tally"})),
         "variant, round",
     ),
-    "units": (
-        Table(
-            name="ab_units",
-            columns=("variant", "unit", "requests", "successes", "sums"),
-            values=frozenset({"sums"}),
-        ),
-        "variant, unit",
-    ),
     "rounds": (
         Table(
             name="ab_rounds",
@@ -53,14 +45,6 @@ PARTS = {  # name in the document -> (table, what orders its rows); every row ha
         "round",
     ),
     "assignments": (Table(name="ab_assignments", columns=("unit", "variant", "round")), "unit"),
-    "results": (
-        Table(
-            name="ab_results",
-            columns=("result_id", "variant", "round", "unit", "success", "latency", "metrics"),
-            values=frozenset({"metrics"}),
-        ),
-        "result_id",
-    ),
     "sources": (
         Table(
             name="ab_sources",
@@ -81,6 +65,14 @@ PARTS = {  # name in the document -> (table, what orders its rows); every row ha
 }
 
 
+UNITS = Table(name="ab_parts", columns=("variant", "unit", "requests", "successes", "sums"), values=frozenset({"sums"}))
+RESULTS = Table(
+    name="ab_parts",
+    columns=("result_id", "variant", "round", "unit", "success", "latency", "metrics"),
+    values=frozenset({"metrics"}),
+)
+
+
 def fold(store: Store) -> None:
     """Bring what was recorded into the database, so that documents have it. Before the transaction that reads them."""
     Recorder(store).fold()
@@ -96,6 +88,10 @@ def _document(rows: Connection, test_id: str) -> Document | None:
         parts = [table.document(one) for one in rows.all(sql, test_id=test_id)]
         keys = order.split(", ")
         found[name] = sorted(parts, key=lambda part: [part[key] for key in keys])  # as no database's collation would
+    from modelyard.ab_testing.remembered import results, units  # needs numpy
+
+    found["units"] = [UNITS.document(one) for one in units(rows, test_id)]
+    found["results"] = [RESULTS.document(one) for one in results(rows, test_id)]
     return found
 
 
@@ -112,8 +108,13 @@ def _standing(rows: Connection, document: Document) -> Document | None:
 
 def _write(work: Work, document: Document) -> None:
     TESTS.insert(work.rows, [document["test"]])
+    test_id = document["test"]["test_id"]
     for name, (table, _) in PARTS.items():
-        table.insert(work.rows, document[name], test_id=document["test"]["test_id"])
+        table.insert(work.rows, document[name], test_id=test_id)
+    from modelyard.ab_testing.remembered import write_results_of, write_units_of  # needs numpy
+
+    write_units_of(work.rows, test_id, [UNITS.row(one) for one in document["units"]])
+    write_results_of(work.rows, test_id, [RESULTS.row(one) for one in document["results"]])
 
 
 def _check(rows: Connection, document: Document) -> None:

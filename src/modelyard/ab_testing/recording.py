@@ -7,20 +7,20 @@ import os
 import threading
 import time
 import weakref
-from array import array
-from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelyard.ab_testing import journal
-from modelyard.ab_testing.counting import Arm, Counting
-from modelyard.ab_testing.journal import Journal, Opened, Result
+from modelyard.ab_testing.journal import Journal, Opened
 from modelyard.ab_testing.store import folded, forget_journal, save_folded
 from modelyard.core.errors import YardError
 from modelyard.core.ports import Connection
 from modelyard.core.work import Store
+
+if TYPE_CHECKING:
+    from modelyard.ab_testing.counting import Counting
+    from modelyard.ab_testing.runs import Shelf
 
 log = logging.getLogger("modelyard.ab_testing")
 
@@ -37,6 +37,7 @@ class Recorder:
         self._folder: Path = area_store.folder / "ab_testing"
         self._journal: Journal | None = None
         self._since = 0
+        self._shelf: Shelf | None = None
         self._fresh()
         _RECORDERS.add(self)
 
@@ -83,10 +84,25 @@ class Recorder:
         with self._mutex:
             self._retire()
 
+    def counting(self, rows: Connection) -> Counting:
+        """What counts within a transaction."""
+        from modelyard.ab_testing.counting import Counting  # needs numpy
+
+        return Counting(rows, self.shelf)
+
+    @property
+    def shelf(self) -> Shelf:
+        """What this process has read of what is remembered."""
+        from modelyard.ab_testing.runs import Shelf  # needs numpy
+
+        if self._shelf is None:
+            self._shelf = Shelf()
+        return self._shelf
+
     def _fresh(self) -> None:
         """Start with no journal: when made, and in a forked child, where its parent's lock may be taken for ever."""
         self._mutex, self._due = threading.Lock(), time.monotonic() + FOLD_AFTER
-        self._journal, self._since = None, 0
+        self._journal, self._since, self._shelf = None, 0, None
 
     def _retire(self) -> None:
         if self._journal is not None:
@@ -112,7 +128,7 @@ class Recorder:
             start = folded(work.rows, name)
             waiting = one.waiting(start)
             if waiting.lines:
-                if damaged := fold_lines(work.rows, waiting.lines):
+                if damaged := fold_lines(self.counting(work.rows), waiting.lines):
                     _set_aside(one.path, damaged)
                 save_folded(work.rows, name, waiting.end)
         if one.abandoned:
@@ -129,54 +145,23 @@ def _set_aside(path: Path, damaged: bytes) -> None:
     log.error("%d bytes of %s cannot be read and count nothing. They are kept in %s.", len(damaged), path, beside)
 
 
-def fold_lines(rows: Connection, lines: bytes) -> bytes:
+def fold_lines(counting: Counting, lines: bytes) -> bytes:
     """Add a journal's lines to the tallies; returns those that a disk has damaged."""
-    counting, damaged = Counting(rows), b""
     try:
-        read = _read(counting, lines)
+        found, damaged = counting.read(lines), b""
     except (ValueError, LookupError):
-        whole = [line for line in lines.splitlines(keepends=True) if _is_whole(counting, line)]
-        damaged = b"".join(line for line in lines.splitlines(keepends=True) if line not in set(whole))
-        read = _read(counting, b"".join(whole))
-    for (arm, success, times), latencies in read.alone:
-        counting.add_alone(arm, success, latencies, times)
-    counting.add(read.others)
+        each = [line + b"\n" for line in lines.split(b"\n")[:-1]]
+        whole = [_is_whole(counting, line) for line in each]
+        damaged = b"".join([line for line, good in zip(each, whole, strict=True) if not good])
+        found = counting.read(b"".join([line for line, good in zip(each, whole, strict=True) if good]))
+    counting.add(found)
     counting.write()
     return damaged
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What lines hold: results that bring a latency at most, and all others."""
-
-    alone: Sequence[tuple[tuple[Arm, int, int], Sequence[float]]]  # (arm, success, how many), their latencies
-    others: Sequence[Result]
-
-
-def _read(counting: Counting, lines: bytes) -> _Read:
-    """What lines hold, without counting it; ValueError or LookupError for what was never written so."""
-    heads: dict[str, list[str]] = defaultdict(list)  # their latencies
-    others: list[Result] = []
-    alone: list[tuple[tuple[Arm, int, int], array[float]]] = []
-    ends = journal.ALONE.decode()
-    for text in lines.replace(b"\n", journal.BETWEEN).decode().split(journal.BETWEEN.decode())[:-1]:
-        if text.endswith(ends):
-            head, latencies, _, _, _ = text.rsplit("\t", 4)
-            heads[head].append(latencies)
-        else:
-            others.append(journal.parsed(text))
-    for head, told in heads.items():
-        test_id, variant, number, success, times = head.split("\t")
-        key = (test_id, variant, int(number)), int(success), int(times) * len(told)
-        alone.append((key, journal.unpacked("".join(told))))
-    for test_id, variant in {arm[:2] for (arm, _, _), _ in alone} | {(one.test_id, one.variant) for one in others}:
-        counting.plan(test_id, variant)
-    return _Read(alone, others)
-
-
 def _is_whole(counting: Counting, line: bytes) -> bool:
     try:
-        _read(counting, line)
+        counting.read(line)
     except (ValueError, LookupError):
         return False
     return True

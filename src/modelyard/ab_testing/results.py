@@ -9,8 +9,9 @@ from typing import Any
 
 from modelyard.ab_testing import assignment, journal, store
 from modelyard.ab_testing.experiments import ABTest, TestStatus
-from modelyard.ab_testing.metrics import Kind
+from modelyard.ab_testing.gathering import Gathered, check_quantiled
 from modelyard.ab_testing.planning import Plans, Remembered, known
+from modelyard.core.assignment import position
 from modelyard.core.canonical import dumps
 from modelyard.core.errors import Conflict, Invalid, NotFound, Unavailable, nearest
 from modelyard.core.operations import operation
@@ -54,7 +55,7 @@ class Results(Plans):
         1
         """
         taking = self._taking(test_id)
-        if unit_id is None and result_id is None and not custom_metrics:
+        if unit_id is None and result_id is None and custom_metrics is None:
             try:
                 head = taking.heads[variant, success]
             except (KeyError, TypeError):
@@ -84,7 +85,8 @@ class Results(Plans):
         >>> manager.record_many(test.test_id, [{"variant": "control", "success": True}] * 3)
         3
         """
-        test, alike, records, count = self._taking(test_id).test, defaultdict(list), [], 0
+        test, alike, count = self._taking(test_id).test, defaultdict(list), 0
+        told = Gathered(test)
         for result in results:
             count += 1
             try:
@@ -96,11 +98,12 @@ class Results(Plans):
                 raise _no_result(result) from None
             if not {"variant", "success"} <= names <= RESULT:
                 raise _no_result(result)
-            records.append(self._record(test, **result))
+            self._gather(told, **result)
+        records = told.records()
         for (variant, success), latencies in alike.items():
             number = self._check_arm(test, variant, None)
-            told = journal.packed([latency for latency in latencies if latency is not None])
-            records.append(journal.head(test_id, variant, number, success, len(latencies)) + told + journal.ALONE)
+            packed = journal.packed([latency for latency in latencies if latency is not None])
+            records.append(journal.head(test_id, variant, number, success, len(latencies)) + packed + journal.ALONE)
         if records:
             self._recorder.append(journal.BETWEEN.join(records) + b"\n", count)
         return count
@@ -174,8 +177,8 @@ class Results(Plans):
     def _head(self, taking: Remembered, variant: str, success: bool) -> bytes:
         """How the record begins of a result of a unit of its own, kept for the next one alike."""
         number = self._check_arm(taking.test, variant, None)
-        head = journal.head(taking.test.test_id, variant, number, success)
-        taking.heads[variant, success] = head
+        judged = journal.judged(success)
+        head = taking.heads[variant, judged] = journal.head(taking.test.test_id, variant, number, judged)
         return head
 
     def _record(
@@ -190,24 +193,42 @@ class Results(Plans):
         result_id: str | None = None,
     ) -> bytes:
         """A result as a record of the journal, checked against the test."""
-        unit = _named(unit_id)
-        if unit is not None:
-            journal.check_id(unit)
-        text = journal.record(
+        unit = "" if unit_id is None else journal.key(test.test_id, unit_id)
+        number = self._check_arm(test, variant, unit_id, unit)
+        found = journal.record(
             test.test_id,
             variant,
-            self._check_arm(test, variant, unit),
+            number,
             success,
             latency,
             unit=unit,
-            result_id=_named(result_id),
+            result_id="" if result_id is None else journal.key(test.test_id, result_id),
             metrics=custom_metrics,
         )
-        if custom_metrics:
+        if custom_metrics is not None:
             check_quantiled(test, custom_metrics)
-        return text
+        return found
 
-    def _check_arm(self, test: ABTest, variant: str, unit: str | None) -> int:
+    def _gather(
+        self,
+        told: Gathered,
+        *,
+        variant: str,
+        success: bool,
+        latency: float | None = None,
+        custom_metrics: Mapping[str, float] | None = None,
+        unit_id: str | None = None,
+        result_id: str | None = None,
+    ) -> None:
+        """Put a result, checked against the test but for its numbers, to those of its call."""
+        test_id = told.test.test_id
+        unit = "" if unit_id is None else journal.key(test_id, unit_id)
+        number = self._check_arm(told.test, variant, unit_id, unit)
+        key = "" if result_id is None else journal.key(test_id, result_id)
+        names = () if custom_metrics is None else tuple(journal.named(custom_metrics))
+        told.add((variant, number, success, names), latency, unit, key, custom_metrics)
+
+    def _check_arm(self, test: ABTest, variant: str, unit: Any, key: str = "") -> int:
         """The round that a result counts for; an error for a variant that its unit does not have."""
         for one in test.variants:  # the quickest way, and every result takes it
             if one.name == variant:
@@ -218,15 +239,15 @@ class Results(Plans):
             if test.adaptive:
                 raise Invalid(f"{test.test_id} assigns units in rounds: pass unit_id with every result.")
             return 0
-        if not assignment.takes_part(test, unit):
+        if (test.holdouts or test.exclusive_group) and not assignment.takes_part(test, str(unit)):
             raise Invalid(
                 f"{unit!r} was never assigned: it is in a holdout, or outside {test.test_id}'s part of its group."
             )
         if test.adaptive:
-            return self._round_of(test, variant, unit)
+            return self._round_of(test, variant, str(unit))
         if not test.strategy.sticky:
             return 0
-        assigned = assignment.variant_at(test, assignment.place(test.test_id, unit))
+        assigned = assignment.variant_at(test, position(int(key[:16], 16)))  # as assignment.place
         early = test.ramp_seconds and variant == test.control.name  # met the control before the ramp reached it
         if assigned != variant and not early:
             raise Invalid(f"{unit!r} is assigned to {assigned}, not to {variant}. Record what get_variant answered.")
@@ -251,11 +272,6 @@ def _no_result(given: Any) -> Invalid:
     )
 
 
-def _named(name: Any) -> Any:
-    """Numbered units and results by their digits."""
-    return str(name) if hasattr(name, "__index__") and not isinstance(name, bool) else name
-
-
 def _histogram(told: Mapping[str, int]) -> dict[int, int]:
     """Counts by bucket; Invalid for buckets or counts that cannot be."""
     try:
@@ -265,10 +281,3 @@ def _histogram(told: Mapping[str, int]) -> dict[int, int]:
     if any(not 0 <= index <= LAST_BUCKET or count < 0 for index, count in found.items()):
         raise Invalid(f"latency is no histogram: give counts of 0 or more by buckets from 0 to {LAST_BUCKET}.")
     return found
-
-
-def check_quantiled(test: ABTest, numbers: Mapping[str, float]) -> None:
-    """Invalid for numbers below 0 where a quantile of them is planned."""
-    for metric in test.metrics:
-        if metric.kind is Kind.QUANTILE and not numbers.get(metric.numerator, 0) >= 0:
-            raise Invalid(f"{metric.numerator} is {numbers[metric.numerator]}; quantiles are of numbers of 0 or more.")

@@ -152,7 +152,8 @@ class ABTestManager(GuardedTests, Analyses, DeclaredTests):
         """
         self._recorder.fold()
         with self.store.work(user) as work:
-            removed = sum(store.forget_unit(work.rows, unit) for unit in units)
+            removed = sum(store.forget_assignments(work.rows, unit) for unit in units)
+            removed += self._recorder.counting(work.rows).forget(units)
             self._recorder.blank(work.rows)
             if removed:
                 told = {"rows": removed, "reason": reason}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from modelyard.ab_testing.design import Look
 from modelyard.ab_testing.experiments import ABTest, Held, Inference, Round, TestStatus, TrafficSplitStrategy, Variant
-from modelyard.ab_testing.journal import Result
 from modelyard.ab_testing.metrics import LATENCY, from_plain
-from modelyard.ab_testing.tally import Tally, Unit
+from modelyard.ab_testing.tally import Tally
 from modelyard.core.canonical import dumps
 from modelyard.core.instants import Instant, from_micros, micros
 from modelyard.core.ports import Connection, Row
 
-LOOKED_UP = 500  # names in one statement
+HALF = 1 << 63  # between an unsigned number of 64 bits and a signed one, which is all that databases have
 PLAIN = (  # what of a plan is a number or a text
     "unit",
     "endpoint",
@@ -30,6 +30,19 @@ PLAIN = (  # what of a plan is a number or a text
     "latency_floor_ms",
     "taken_back",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a run: the range of its keys' first halves, and how many they are."""
+
+    name: str
+    test_id: str
+    owner: str
+    run: int
+    first: int
+    last: int
+    entries: int
 
 
 def insert_test(rows: Connection, test: ABTest) -> None:
@@ -138,83 +151,80 @@ def save_tally(rows: Connection, test_id: str, variant: str, number: int, tally:
     )
 
 
-def find_units(rows: Connection, test_id: str, units: Iterable[str]) -> dict[tuple[str, str], Unit]:
-    """What units have brought so far, by variant and unit; those are left out that have brought nothing."""
-    found = {}
-    for names, values in _listed(units):
-        for variant, unit, requests, successes, sums in rows.tuples(
-            "SELECT variant, unit, requests, successes, sums FROM ab_units "
-            f"WHERE test_id = :test_id AND unit IN ({names})",
-            test_id=test_id,
-            **values,
-        ):
-            found[variant, unit] = Unit.from_plain(requests, successes, json.loads(sums))
-    return found
-
-
-def save_units(rows: Connection, units: Mapping[tuple[str, str, str], Unit]) -> None:
-    """Write what units have brought, by test, variant and unit; one that has nothing any more goes."""
-    written = [
-        {
-            "test_id": test_id,
-            "variant": variant,
-            "unit": name,
-            "requests": unit.requests,
-            "successes": unit.successes,
-            "sums": dumps(unit.plain()),
-        }
-        for (test_id, variant, name), unit in units.items()
-    ]
-    rows.many(
-        "INSERT INTO ab_units (test_id, variant, unit, requests, successes, sums) "
-        "VALUES (:test_id, :variant, :unit, :requests, :successes, :sums) ON CONFLICT (test_id, variant, unit) "
-        "DO UPDATE SET requests = :requests, successes = :successes, sums = :sums",
-        [one for one in written if one["requests"]],
-    )
-    rows.many(
-        "DELETE FROM ab_units WHERE test_id = :test_id AND variant = :variant AND unit = :unit",
-        [one for one in written if not one["requests"]],
-    )
-
-
-def results_of(rows: Connection, test_id: str, ids: Iterable[str]) -> dict[str, Result | None]:
-    """What the results of these ids say, None for a withdrawn one; those are left out that were never counted."""
-    found = {}
-    for names, values in _listed(ids):
-        for row in rows.all(
-            f"SELECT * FROM ab_results WHERE test_id = :test_id AND result_id IN ({names})", test_id=test_id, **values
-        ):
-            found[row["result_id"]] = None if row["success"] is None else _result_from(row)
-    return found
-
-
-def add_results(rows: Connection, results: Iterable[Result]) -> None:
-    """Remember results that have an id, so that each counts once and can be corrected."""
-    rows.many(
-        "INSERT INTO ab_results (test_id, result_id, variant, round, unit, success, latency, metrics) "
-        "VALUES (:test_id, :result_id, :variant, :number, :unit, :success, :latency, :metrics)",
-        [_row_of(one) for one in results],
-    )
-
-
-def change_result(rows: Connection, test_id: str, result_id: str, after: Result | None) -> None:
-    """Remember what a result says now; None for one that was withdrawn."""
-    said = {"success": None, "latency": None, "metrics": "{}"} if after is None else _row_of(after)
-    rows.run(
-        "UPDATE ab_results SET success = :success, latency = :latency, metrics = :metrics "
-        "WHERE test_id = :test_id AND result_id = :result_id",
-        **{name: said[name] for name in ("success", "latency", "metrics")},
+def parts(rows: Connection, test_id: str, owner: str) -> list[Part]:
+    """The parts of an owner's runs, the oldest run first, each in the order of its keys."""
+    found = rows.tuples(
+        "SELECT part, run, first_key, last_key, entries FROM ab_parts WHERE test_id = :test_id AND owner = :owner "
+        "ORDER BY run, first_key",
         test_id=test_id,
-        result_id=result_id,
+        owner=owner,
+    )
+    return [
+        Part(name, test_id, owner, run, first + HALF, last + HALF, entries) for name, run, first, last, entries in found
+    ]
+
+
+def part_keys(rows: Connection, part: str) -> bytes:
+    """The first halves of a part's keys."""
+    return bytes(rows.tuples("SELECT keys FROM ab_parts WHERE part = :part", part=part)[0][0])
+
+
+def part_rest(rows: Connection, part: str) -> bytes:
+    """All else that a part holds."""
+    return bytes(rows.tuples("SELECT rest FROM ab_parts WHERE part = :part", part=part)[0][0])
+
+
+def add_part(rows: Connection, part: Part, keys: bytes, rest: bytes) -> None:
+    """Write a part, which never changes."""
+    rows.many(
+        "INSERT INTO ab_parts (part, test_id, owner, run, first_key, last_key, entries, keys, rest) "
+        "VALUES (:part, :test_id, :owner, :run, :first, :last, :entries, :keys, :rest)",
+        [
+            {
+                "part": part.name,
+                "test_id": part.test_id,
+                "owner": part.owner,
+                "run": part.run,
+                "first": part.first - HALF,
+                "last": part.last - HALF,
+                "entries": part.entries,
+                "keys": keys,
+                "rest": rest,
+            }
+        ],
     )
 
 
-def forget_unit(rows: Connection, unit: str) -> int:
-    """Delete every row of a unit, in whichever test; returns how many. The tallies stay."""
-    return sum(
-        rows.run(f"DELETE FROM {table} WHERE unit = :unit", unit=unit)
-        for table in ("ab_units", "ab_assignments", "ab_results")
+def drop_parts(rows: Connection, gone: Iterable[Part]) -> None:
+    """Delete parts."""
+    rows.many("DELETE FROM ab_parts WHERE part = :part", [{"part": part.name} for part in gone])
+
+
+def owners(rows: Connection) -> list[tuple[str, str]]:
+    """Every (test, owner) that has parts."""
+    found = rows.tuples("SELECT DISTINCT test_id, owner FROM ab_parts ORDER BY test_id, owner")
+    return [(test_id, owner) for test_id, owner in found]
+
+
+def layouts(rows: Connection, test_id: str) -> dict[str, int]:
+    """How the values of a test's parts are written, by what says so."""
+    found = rows.tuples("SELECT told, layout FROM ab_layouts WHERE test_id = :test_id", test_id=test_id)
+    return dict(found)
+
+
+def add_layout(rows: Connection, test_id: str, layout: int, told: str) -> None:
+    """Number a way to write values."""
+    rows.run(
+        "INSERT INTO ab_layouts (test_id, layout, told) VALUES (:test_id, :layout, :told)",
+        test_id=test_id,
+        layout=layout,
+        told=told,
     )
+
+
+def forget_assignments(rows: Connection, unit: str) -> int:
+    """Delete what a unit was given, in whichever test; returns how many rows that were."""
+    return rows.run("DELETE FROM ab_assignments WHERE unit = :unit", unit=unit)
 
 
 def insert_holdout(rows: Connection, holdout: Held, at: Instant, by: str) -> None:
@@ -407,40 +417,6 @@ def _plan(test: ABTest) -> str:
     """What is planned, as JSON; a start changes some of it, and what may be amended under way."""
     return dumps(
         {name: getattr(test, name) for name in (*PLAIN, "variants", "metrics", "inference", "prior", "holdouts")}
-    )
-
-
-def _listed(names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Parts of a list as a statement's parameters: (`:name0, :name1, ...`, their values)."""
-    left = sorted(names)
-    for start in range(0, len(left), LOOKED_UP):
-        values = {f"name{place}": one for place, one in enumerate(left[start : start + LOOKED_UP])}
-        yield ", ".join(f":{name}" for name in values), values
-
-
-def _row_of(result: Result) -> dict[str, Any]:
-    return {
-        "test_id": result.test_id,
-        "result_id": result.result_id,
-        "variant": result.variant,
-        "number": result.number,
-        "unit": result.unit,
-        "success": result.success,
-        "latency": result.latency,
-        "metrics": json.dumps(result.metrics or {}),
-    }
-
-
-def _result_from(row: Row) -> Result:
-    return Result(
-        row["test_id"],
-        row["variant"],
-        row["round"],
-        row["success"],
-        row["latency"],
-        row["unit"],
-        row["result_id"],
-        json.loads(row["metrics"]) or None,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.ab_testing.metrics import LATENCY, RESULTS, SUCCESS, Kind, Layout, Metric, average
-from modelyard.stats.cross import Cross, Exact, exact, plus, reduced
+from modelyard.stats.cross import Cross, Exact, Values, exact, plus, reduced
 from modelyard.stats.sketch import bucket, clustered, histogram, merged
 
 INTEGERS = ("requests", "successes", "units", "nn", "ss", "ns", "corrected")
@@ -189,15 +189,21 @@ class Tally:
             index = bucket(numbers[name] * 1e6)
             counts[index] = counts.get(index, 0) + times
 
+    def spot_all(self, numbers: Mapping[str, Values], plan: Layout = NOTHING_PLANNED) -> None:
+        """Count many numbers in the histograms: as one by one, but quicker."""
+        import numpy as np  # only where many values are counted at once
+
+        for name in plan.spotted & numbers.keys():
+            found = histogram(np.asarray(numbers[name], dtype=np.float64) * 1e6)
+            self.histograms[name] = merged(self.histograms.get(name, {}), found)
+
     def count_alone(
-        self, success: int, numbers: Mapping[str, Sequence[float]], times: int, plan: Layout = NOTHING_PLANNED
+        self, success: int, numbers: Mapping[str, Values], times: int, plan: Layout = NOTHING_PLANNED
     ) -> None:
         """Count `times` results of units that make no other: as one by one, but quicker. The plan sums nothing up."""
         self.count(success, times)
+        self.spot_all(numbers, plan)
         for name, values in numbers.items():
-            if name in plan.spotted:
-                found = histogram([value * 1e6 for value in values])
-                self.histograms[name] = merged(self.histograms.get(name, {}), found)
             if name not in plan.taken:
                 self.metrics.setdefault(name, Cross(2)).add_values(values)
 

@@ -52,9 +52,10 @@ class Table:
         """Write documents as rows; `more` are columns that all of them share and that stand elsewhere."""
         names = (*more, *self.columns)
         sql = f"INSERT INTO {self.name} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"
-        rows.many(sql, [{**more, **self._row(document)} for document in documents])
+        rows.many(sql, [{**more, **self.row(document)} for document in documents])
 
-    def _row(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    def row(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The row of a document; Damaged for one that has other fields, or what no row can hold."""
         if set(document) != set(self.columns):
             odd = ", ".join(sorted(set(document) ^ set(self.columns)))
             raise Damaged(

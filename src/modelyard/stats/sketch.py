@@ -7,7 +7,9 @@ bound: Masson, Rim, Lee 2019, arXiv 1908.10693). Values below `SMALLEST` fall in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from modelyard.stats.cross import Values
 
 RELATIVE_ERROR = 0.01
 _GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
@@ -24,7 +26,7 @@ def bucket(value: float) -> int:
     return math.ceil(math.log(value) * _PER_LOG) if value > SMALLEST else 0
 
 
-def histogram(values: Sequence[float]) -> dict[int, int]:
+def histogram(values: Values) -> dict[int, int]:
     """How many of the values each bucket holds: as `bucket` one by one, but quicker.
 
     >>> histogram([0.5, 1000.0, 1000.0])

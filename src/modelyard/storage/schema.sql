@@ -1,4 +1,4 @@
--- made by revisions 09f123b271a162564e2b657939e517b4066ce845bb47abc6901a27f080952ed0
+-- made by revisions b409b9016096e865aecc14ab4a10cb056d5b82e6596503fb9f849f06aaed76d6
 BEGIN TRANSACTION;
 CREATE TABLE ab_arms (
 	test_id TEXT NOT NULL, 
@@ -29,6 +29,13 @@ CREATE TABLE ab_journals (
 	folded BIGINT NOT NULL, 
 	PRIMARY KEY (journal)
 );
+CREATE TABLE ab_layouts (
+	test_id TEXT NOT NULL, 
+	layout INTEGER NOT NULL, 
+	told TEXT NOT NULL, 
+	PRIMARY KEY (test_id, layout), 
+	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
+);
 CREATE TABLE ab_looks (
 	test_id TEXT NOT NULL, 
 	look INTEGER NOT NULL, 
@@ -41,16 +48,17 @@ CREATE TABLE ab_looks (
 	PRIMARY KEY (test_id, look), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );
-CREATE TABLE ab_results (
+CREATE TABLE ab_parts (
+	part TEXT NOT NULL, 
 	test_id TEXT NOT NULL, 
-	result_id TEXT NOT NULL, 
-	variant TEXT NOT NULL, 
-	round INTEGER NOT NULL, 
-	unit TEXT NOT NULL, 
-	success INTEGER, 
-	latency FLOAT, 
-	metrics TEXT NOT NULL, 
-	PRIMARY KEY (test_id, result_id), 
+	owner TEXT NOT NULL, 
+	run BIGINT NOT NULL, 
+	first_key BIGINT NOT NULL, 
+	last_key BIGINT NOT NULL, 
+	entries BIGINT NOT NULL, 
+	keys BLOB NOT NULL, 
+	rest BLOB NOT NULL, 
+	PRIMARY KEY (part), 
 	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );
 CREATE TABLE ab_rounds (
@@ -89,16 +97,6 @@ CREATE TABLE ab_tests (
 	conclusion TEXT NOT NULL, 
 	"plan" TEXT NOT NULL, 
 	PRIMARY KEY (test_id)
-);
-CREATE TABLE ab_units (
-	test_id TEXT NOT NULL, 
-	variant TEXT NOT NULL, 
-	unit TEXT NOT NULL, 
-	requests BIGINT NOT NULL, 
-	successes BIGINT NOT NULL, 
-	sums TEXT NOT NULL, 
-	PRIMARY KEY (test_id, variant, unit), 
-	FOREIGN KEY(test_id) REFERENCES ab_tests (test_id)
 );
 CREATE TABLE access_failures (
 	"key" TEXT NOT NULL, 
@@ -1110,6 +1108,7 @@ CREATE INDEX deployments_by_endpoint ON deployments (endpoint, created_at);
 CREATE UNIQUE INDEX deployments_one_live ON deployments (endpoint) WHERE status IN ('running', 'waiting', 'paused') AND source = 'live';
 CREATE INDEX deployment_history_by_deployment ON deployment_history (deployment_id, position);
 CREATE INDEX ab_tests_by_group ON ab_tests (exclusive_group, status);
+CREATE INDEX ab_parts_by_owner ON ab_parts (test_id, owner);
 CREATE INDEX monitor_predictions_by_time ON monitor_predictions (model, at);
 CREATE INDEX monitor_checks_by_model ON monitor_checks (model, check_id);
 CREATE INDEX governance_nodes_by_name ON governance_nodes (kind, name, position);

@@ -33,13 +33,23 @@ def upgrade() -> None:
         sa.Column("tally", sa.Text, nullable=False),  # JSON: exact sums and an integer histogram
     )
     op.create_table(
-        "ab_units",
+        "ab_parts",  # sorted keys, each with a value: what units have brought, and the results that were told with an id
+        sa.Column("part", sa.Text, primary_key=True),
+        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),  # the variant of units; "": results
+        sa.Column("run", sa.BigInteger, nullable=False),
+        sa.Column("first_key", sa.BigInteger, nullable=False),
+        sa.Column("last_key", sa.BigInteger, nullable=False),
+        sa.Column("entries", sa.BigInteger, nullable=False),
+        sa.Column("keys", sa.LargeBinary, nullable=False),  # their first 64 bits
+        sa.Column("rest", sa.LargeBinary, nullable=False),  # their other 64 bits, lengths of values, values
+    )
+    op.create_index("ab_parts_by_owner", "ab_parts", ["test_id", "owner"])
+    op.create_table(
+        "ab_layouts",  # how values of parts are written
         sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
-        sa.Column("variant", sa.Text, primary_key=True),
-        sa.Column("unit", sa.Text, primary_key=True),
-        sa.Column("requests", sa.BigInteger, nullable=False),
-        sa.Column("successes", sa.BigInteger, nullable=False),
-        sa.Column("sums", sa.Text, nullable=False),  # JSON: a count and an exact total for every other number, covariates
+        sa.Column("layout", sa.Integer, primary_key=True),
+        sa.Column("told", sa.Text, nullable=False),  # JSON
     )
     op.create_table(
         "ab_sources",  # running totals told by serving, one row a source and generation
@@ -81,17 +91,6 @@ def upgrade() -> None:
         sa.Column("unit", sa.Text, primary_key=True),
         sa.Column("variant", sa.Text, nullable=False),
         sa.Column("round", sa.Integer, nullable=False),
-    )
-    op.create_table(
-        "ab_results",  # those that were told with an id, so that each counts once and can be corrected
-        sa.Column("test_id", sa.Text, sa.ForeignKey("ab_tests.test_id"), primary_key=True),
-        sa.Column("result_id", sa.Text, primary_key=True),
-        sa.Column("variant", sa.Text, nullable=False),
-        sa.Column("round", sa.Integer, nullable=False),
-        sa.Column("unit", sa.Text, nullable=False),  # "": a unit of its own
-        sa.Column("success", sa.Integer),  # NULL: withdrawn
-        sa.Column("latency", sa.Float),
-        sa.Column("metrics", sa.Text, nullable=False),  # JSON: name to number
     )
     op.create_table(
         "ab_holdouts",
