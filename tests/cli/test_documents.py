@@ -66,3 +66,18 @@ def test_who_acts_is_no_place_that_words_are_counted_by(capsys: pytest.CaptureFi
     """`user` stands between the subject and the reason, and is an option all the same."""
     assert main(["audit", "erase-subject", "nobody", "--reason", "Art. 17"]) == 1
     assert "Nothing is kept of that person" in capsys.readouterr().err
+
+
+def test_yes_and_no_by_name_are_given_as_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    told(capsys, "governance", "register-model", "fraud", "v1.0.0")
+    given = ("--compliance-checks", json.dumps({"data_portability": True, "right_to_erasure": False}))
+    found = told(capsys, "governance", "assess-compliance", "fraud", "gdpr", *given)
+    assert found["requirements_passed"] == ["data_portability"]
+    assert main(["governance", "assess-compliance", "--help"]) == 0
+    assert "--compliance-checks JSON" in capsys.readouterr().out
+
+
+def test_a_statement_expires_on_a_day(capsys: pytest.CaptureFixture[str]) -> None:
+    told(capsys, "governance", "register-model", "fraud", "v1.0.0")
+    words = ("governance", "attest", "fraud", "gdpr", "right_to_erasure", "--statement", "A daily job.")
+    assert told(capsys, *words, "--expires", "2126-01-31")["expires"][:7] == "2126-01"

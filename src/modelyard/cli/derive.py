@@ -128,10 +128,11 @@ def _parameter(parameter: inspect.Parameter, hint: Any, entry: Operation, order:
 
 
 def _is_document(hint: Any) -> bool:
-    """Whether only JSON can say it: a list of mappings, or a mapping whose values may be anything or mappings."""
+    """Whether only JSON can say it: a list of mappings, or a mapping whose values may be anything, mappings, or yes and no,
+    which as options of their own would take no value."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is dict:
-        return arguments[1] is Any or typing.get_origin(arguments[1]) in (dict, list)
+        return arguments[1] in (Any, bool) or typing.get_origin(arguments[1]) in (dict, list)
     if origin is list:
         return typing.get_origin(arguments[0]) is dict
     return origin is not None and any(_is_document(one) for one in arguments if one is not type(None))
