@@ -76,6 +76,7 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
         only_newer_routing,
     ),
     EventType.DEPLOYMENT_ADVANCED: (only_approved_versions, only_newer_routing),
+    EventType.DEPLOYMENT_CALIBRATED: (only_approved_versions, only_newer_routing),
     EventType.DEPLOYMENT_COMPLETED: (
         only_approved_versions,
         only_known_versions,
@@ -103,6 +104,7 @@ INSIDE: dict[EventType, tuple[Handler, ...]] = {
 ROUTING = (
     EventType.DEPLOYMENT_STARTED,
     EventType.DEPLOYMENT_ADVANCED,
+    EventType.DEPLOYMENT_CALIBRATED,
     EventType.DEPLOYMENT_COMPLETED,
     EventType.DEPLOYMENT_RELEASED,
     EventType.DEPLOYMENT_ROLLED_BACK,

@@ -12,7 +12,7 @@ from modelyard.core.decisions import Verdict
 from modelyard.core.errors import Conflict, Invalid, Unavailable
 from modelyard.core.instants import FixedClock
 from modelyard.core.traffic import ArmCounts, TrafficCounts
-from modelyard.deployment import DeploymentManager, DeploymentStatus, guardrails, limits, rules
+from modelyard.deployment import DeploymentManager, DeploymentStatus, guardrails, limits, margins, rules
 from modelyard.deployment.prometheus import query
 from modelyard.deployment.rollouts import Deployment, Guardrail, Progress, Terms
 from modelyard.stats.rounds import weight_of
@@ -262,6 +262,6 @@ def test_limits_count_units_and_share_their_part_among_all_steps(manager: Deploy
     assert after is not None
     assert after.verdict is Verdict.ROLL_BACK
     spent = [weight_of(step + 1) for step in range(1000)]
-    assert after.measurements[0].details["alpha"] * 8 / 0.001 == pytest.approx(limits.PART * spent[0])
+    assert after.measurements[0].details["alpha"] * 8 / 0.001 == pytest.approx(limits.PART * spent[0] * margins.FIRST)
     assert rules.GUARD_PART + rules.SHADOW_PART + limits.PART + guardrails.PART <= 1
     assert sum(spent) < 1

@@ -105,6 +105,7 @@ class EventType(Enum):
     MODEL_DEPLOYED = "model_deployed"
     DEPLOYMENT_STARTED = "deployment_started"
     DEPLOYMENT_ADVANCED = "deployment_advanced"
+    DEPLOYMENT_CALIBRATED = "deployment_calibrated"  # what its baseline takes is frozen, or has moved and will be anew
     DEPLOYMENT_HELD = "deployment_held"
     DEPLOYMENT_AMENDED = "deployment_amended"  # its plan changed while it was under way
     DEPLOYMENT_COMPLETED = "deployment_completed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from modelyard.core.decisions import Decision, Verdict
 from modelyard.core.measures import Measurement
 from modelyard.core.traffic import LATENCY_LIMIT, ArmCounts
+from modelyard.deployment import margins
 from modelyard.deployment.rollouts import Rollout
 from modelyard.stats.rounds import weight_of
 from modelyard.stats.sequential import lower_rate, upper_rate
@@ -52,9 +53,10 @@ def _decided(
 ) -> Decision | None:
     """The bounds of both arms against a limit of a rate.
 
-    Counts begin anew in each step, and once more where its latency is frozen: so do the bounds, each time with a part.
+    Counts begin anew in each step, once more where its latency is frozen, and twice where that is done anew: so do the
+    bounds, each time with a part.
     """
-    alpha = PART * rollout.terms.alpha * weight_of(rollout.step + 1) / 2 / 2 / 2
+    alpha = PART * rollout.terms.alpha * weight_of(rollout.step + 1) * margins.part(rollout) / 2 / 2 / 2
     (bad, n), (base, m) = counts
     low, high = lower_rate(bad, n, alpha), upper_rate(base, m, alpha)
     if low <= limit:

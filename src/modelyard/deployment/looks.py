@@ -73,6 +73,8 @@ def left(work: Work, rollout: Rollout, seen: TrafficCounts | None) -> tuple[Prog
     progress = replace(
         rollout.progress,
         latency_ms=kept.latency_ms,
+        frozen_at=kept.frozen_at,
+        refrozen=kept.refrozen,
         carried=kept.carried,
         canary_requests=kept.canary_requests,
         held=(),
@@ -87,6 +89,7 @@ def described(rollout: Rollout, seen: TrafficCounts, decision: Decision) -> dict
     weights = {arm.name: arm for arm in traffic.arms} if traffic else {}
     return {
         "generation": seen.generation,
+        "servers": seen.servers,
         "verdict": decision.verdict.value,
         "reasons": list(decision.reasons),
         "measurements": plain(decision.measurements),
@@ -109,6 +112,7 @@ def look_from(deployment_id: str, row: Row | None) -> Look:
         controller=row["controller"],
         lease_until=from_micros(row["lease_until"]) if row["controller"] else None,
         generation=seen["generation"],
+        servers=seen["servers"],
         verdict=seen["verdict"],
         reasons=tuple(seen["reasons"]),
         measurements=tuple(Measurement(**data) for data in seen["measurements"]),

@@ -9,16 +9,45 @@ from modelyard.core.traffic import ArmCounts, tolerated_ms
 from modelyard.deployment.rollouts import Rollout
 from modelyard.stats.harm import excess_bound, ratio_bound
 from modelyard.stats.rollback import FREEZE_AT
+from modelyard.stats.rollback import frozen as quantiles
+from modelyard.stats.rounds import weight_of
 from modelyard.stats.sequential import rate_difference
 
-ALPHA = 0.05  # each bound of harm is 95 %; a version promoted wrongly is still under the next step's guard
+ALPHA = 0.05  # each bound of harm errs so often in a step; a version promoted wrongly is under the next step's guard
+FIRST = 0.95  # of that for the counts until latency is frozen anew; all that begin anew after it share the rest
+LEVELS = 0.01, 0.20  # so many of its answers may the baseline have above its frozen p95, else that is none any more
+MOVED_AFTER, MOVED_S, MOVED_BY = 1000, 600.0, 1.05  # answers, seconds since it was frozen, and times what was frozen
 
 
-def errors(new: ArmCounts, old: ArmCounts) -> Measurement:
+def part(rollout: Rollout) -> float:
+    """Of what a step may spend, the part for what has been counted since its latency was frozen last: parts add up to 1.
+
+    Counts above other thresholds are another test, so it begins anew, and each that does may err.
+    """
+    again = rollout.progress.refrozen
+    return (1 - FIRST) * weight_of(again) if again else FIRST
+
+
+def moved(rollout: Rollout, old: ArmCounts, now: float) -> str:
+    """How far the baseline has moved from its frozen p95, where that is too far; by the baseline alone, else the canary
+    could choose what it is held against."""
+    frozen, above = rollout.progress.latency_ms.get("p95"), old.slower.get("p95", 0)
+    since = now - (rollout.progress.frozen_at or rollout.step_started_at.timestamp())
+    if frozen is None or "p95" not in old.slower or old.requests < MOVED_AFTER or since < MOVED_S:
+        return ""
+    is_now = quantiles(old.latency).get("p95", frozen)  # where most answers take the same time, levels jump
+    if LEVELS[0] <= above / old.requests <= LEVELS[1] or 1 / MOVED_BY < is_now / frozen < MOVED_BY:
+        return ""
+    told = f"{above / old.requests:.2%} of its answers take longer than {frozen:.4g} ms, its frozen p95"
+    return f"baseline latency has moved: {told}; it is frozen anew from its next {FREEZE_AT} answers"
+
+
+def errors(new: ArmCounts, old: ArmCounts, alpha: float = ALPHA) -> Measurement:
     """How far the canary's error rate lies from the baseline's, at most and at least."""
-    low, _ = rate_difference(old.errors, old.requests, new.errors, new.requests, alpha=ALPHA)
-    high = excess_bound(old.errors, old.requests, new.errors, new.requests, alpha=ALPHA)
-    return _difference(new, old, low, high, "sub-Bernoulli e-processes of both arms together, 95 % each side")
+    low, _ = rate_difference(old.errors, old.requests, new.errors, new.requests, alpha=alpha)
+    high = excess_bound(old.errors, old.requests, new.errors, new.requests, alpha=alpha)
+    method = f"sub-Bernoulli e-processes of both arms together, {100 * (1 - alpha):.4g} % each side"
+    return _difference(new, old, low, high, method)
 
 
 def errors_of_copies(new: ArmCounts, old: ArmCounts) -> Measurement:
@@ -55,7 +84,7 @@ def latency(rollout: Rollout, new: ArmCounts, old: ArmCounts) -> tuple[Measureme
         return None, "latency not measured: the arms have no counts above the frozen p95 for this step"
     above, base = new.slower["p95"], old.slower["p95"]
     limit = tolerated_ms(frozen, terms.latency_margin, terms.latency_floor_ms)
-    high = ratio_bound(above, base, rollout.now_at.share, ALPHA) - 1
+    high = ratio_bound(above, base, rollout.now_at.share, part(rollout) * ALPHA) - 1
     found = Measurement(
         name="latency_p95_excess",
         value=above / new.requests / (base / old.requests) - 1 if base else None,

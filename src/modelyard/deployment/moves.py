@@ -19,6 +19,7 @@ from modelyard.core.work import Work
 from modelyard.deployment import rules, store
 from modelyard.deployment.rollouts import Deployment, DeploymentStatus, Progress, Rollout, Step, Terms
 
+ENTERS = {"started": EventType.DEPLOYMENT_STARTED, "calibrated": EventType.DEPLOYMENT_CALIBRATED}
 ENDS = {
     DeploymentStatus.COMPLETED: EventType.DEPLOYMENT_COMPLETED,
     DeploymentStatus.ROLLED_BACK: EventType.DEPLOYMENT_ROLLED_BACK,
@@ -80,8 +81,7 @@ def to_step(work: Work, row: Row, step: int, *, progress: Progress, decision: De
         "step_started_at": started,
         "state": store.state_text(replace(progress, held=())),
     }
-    event = EventType.DEPLOYMENT_STARTED if what == "started" else EventType.DEPLOYMENT_ADVANCED
-    return record(work, changed, what=what, decision=decision, event=event)
+    return record(work, changed, what=what, decision=decision, event=ENTERS.get(what, EventType.DEPLOYMENT_ADVANCED))
 
 
 def carry_out(work: Work, row: Row, rollout: Rollout, seen: TrafficCounts, decision: Decision) -> None:
@@ -91,16 +91,12 @@ def carry_out(work: Work, row: Row, rollout: Rollout, seen: TrafficCounts, decis
     elif decision.verdict is Verdict.PROMOTE:
         progress = rules.left_step(rollout, seen)
         to_step(work, row, row["step"] + 1, progress=progress, decision=decision, what="promoted")
-    elif rules.must_freeze(rollout, seen):
-        progress = rules.left_step(rollout, seen)
-        to_step(work, row, row["step"], progress=progress, decision=_frozen(progress), what="frozen")
+    elif calibrated := rules.calibrated(rollout, seen, work.now):
+        progress, told = calibrated
+        decision = Decision(verdict=Verdict.HOLD, reasons=(told,), measurements=decision.measurements)
+        to_step(work, row, row["step"], progress=progress, decision=decision, what="calibrated")
     elif rollout.status.active and seen.generation == rollout.generation:
         hold(work, row, rollout, progress=rollout.progress, decision=decision)
-
-
-def _frozen(progress: Progress) -> Decision:
-    values = ", ".join(f"{name} {value:.4g} ms" for name, value in progress.latency_ms.items())
-    return Decision(verdict=Verdict.HOLD, reasons=(f"baseline latency frozen: {values}",))
 
 
 def end(work: Work, row: Row, status: DeploymentStatus, *, decision: Decision, progress: Progress | None = None) -> Row:

@@ -264,6 +264,8 @@ class Progress:
     """What is carried from look to look and step to step: enough for another controller to go on exactly here."""
 
     latency_ms: Mapping[str, float] = field(default_factory=dict)  # frozen baseline quantiles of this step
+    frozen_at: float | None = None  # seconds since 1970: when they were frozen, if not when the step began
+    refrozen: int = 0  # how often in this step, for the baseline had moved
     carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the rollback tests of earlier steps
     canary_requests: int = 0  # in the steps before this one
     guardrails: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # n, sum, spread (stats.bounded), time
@@ -346,7 +348,8 @@ class Look:
     """What the last look at a rollout saw, decided and waits for, by whom and when.
 
     `arms` has for each arm its version, weight, requests, errors, error rate and latencies in milliseconds; `shadow`
-    what became of the copies. `controller` is who holds the lease until `lease_until`, if anybody does.
+    what became of the copies. `controller` is who holds the lease until `lease_until`, if anybody does. The counts are of
+    so many `servers` of one database, also of those that are no more.
     """
 
     deployment_id: str
@@ -354,6 +357,7 @@ class Look:
     controller: str = ""
     lease_until: Instant | None = None
     generation: int = 0
+    servers: int = 1
     verdict: str = ""
     reasons: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()

@@ -27,6 +27,7 @@ from modelyard.core.traffic import (
     Traffic,
     TrafficCounts,
     against,
+    known_part,
 )
 from modelyard.deployment import guardrails, limits, margins
 from modelyard.deployment.rollouts import (
@@ -146,6 +147,8 @@ def left_step(rollout: Rollout, seen: TrafficCounts) -> Progress:
         latency_ms=frozen_latency(seen) or progress.latency_ms,
         carried=tests_now(rollout, seen),
         canary_requests=progress.canary_requests + canary(seen).requests,
+        frozen_at=None,
+        refrozen=0,
         held=(),
         stuck_since=None,
     )
@@ -156,10 +159,22 @@ def frozen_latency(seen: TrafficCounts) -> dict[str, float]:
     return frozen(baseline(seen).latency)
 
 
-def must_freeze(rollout: Rollout, seen: TrafficCounts) -> bool:
-    """Whether the step runs without frozen latency quantiles although the baseline has answered enough for them."""
-    running = rollout.status is DeploymentStatus.RUNNING and seen.generation == rollout.generation
-    return running and 0 < rollout.now_at.share < 1 and not rollout.progress.latency_ms and bool(frozen_latency(seen))
+def calibrated(rollout: Rollout, seen: TrafficCounts, now: Instant) -> tuple[Progress, str] | None:
+    """What the step goes on with, and why, where its baseline's latencies are to be frozen or have moved; else None.
+
+    Rollback evidence is carried on: whatever thresholds were chosen before an answer, a fair bet on it is one. What
+    promotes begins anew, with a part of what the step may spend (`margins.part`).
+    """
+    if rollout.status is not DeploymentStatus.RUNNING or seen.generation != rollout.generation:
+        return None
+    if not 0 < rollout.now_at.share < 1:
+        return None
+    left, again, at = left_step(rollout, seen), rollout.progress.refrozen, now.timestamp()
+    if not rollout.progress.latency_ms:
+        values = ", ".join(f"{name} {value:.4g} ms" for name, value in left.latency_ms.items())
+        return (replace(left, frozen_at=at, refrozen=again), f"baseline latency frozen: {values}") if values else None
+    told = margins.moved(rollout, _counted(rollout, seen)[1], at)
+    return (replace(left, latency_ms={}, frozen_at=at, refrozen=again + 1), told) if told else None
 
 
 def traffic_of(rollout: Rollout) -> Traffic | None:
@@ -234,7 +249,8 @@ def _not_to_be_judged(rollout: Rollout, seen: TrafficCounts) -> str:
 def _rollback(rollout: Rollout, seen: TrafficCounts) -> Decision:
     """Roll back where a test's evidence passes 1/alpha, else hold as paused; with the measurements either way."""
     tests, (new, old) = tests_now(rollout, seen), _counted(rollout, seen)
-    need, (log_e, metric) = -math.log(GUARD_PART * rollout.terms.alpha), strongest(tests)
+    part = known_part(seen.servers) * GUARD_PART
+    need, (log_e, metric) = -math.log(part * rollout.terms.alpha), strongest(tests)
     measured = (_evidence_measure(rollout, tests, need, (new, old)),)
     if log_e < need:
         return Decision(verdict=Verdict.HOLD, reasons=("paused: the guard goes on watching",), measurements=measured)
@@ -291,7 +307,7 @@ def _units_hold(rollout: Rollout, units: int, now: Instant) -> str:
 def _judged_harm(rollout: Rollout, seen: TrafficCounts, measured: tuple[Measurement, ...]) -> Decision:
     """Promote where the bounds of harm in errors and in latency lie inside their margins."""
     new, old = _counted(rollout, seen)
-    errors = margins.errors(new, old)
+    errors = margins.errors(new, old, margins.part(rollout) * margins.ALPHA)
     latency, latency_reason = margins.latency(rollout, new, old)
     found = (*measured, errors, *([latency] if latency else []))
     margin = rollout.terms.margin

@@ -100,8 +100,9 @@ class DeploymentManager(SteeredRollouts):
         in memory for `keep_seconds`, as the arm `previous`, so that `rollback` takes effect at once.
 
         `latency_ms` are the baseline's quantiles (p50, p95, p99) if they are known; else they are frozen from its first
-        200 answers. `after_generation` is the generation that the endpoint's traffic has now. Invalid for impossible
-        terms, Conflict while another rollout is under way there and within a freeze window.
+        200 answers, and anew where it has moved so far that they are no quantiles any more. `after_generation` is the
+        generation that the endpoint's traffic has now. Invalid for impossible terms, Conflict while another rollout is
+        under way there and within a freeze window.
 
         >>> from modelyard.deployment import DeploymentManager
         >>> manager = DeploymentManager(folder)
