@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from modelyard.cli.live import looks_at
 from modelyard.cli.main import main
-from modelyard.cli.rollouts import looks_at
+from modelyard.cli.rollouts import ROLLOUT, seen
 from modelyard.cli.watched import line, picture
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Unavailable
@@ -137,7 +138,8 @@ def test_who_watches_is_told_of_an_outage_and_sees_what_follows(manager: Deploym
             manager.abort(rollout.deployment_id, reason="wrong day")
         return plain(getattr(manager, verb)(rollout.deployment_id))
 
-    told = [line(seen).rpartition(" | ")[2] for seen in looks_at(ask, 0.0)]
+    looks = looks_at(lambda: seen(ask), ROLLOUT.ended, 0.0)
+    told = [line(now).rpartition(" | ")[2] for now in looks]
     assert told[0].startswith(("waits: ", "promote: "))
     assert told[1:] == ["not seen any more: http://localhost cannot be reached", "wrong day"]
 

@@ -139,6 +139,8 @@ def _planned(fraction: float, looks: Sequence[Look], alpha: float, each: float, 
     note = (
         f"one look at the planned {planned:,} units" if alone else f"look {len(times)} of a plan of {planned:,} units"
     )
+    if not times:
+        note = f"before the first look of a plan of {planned:,} units"
     if not counts and times:
         again = math.ceil((last + LOOK_APART) * planned)
         note += f"; the next look counts from {again:,} units" if last < 1 else "; it is over"

@@ -1,26 +1,42 @@
-"""`modelyard ab-testing analyze-test ID`: the conclusion first, then a line an arm and a line a metric."""
+"""`modelyard ab-testing apply FILE`, `watch ID` live, and `analyze-test ID`: the conclusion first, then arms and metrics."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
+from modelyard.cli.declaring import commands
 from modelyard.cli.derive import FORMAT, YARD, call
+from modelyard.cli.live import Ask, Watched
+from modelyard.cli.live import watch as watch_live
 from modelyard.cli.output import show, show_whole
+from modelyard.cli.standing import (
+    ARM_DROPPED,
+    METRIC_DROPPED,
+    Seen,
+    arms,
+    kind,
+    line,
+    picture,
+    rows,
+    todo,
+    won,
+)
 from modelyard.core.operations import operations
 from modelyard.settings import settings
 
-DROPPED = ("role", "control", "changed", "p at any look")  # on a narrow terminal, in this order
+apply, diff = commands("ab_testing", "test_id", "experiment")
 
 
 def add(app: App) -> None:
-    """Put this command in place of the derived one."""
-    if "analyze-test" in app:
-        del app["analyze-test"]
-    app.command(analyze_test, name="analyze-test")
+    """Put these commands in place of the derived ones."""
+    for command in (apply, diff, analyze_test, watch):
+        name = command.__name__.replace("_", "-")
+        if name in app:
+            del app[name]
+        app.command(command, name=name)
 
 
 def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = None, format: FORMAT = None) -> int:
@@ -36,57 +52,52 @@ def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = N
     if chosen == "csv":
         show(metrics, chosen)
         return 0
-    show(f"{answer['conclusion']}\n\n{answer['method']}\n", chosen)
-    show_whole(list(arms(answer)), chosen)
+    command = todo(test_id, answer)
+    told = [answer["conclusion"], *([command] if command else []), "", answer["method"], "", ""]
+    show("\n".join(told), chosen)
+    show_whole(list(arms(answer)), chosen, dropped=ARM_DROPPED)
     show("", chosen)
     show_whole(
         [{name: cell for name, cell in row.items() if name not in ("low", "high")} for row in metrics],
         chosen,
-        dropped=DROPPED if len(answer["comparisons"]) > 1 else ("treatment", *DROPPED),
+        dropped=METRIC_DROPPED if len(answer["comparisons"]) > 1 else ("treatment", *METRIC_DROPPED),
     )
     return 0
 
 
-def arms(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row a variant."""
-    split = answer["sample_ratio"]
-    for name, arm in answer["variants"].items():
-        seen, planned = split["seen"][name], split["planned"][name]
-        yield {
-            "variant": name,
-            "model": arm["model"],
-            "units": f"{arm['units']:,}",
-            "share": "–" if seen is None else f"{seen:.1%} of {planned:.1%}",
-            "success rate": "–" if arm["success_rate"] is None else f"{arm['success_rate']:.2%}",
-            "p95 latency": "–" if arm["latency"]["p95"] is None else f"{1000 * arm['latency']['p95']:.3g} ms",
-        }
+def watch(
+    test_id: str,
+    *,
+    interval: Annotated[float, Parameter(help="Seconds between two looks.")] = 5.0,
+    yard: YARD = None,
+    format: FORMAT = None,
+) -> int:
+    """Show an experiment live until there is an answer: arms, units, goals with intervals, guardrails, what comes next.
+
+    On a terminal it is one picture; elsewhere a line for each change and every half minute; with --format json one
+    document a line for each look. Of a planned sample it spends the looks that are due, at each hundredth of the plan.
+    It ends with an answer, with the planned sample, when there can be none (units that do not arrive in the planned
+    shares), or when somebody ends the test. The exit code is 0 if a treatment has won, else 1.
+    """
+    return int(not won(watch_live(EXPERIMENT, test_id, interval=interval, yard=yard, format=format)))
 
 
-def rows(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row a treatment and metric, the success rate first; figures are relative changes in percent."""
-    for name, one in answer["comparisons"].items():
-        latency = {} if one["latency"] is None else {"latency": one["latency"]}
-        for metric, told in {"success": one["success"], **latency, **one["metrics"]}.items():
-            low, high = told["relative_interval"] or (None, None)
-            yield {
-                "treatment": name,
-                "metric": metric,
-                "role": told["role"],
-                "verdict": one["guardrails"].get(metric) or one["goals"].get(metric) or "",
-                "control": _number(told.get("adjusted_control", told["control"])),
-                "changed": _number(told.get("adjusted_treatment", told["treatment"])),
-                "change": _percent(told["relative"]),
-                "low": low,
-                "high": high,
-                "interval": "" if told["relative_interval"] is None else f"{_percent(low)} to {_percent(high)}",
-                "p at any look": _number(told["sequential_p_value"]),
-                "p of all (Holm)": _number(told.get("p_value_holm")),
-            }
+def seen(ask: Ask) -> Seen:
+    """Where a test stands, after the analysis that is due."""
+    now: Seen = ask("look")
+    if now["due"]:
+        ask("analyze_test")
+        now = ask("look")
+    return now
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _percent(value: float | None) -> str:
-    return "…" if value is None else f"{value:+.2f}%"
+EXPERIMENT = Watched(
+    area="ab_testing",
+    identity="test_id",
+    see=seen,
+    ended=lambda now: bool(now["over"]),
+    line=line,
+    kind=kind,
+    picture=lambda now, _before, width, _height: picture(now, width),
+    history="modelyard ab-testing analyze-test ID --format csv",
+)

@@ -182,5 +182,5 @@ def _help_of(arguments: Sequence[str]) -> str:
         return "modelyard --help"
     verbs = [*takewhile(lambda word: not word.startswith("-"), arguments)]
     known = {one.verb.replace("_", "-") for one in operations(first.replace("-", "_"))} if first not in OWN else set()
-    known |= {"watch"} if first == "deployment" else set()
+    known |= {"watch"} if first in ("deployment", "ab-testing") else set()
     return " ".join(["modelyard", first, *(verb for verb in verbs[1:2] if verb in known), "--help"])

@@ -42,7 +42,7 @@ def show(value: Any, format: str = "", *, out: TextIO | None = None) -> None:
         _table(value, stream)
 
 
-def show_whole(value: Sequence[Any], format: str = "", *, dropped: Sequence[str] = ()) -> None:
+def show_whole(value: Sequence[Any], format: str = "", *, dropped: Sequence[str | tuple[str, ...]] = ()) -> None:
     """Write a result as `show` does, but for a table with every column, and long cells over several lines.
 
     Where they do not fit side by side, the columns in `dropped` are left out, the first ones first.
@@ -67,8 +67,9 @@ def show_whole(value: Sequence[Any], format: str = "", *, dropped: Sequence[str]
     console.print(table)
 
 
-def fitting(rows: Sequence[Mapping[str, str]], width: int, dropped: Sequence[str]) -> list[str]:
-    """The names of the columns that are shown: without as many of `dropped` as it takes to stand side by side.
+def fitting(rows: Sequence[Mapping[str, str]], width: int, dropped: Sequence[str | tuple[str, ...]]) -> list[str]:
+    """The names of the columns that are shown: without as many of `dropped` as it takes to stand side by side; several
+    together go together.
 
     >>> row = {"arm": "canary", "requests": "1,000", "errors": "0", "p50 ms": "1.25"}
     >>> fitting([row], 80, ["p50 ms"]), fitting([row], 25, ["p50 ms"])
@@ -79,7 +80,7 @@ def fitting(rows: Sequence[Mapping[str, str]], width: int, dropped: Sequence[str
         wanted = sum(max(len(name), *(len(row.get(name, "")) for row in rows)) + 2 for name in names) - 2
         if wanted <= width:
             break
-        names = [name for name in names if name != gone]
+        names = [name for name in names if name not in (gone if isinstance(gone, tuple) else (gone,))]
     return names
 
 
