@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import signal
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -17,6 +15,7 @@ import pytest
 from demo_run import Demo
 
 from modelyard import Yard
+from modelyard.testing.serving import stopped_between_writes
 
 
 def until(reached: Callable[[], Any], seconds: float = 120.0) -> Any:
@@ -65,12 +64,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Dem
     yard_folder = next(mark.parent / "yard" for mark in (folder / "modelyard-demo").glob("run-*/running"))
     with Yard(yard_folder) as yard:
         until(lambda: third(yard, "running") and canary_requests(yard))
-        os.kill(demo.process.pid, signal.SIGSTOP)
-        try:
+        with stopped_between_writes(demo.process.pid, yard):
             until(lambda: third(yard, "rolled_back"))
             assert yard.serving.traffic("employment").arms[0].version == "v2.0.0"
-        finally:
-            os.kill(demo.process.pid, signal.SIGCONT)
     return demo.document() | {"folder": str(folder)}, demo
 
 

@@ -21,6 +21,23 @@ from modelyard.testing.servers import end, free_port, until, wait_until
 from modelyard.yard import Yard
 
 
+@contextmanager
+def stopped_between_writes(pid: int, yard: Yard) -> Iterator[None]:
+    """Within it a process is stopped by SIGSTOP, not in the middle of a transaction of its own on that yard: it would hold
+    the database's lock all the while.
+
+    A rollback and its routing need no database; being recorded there does.
+    """
+    threads = Path(f"/proc/{pid}/task")
+    with yard.store.work():
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: {_state(task) for task in threads.iterdir()} == {"T"})
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 class YardServer:
     """A running `modelyard serve` on the loopback address. `seconds` is how long it took until it answered."""
 
@@ -65,19 +82,9 @@ class YardServer:
 
     @contextmanager
     def stopped(self, yard: Yard) -> Iterator[None]:
-        """Within it the server's own process, its controller with it, is stopped by SIGSTOP; its serving processes are not.
-
-        It is stopped while it writes nothing: within a transaction it would hold the database's lock all the while. A
-        rollback and its routing need no database; being recorded there does.
-        """
-        threads = Path(f"/proc/{self.process.pid}/task")
-        with yard.store.work():
-            os.kill(self.process.pid, signal.SIGSTOP)
-            until(lambda: {_state(task) for task in threads.iterdir()} == {"T"})
-        try:
+        """Within it the server's own process, its controller with it, is stopped; its serving processes are not."""
+        with stopped_between_writes(self.process.pid, yard):
             yield
-        finally:
-            os.kill(self.process.pid, signal.SIGCONT)
 
     def processes(self) -> list[int]:
         """The process ids of the server and of everything that it has started."""
