@@ -57,15 +57,19 @@ def kill_often(place: str, files: str, folder: Path, kills: int, seed: int) -> d
     chance = random.Random(seed)
     running = [started(place, files, number, folder) for number in range(WRITERS)]
     every = [file for _, file in running]
-    for _ in range(kills):
-        victim = chance.randrange(WRITERS)
-        wait_for(running[victim])
-        time.sleep(chance.random() * 0.2)
-        stopped(running[victim][0])
-        running[victim] = started(place, files, victim, folder)
-        every.append(running[victim][1])
-    for process, _ in running:
-        stopped(process)
+    try:
+        for _ in range(kills):
+            victim = chance.randrange(WRITERS)
+            wait_for(running[victim])
+            time.sleep(chance.random() * 0.2)
+            stopped(running[victim][0])
+            running[victim] = started(place, files, victim, folder)
+            every.append(running[victim][1])
+        for process, _ in running:
+            stopped(process)
+    finally:
+        for process, _ in running:
+            process.kill()  # they write for ever
     return found(place, files, [file for file in every if file.exists()])
 
 

@@ -410,7 +410,7 @@ def test_a_killed_process_loses_a_moment_and_says_how_much_and_nothing_when_dura
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         answered = [process.stdout.readline() for _ in range(2000)]
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         answered += process.stdout.read().splitlines()
     answered = [line.strip() for line in answered if line.strip()]
     rows = [row["request_id"].encode() for row in server.payload_rows("m-v1")]

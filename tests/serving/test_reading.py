@@ -234,15 +234,17 @@ def test_readers_see_every_row_once_while_another_process_compacts_and_merges(tm
         assert process.stdout is not None
         process.stdout.readline()
         known: set[str] = set()
-        for part in range(40):
-            rows = [(1.7e9 + random.random(), f"{part}-{n}") for n in range(50)]
-            write(folder, rows)
-            known |= {one for _, one in rows}
-            found = [row["request_id"] for row in reading.rows(folder, reading.Wanted(), step=150)]
-            assert len(found) == len(known)
-            assert set(found) == known
-            assert len(server.payload_frame("e", columns=["row"])) == len(known)
-        (tmp_path / "stop").touch()
+        try:
+            for part in range(40):
+                rows = [(1.7e9 + random.random(), f"{part}-{n}") for n in range(50)]
+                write(folder, rows)
+                known |= {one for _, one in rows}
+                found = [row["request_id"] for row in reading.rows(folder, reading.Wanted(), step=150)]
+                assert len(found) == len(known)
+                assert set(found) == known
+                assert len(server.payload_frame("e", columns=["row"])) == len(known)
+        finally:
+            (tmp_path / "stop").touch()
     server.compact_payloads("e")
     assert {row["request_id"] for row in server.payload_rows("e")} == known
 
