@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.ab_testing import assignment, journal, store
 from modelyard.ab_testing.experiments import ABTest, TestStatus
-from modelyard.ab_testing.gathering import Gathered, check_quantiled
+from modelyard.ab_testing.gathering import check_quantiled, gathered
 from modelyard.ab_testing.planning import Plans, Remembered, known
 from modelyard.core.assignment import position
 from modelyard.core.canonical import dumps
@@ -19,7 +18,6 @@ from modelyard.stats.sketch import bucket
 
 REMEMBERED = 1.0  # seconds that another process's start or stop may take to be noticed by recording
 AWAY = 10.0  # seconds until a database that cannot be reached is asked again
-RESULT = frozenset({"variant", "success", "latency", "custom_metrics", "unit_id", "result_id"})
 LAST_BUCKET = bucket(journal.LARGEST * 1e6)
 
 
@@ -85,25 +83,7 @@ class Results(Plans):
         >>> manager.record_many(test.test_id, [{"variant": "control", "success": True}] * 3)
         3
         """
-        test, alike, count = self._taking(test_id).test, defaultdict(list), 0
-        told = Gathered(test)
-        for result in results:
-            count += 1
-            try:
-                if len(result) == 2 + ("latency" in result):
-                    alike[result["variant"], result["success"]].append(result.get("latency"))
-                    continue
-                names = result.keys()
-            except (TypeError, KeyError, AttributeError):
-                raise _no_result(result) from None
-            if not {"variant", "success"} <= names <= RESULT:
-                raise _no_result(result)
-            self._gather(told, **result)
-        records = told.records()
-        for (variant, success), latencies in alike.items():
-            number = self._check_arm(test, variant, None)
-            packed = journal.packed([latency for latency in latencies if latency is not None])
-            records.append(journal.head(test_id, variant, number, success, len(latencies)) + packed + journal.ALONE)
+        records, count = gathered(self._taking(test_id).test, self._rounds_of, list(results))
         if records:
             self._recorder.append(journal.BETWEEN.join(records) + b"\n", count)
         return count
@@ -209,24 +189,12 @@ class Results(Plans):
             check_quantiled(test, custom_metrics)
         return found
 
-    def _gather(
-        self,
-        told: Gathered,
-        *,
-        variant: str,
-        success: bool,
-        latency: float | None = None,
-        custom_metrics: Mapping[str, float] | None = None,
-        unit_id: str | None = None,
-        result_id: str | None = None,
-    ) -> None:
-        """Put a result, checked against the test but for its numbers, to those of its call."""
-        test_id = told.test.test_id
-        unit = "" if unit_id is None else journal.key(test_id, unit_id)
-        number = self._check_arm(told.test, variant, unit_id, unit)
-        key = "" if result_id is None else journal.key(test_id, result_id)
-        names = () if custom_metrics is None else tuple(journal.named(custom_metrics))
-        told.add((variant, number, success, names), latency, unit, key, custom_metrics)
+    def _rounds_of(self, test: ABTest, variant: str, units: Sequence[Any], keys: Sequence[str]) -> list[int]:
+        """The rounds that results of an arm count for, none where it is 0 for all; an error as of `_check_arm`."""
+        if not units or not test.needs_units:
+            self._check_arm(test, variant, units[0] if units else None)
+            return []
+        return [self._check_arm(test, variant, unit, key) for unit, key in zip(units, keys, strict=True)]
 
     def _check_arm(self, test: ABTest, variant: str, unit: Any, key: str = "") -> int:
         """The round that a result counts for; an error for a variant that its unit does not have."""
@@ -263,13 +231,6 @@ class Results(Plans):
         if given[0] != variant:
             raise Invalid(f"{unit!r} is assigned to {given[0]}, not to {variant}. Record what get_variant answered.")
         return given[1]
-
-
-def _no_result(given: Any) -> Invalid:
-    names = sorted(map(str, given)) if isinstance(given, Mapping) else repr(given)[:80]
-    return Invalid(
-        f"A result needs variant and success, and knows latency, unit_id, result_id and custom_metrics; got {names}."
-    )
 
 
 def _histogram(told: Mapping[str, int]) -> dict[int, int]:
