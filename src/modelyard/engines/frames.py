@@ -13,6 +13,7 @@ from modelyard.core import plugins
 from modelyard.core.errors import Damaged, Invalid, NotFound
 
 Columns = dict[str, np.ndarray]
+CSV, JSON, PARQUET = (".csv", ".gz"), (".json", ".jsonl", ".ndjson"), (".parquet", ".pq")  # files, by their ending
 
 
 class PandasTables:
@@ -24,28 +25,38 @@ class PandasTables:
         file = Path(path)
         if not file.exists():
             raise NotFound(f"There is no file {file}. Check the path.")
+        PandasTables.check_ending(file)
         suffix = file.suffix.lower()
         try:
-            if suffix in (".csv", ".gz"):
+            if suffix in CSV:
                 return pd.read_csv(file)
-            if suffix in (".json", ".jsonl", ".ndjson"):
+            if suffix in JSON:
                 return pd.read_json(file, lines=suffix != ".json")
         except (ValueError, UnicodeDecodeError, OSError) as error:
             raise Damaged(f"{file} cannot be read as {suffix[1:].upper()}: {error}") from error
-        if suffix in (".parquet", ".pq"):
-            frame: pd.DataFrame = plugins.load("parquet", "read")(file)
-            return frame
-        raise Invalid(f"{file} has the unknown ending {suffix!r}. Use .csv, .parquet, .json or .jsonl.")
+        frame: pd.DataFrame = plugins.load("parquet", "read")(file)
+        return frame
 
     @staticmethod
     def write(frame: pd.DataFrame, path: str | Path) -> None:
-        """Write a .csv or .parquet file."""
+        """Write a .csv, .parquet, .json or .jsonl file."""
         file = Path(path)
+        PandasTables.check_ending(file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix.lower() in (".parquet", ".pq"):
+        suffix = file.suffix.lower()
+        if suffix in PARQUET:
             plugins.load("parquet", "write")(frame, file)
+        elif suffix in JSON:
+            frame.to_json(file, orient="records", lines=suffix != ".json", date_format="iso", date_unit="us")
         else:
             frame.to_csv(file, index=False)
+
+    @staticmethod
+    def check_ending(path: str | Path) -> None:
+        """Invalid for a file whose name ends as no table's does."""
+        suffix = Path(path).suffix.lower()
+        if suffix not in (*CSV, *JSON, *PARQUET):
+            raise Invalid(f"{path} has the unknown ending {suffix!r}. Use .csv, .parquet, .json or .jsonl.")
 
     @staticmethod
     def frame(table: Any) -> pd.DataFrame:
@@ -102,9 +113,8 @@ class PandasTables:
             else:
                 times = pd.to_datetime(column, utc=True, format=None if column.dtype.kind == "M" else "ISO8601")
         except (ValueError, TypeError) as error:
-            raise Invalid(
-                f"Column {name!r} holds something that is no time: {error}. Use ISO 8601 or datetimes."
-            ) from error
+            why = str(error).partition(". ")[0].rstrip(".")  # behind it pandas talks to programmers
+            raise Invalid(f"Column {name!r} holds what is no time: {why}. Use ISO 8601 or datetimes.") from error
         missing = times.isna().to_numpy(dtype=bool)
         bare = times.dt.tz_localize(None).to_numpy()
         return np.ma.MaskedArray(bare.astype("datetime64[us]").astype(np.int64), mask=missing)

@@ -54,6 +54,13 @@ def entity_key(value: Any) -> str | None:
     raise Invalid(f"{value!r} is no entity id. Pass text or a whole number.")
 
 
+def keys_of(entity_ids: Iterable[Any]) -> list[str | None]:
+    """The texts of a list of entity ids, None for null; Invalid for one text, which would be taken apart."""
+    if isinstance(entity_ids, str):
+        raise Invalid(f"Entities are a list of ids. Pass [{entity_ids!r}].")
+    return [entity_key(one) for one in entity_ids]
+
+
 def entity_keys(values: Masked) -> np.ndarray:
     """The texts of a column of entity ids, None for null: an object array."""
     data, missing = np.ma.getdata(values), np.ma.getmaskarray(values)
@@ -178,6 +185,7 @@ def _refuse(data: np.ndarray, feature: Feature, allowed: tuple[type, ...]) -> No
 
 def _misfit(data: Sequence[Any] | np.ndarray, feature: Feature) -> Invalid:
     first = data[0] if len(data) else None
+    first = first.item() if isinstance(first, np.generic) else first  # as it was given, not as NumPy holds it
     return Invalid(
         f"{feature.reference} holds {feature.feature_type.value} values, and {first!r} is a {type(first).__name__}. "
         "Convert the column, or register a feature of that type."

@@ -11,6 +11,7 @@ import modelyard.features.store as sql
 from modelyard.core.area import Area
 from modelyard.core.errors import Invalid
 from modelyard.core.events import EventType
+from modelyard.core.ids import checked_list
 from modelyard.core.instants import SYSTEM_CLOCK, micros
 from modelyard.core.operations import operation
 from modelyard.core.ports import Clock
@@ -104,7 +105,9 @@ class Definitions(Area):
             "tags": tags,
         }
         fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        if ttl is not None and ttl < 0:
+        if feature_type is not None:
+            fields["feature_type"] = feature_type_of(feature_type)
+        if isinstance(ttl, (int, float)) and ttl < 0:
             fields["ttl"] = None
 
         def change(work: Work, catalogue: Catalogue) -> Feature | None:
@@ -150,7 +153,8 @@ class Definitions(Area):
         >>> store.register_group("fraud_inputs", "card", ["amount"]).version
         1
         """
-        asked = FeatureGroup(name=name, entity_type=entity_type, features=tuple(features), description=description)
+        members = tuple(checked_list(features, "features"))
+        asked = FeatureGroup(name=name, entity_type=entity_type, features=members, description=description)
         with self.store.work(created_by) as work:
             catalogue = sql.catalogue(work.rows)
             group = next_group(asked, catalogue)

@@ -13,7 +13,7 @@ from modelyard.core.events import EventType
 from modelyard.core.instants import micros
 from modelyard.core.operations import operation
 from modelyard.core.refs import Resource
-from modelyard.features.columns import entity_key, entity_keys
+from modelyard.features.columns import entity_keys, keys_of
 from modelyard.features.definitions import Definitions
 from modelyard.features.online import Plan, plan
 from modelyard.features.rules import TIME, check_spine
@@ -39,9 +39,7 @@ class Reading(Definitions):
         >>> store.get_online_features(["c1", "nobody"], ["amount"]).to_dict()
         {'card': ['c1', 'nobody'], 'amount': [9.5, None]}
         """
-        if isinstance(entity_ids, str):
-            raise Invalid(f"Entities are a list of ids. Pass [{entity_ids!r}].")
-        keys = [entity_key(x) for x in entity_ids]
+        keys = keys_of(entity_ids)
         asked = self._plan(features, entity_type)
         now = micros(self.store.clock.now())
         generation, found = self._stored.online.read(asked, keys, now)
@@ -108,6 +106,7 @@ class Reading(Definitions):
         1
         """
         tables = plugins.load("tables", "pandas")
+        tables.check_ending(output_path)
         frame = self.get_offline_features(tables.read(spine_path), features, as_known=as_known, user=user)
         tables.write(frame, output_path)
         return len(frame)

@@ -60,6 +60,12 @@ class Catalogue:
             f"{versions[-1].reference} has no version {version!r}. It has versions 1 to {versions[-1].version}."
         )
 
+    def check_kind(self, entity_type: str) -> None:
+        """NotFound, with the nearest known ones, for an entity type that has no features."""
+        known = sorted({kind for kind, _ in self.features})
+        if entity_type not in known:
+            raise NotFound(f"There is no entity type {entity_type!r}. {nearest(entity_type, known)}")
+
     def columns(self, requested: Sequence[str], entity_type: str | None = None) -> tuple[Column, ...]:
         """The features that a request means, groups spelt out. An answer's column is called as it was asked for."""
         if isinstance(requested, str):
@@ -149,8 +155,15 @@ def checked_feature(feature: Feature) -> Feature:
         )
     if not isinstance(feature.feature_type, FeatureType):
         raise Invalid(f"{feature.feature_type!r} is no FeatureType. Pass FeatureType.FLOAT, say.")
-    if feature.ttl is not None and not (math.isfinite(feature.ttl) and feature.ttl >= 0):
-        raise Invalid(f"The ttl of {feature.reference} is {feature.ttl}. Pass seconds from 0 up, or None for no limit.")
+    for name in ("description", "source", "owner"):
+        if not isinstance(getattr(feature, name), str):
+            raise Invalid(f"The {name} of {feature.reference} is {getattr(feature, name)!r:.80}. Pass text.")
+    ttl, tags = feature.ttl, feature.tags
+    number = isinstance(ttl, (int, float)) and not isinstance(ttl, bool)
+    if ttl is not None and not (number and math.isfinite(ttl) and ttl >= 0):
+        raise Invalid(f"The ttl of {feature.reference} is {ttl!r:.80}. Pass seconds from 0 up, or None for no limit.")
+    if not isinstance(tags, Mapping) or not all(isinstance(text, str) for pair in tags.items() for text in pair):
+        raise Invalid(f"The tags of {feature.reference} are {tags!r:.80}. Pass texts by name, as {{'team': 'fraud'}}.")
     return replace(feature, ttl=None if feature.ttl is None else float(feature.ttl), tags=dict(feature.tags))
 
 

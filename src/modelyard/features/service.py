@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from modelyard.core.errors import Invalid, NotFound, nearest
 from modelyard.core.operations import operation
-from modelyard.features.columns import entity_key, instant
+from modelyard.features.columns import instant, keys_of
 from modelyard.features.reading import Reading
 from modelyard.features.values import Compacted
 from modelyard.features.writing import Writing
@@ -58,10 +57,6 @@ class FeatureStore(Writing, Reading):
         >>> store.forget_entities("card", ["c1"])
         1
         """
-        known = sorted({kind for kind, _ in self._catalogue().features})
-        if entity_type not in known:
-            raise NotFound(f"There is no entity type {entity_type!r}. {nearest(entity_type, known)}")
-        if isinstance(entity_ids, str):
-            raise Invalid(f"Entities are a list of ids. Pass [{entity_ids!r}].")
-        keys = [key for key in map(entity_key, entity_ids) if key is not None]
+        self._catalogue().check_kind(entity_type)
+        keys = [key for key in keys_of(entity_ids) if key is not None]
         return self._stored.forget(entity_type, keys, user)

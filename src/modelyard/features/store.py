@@ -43,7 +43,8 @@ def catalogue(rows: Connection) -> Catalogue:
 
 def feature_from(held: dict[str, object]) -> Feature:
     """The definition that a stored JSON object holds."""
-    return replace(Feature(**held), feature_type=FeatureType(held["feature_type"]))  # type: ignore[arg-type]
+    feature = replace(Feature(**held), feature_type=FeatureType(held["feature_type"]))  # type: ignore[arg-type]
+    return feature if feature.ttl is None else replace(feature, ttl=float(feature.ttl))  # JSON has it as 60
 
 
 def layouts(rows: Connection) -> dict[int, Layout]:

@@ -37,13 +37,14 @@ def batch_of_frame(
     table = table.set_axis(present, axis=1)
     if features is None and entity_type is None and entity_column is None:
         entity_type = _kind_among(present, catalogue)
+    if entity_type is not None:
+        catalogue.check_kind(entity_type)
     others = {timestamp_column, created_column, entity_column or entity_type}
+    _check_present(present, [timestamp_column, created_column, entity_column or entity_type])
     names = features if features is not None else [name for name in present if name not in others]
     wanted = _one_kind([catalogue.feature(name, entity_type) for name in names])
     entity_column = entity_column or wanted[0].entity_type
-    for name in (entity_column, timestamp_column, *filter(None, [created_column]), *(x.name for x in wanted)):
-        if name not in present:
-            raise Invalid(f"The table has no column {name!r}. {nearest(name, present)}")
+    _check_present(present, [entity_column, *(x.name for x in wanted)])
     entities = entity_keys(tables.masked(table, entity_column))
     _refuse_null(np.array([key is None for key in entities]), entity_column)
     events = tables.instants(table, timestamp_column)
@@ -60,6 +61,12 @@ def batch_of_frame(
             columns={feature.name: typed(tables.masked(table, feature.name), feature) for feature in wanted},
         )
     ]
+
+
+def _check_present(present: list[str], names: Sequence[str | None]) -> None:
+    for name in filter(None, names):
+        if name not in present:
+            raise Invalid(f"The table has no column {name!r}. {nearest(name, present)}")
 
 
 def batches_of_values(values: Sequence[FeatureValue], catalogue: Catalogue) -> list[Batch]:

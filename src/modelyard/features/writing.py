@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.core import plugins
+from modelyard.core.ids import checked_list
 from modelyard.core.operations import operation
 from modelyard.features.definitions import Definitions
 from modelyard.features.rules import TIME, Catalogue
@@ -23,7 +24,7 @@ class Writing(Definitions):
 
         Of values with the same feature, entity and times the last one stands.
         """
-        items = list(values)
+        items = checked_list(values, "values")
         return self._stored.append(lambda catalogue: batches_of_values(items, catalogue), user)
 
     def write_features(
