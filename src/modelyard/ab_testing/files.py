@@ -23,7 +23,8 @@ from modelyard.core.refs import ModelRef
 TEXTS = ("name", "description", "endpoint", "unit", "strategy", "exclusive_group", "inference")
 COUNTS = ("planned_units", "horizon", "round_units")
 PARTS = ("group_share", "tolerated_loss")  # may be written as 0.5%
-ARM = ("version", "share")
+VARIANT = ("name", "version", "share")
+ARM = "{name: bigger, version: v2.0.0, share: 30%}"
 PLAN = ("lift", "base_rate", "mean", "deviation", "looks", "power", "covariate_correlation")
 GUARD = {"alpha": "guard_alpha", "latency_margin": "latency_margin", "latency_floor_ms": "latency_floor_ms"}
 KEYS = (*TEXTS, "control", "variants", "metrics", *COUNTS, *PARTS, "plan", "ramp_seconds", "prior", "holdouts", "guard")
@@ -113,10 +114,8 @@ def _metric(place: Place, node: yaml.Node) -> dict[str, Any]:
         name: (declared.part if name in ("margin", "quantile") else declared.text)(*entry)
         for name, entry in told.items()
     }
-    try:
+    with declared.at(place):
         measured.checked(found)
-    except Invalid as error:
-        raise place.wrong(str(error)) from error
     return found
 
 
@@ -132,17 +131,10 @@ def _arms(top: Entries, endpoint: str) -> tuple[dict[str, Any], dict[str, Place]
     names: list[str] = []
     models: list[str] = []
     shares: list[float | None] = []
-    listed = declared.items(*top["variants"], "[v2.0.0] or [{name: bigger, version: v2.0.0, share: 30%}]")
+    listed = declared.items(*top["variants"], f"[v2.0.0] or [{ARM}]")
     for number, (place, node) in enumerate(listed, 1):
         usual = TREATMENT if number == 1 else f"{TREATMENT}_{number}"
-        name = usual
-        if isinstance(node, yaml.MappingNode):
-            told = declared.parts(place, node, ("name", *ARM), "{name: bigger, version: v2.0.0, share: 30%}")
-            name = declared.text(*told["name"]) if "name" in told else usual
-            if name in names:
-                raise told.get("name", (place, node))[0].wrong(
-                    f"there is a variant {name} already. Choose another name."
-                )
+        name = _named(place, node, names) or usual
         model, one, where = _arm(place, node, name, ModelRef.parse(control).name)
         names, models, shares = [*names, name], [*models, model], [*shares, one]
         places |= where
@@ -155,11 +147,25 @@ def _arms(top: Entries, endpoint: str) -> tuple[dict[str, Any], dict[str, Place]
     }, places
 
 
+def _named(place: Place, node: yaml.Node, taken: list[str]) -> str:
+    """The name that a variant says it has, if it says one."""
+    told = declared.parts(place, node, VARIANT, ARM) if isinstance(node, yaml.MappingNode) else {}
+    if "name" not in told:
+        return ""
+    where, of = told["name"]
+    name = declared.text(where, of)
+    if name in taken:
+        raise where.wrong(f"there is a variant {name} already. Choose another name.")
+    with declared.at(where):
+        plans.check_treatment(name)
+    return name
+
+
 def _arm(place: Place, node: yaml.Node, name: str, model: str) -> tuple[str, float | None, dict[str, Place]]:
     """An arm's version as name:version, its share if it says one, and where both stand."""
     told: Entries = {"version": (place, node)}
     if isinstance(node, yaml.MappingNode):
-        known = ARM if name == CONTROL else ("name", *ARM)
+        known = VARIANT[1:] if name == CONTROL else VARIANT
         told = declared.parts(place, node, known, "{version: v2.0.0, share: 30%}")
         if "version" not in told:
             raise place.wrong("does not say which version. Write {version: v2.0.0, ...}.")
@@ -168,10 +174,8 @@ def _arm(place: Place, node: yaml.Node, name: str, model: str) -> tuple[str, flo
     if ":" not in written and not model:
         raise where.wrong(f"{written} is a version of which model? Write it as name:{written}.")
     reference = written if ":" in written else f"{model}:{written}"
-    try:
+    with declared.at(where):
         ModelRef.parse(reference)
-    except Invalid as error:
-        raise where.wrong(str(error)) from error
     places = {f"variants.{name}": place, f"variants.{name}.model": where}
     if "share" not in told:
         return reference, None, places
@@ -213,10 +217,8 @@ def _holdouts(top: Entries) -> tuple[Held, ...]:
         share = declared.part(one, of)
         if not 0 < share < 1:
             raise one.wrong(f"the share {share:g} of a holdout must lie between 0 and 1.")
-        try:
+        with declared.at(one):
             found.append(Held(name=checked_name(name, "holdout"), share=share))
-        except Invalid as error:
-            raise one.wrong(str(error)) from error
     return tuple(found)
 
 
@@ -243,7 +245,7 @@ def _planned(top: Entries, test: ABTest) -> int:
         raise place.wrong(f"the goal {goal.name} is a {goal.kind.value}: give {needs}.")
     if max(shares) - min(shares) > 1e-9:
         raise place.wrong("the variants have different shares. Give planned_units (modelyard ab-testing plan-test).")
-    try:
+    with declared.at(place):
         return sizing.sized(
             lift=numbers["lift"],
             base_rate=numbers.get("base_rate"),
@@ -258,8 +260,6 @@ def _planned(top: Entries, test: ABTest) -> int:
             correlation=numbers.get("covariate_correlation", 0.0),
             units_per_day=None,
         ).units
-    except Invalid as error:
-        raise place.wrong(str(error)) from error
 
 
 def _check_endpoint(top: Entries, test: ABTest) -> None:
@@ -271,10 +271,8 @@ def _check_endpoint(top: Entries, test: ABTest) -> None:
             )
         return
     place = top["endpoint"][0]
-    try:
+    with declared.at(place):
         checked_name(test.endpoint, "endpoint")
-    except Invalid as error:
-        raise place.wrong(str(error)) from error
     odd = {
         "ramp_seconds": test.ramp_seconds > 0,
         "inference": test.adaptive,

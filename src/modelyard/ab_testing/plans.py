@@ -144,11 +144,16 @@ def _check_names(names: Sequence[str], treatments: int) -> None:
     if isinstance(names, str) or len(names) != treatments:
         raise Invalid(f"treatment_names {names!r:.80} do not fit {treatments} treatments. Give each treatment one.")
     for name in names:
-        checked_name(name, "variant")
-        if name in TAKEN:
-            raise Invalid(f"A treatment cannot be called {name}: that name has a meaning already. Choose another.")
+        check_treatment(name)
         if list(names).count(name) > 1:
             raise Invalid(f"Two treatments are called {name}. Give each a name of its own.")
+
+
+def check_treatment(name: str) -> None:
+    """Invalid for what no treatment can be called."""
+    checked_name(name, "variant")
+    if name in TAKEN:
+        raise Invalid(f"A treatment cannot be called {name}: that name has a meaning already. Choose another.")
 
 
 def _check_plan(planned: int | None, horizon: int, strategy: TrafficSplitStrategy, ramp_seconds: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -53,7 +55,8 @@ def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = N
         show(metrics, chosen)
         return 0
     command = todo(test_id, answer)
-    told = [answer["conclusion"], *([command] if command else []), "", answer["method"], "", ""]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    told = [textwrap.fill(answer["conclusion"], width), *([command] if command else []), "", answer["method"], "", ""]
     show("\n".join(told), chosen)
     show_whole(list(arms(answer)), chosen, dropped=ARM_DROPPED)
     show("", chosen)

@@ -95,7 +95,7 @@ def come(now: Seen) -> str:
     test = now["test"]
     of = "" if test["planned_units"] is None else f" of {test['planned_units']:,}"
     unit = "" if test["unit"] == "unit" else f" ({test['unit']})"
-    left = "" if now["days_left"] is None else f", about {_long(now['days_left'])} left"
+    left = "" if not now["days_left"] else f", about {_long(now['days_left'])} left"
     return f"{now['units']:,}{of} units{unit}, day {int(now['days']) + 1}{left}"
 
 
@@ -124,7 +124,7 @@ def picture(now: Seen, width: int = 120) -> Group:
         _progress(now),
         Text(),
         Text(waits_for(now)),
-        *([Text(command, "bold", no_wrap=True, overflow="fold")] if command else []),
+        *([Text(command, "bold", overflow="fold")] if command else []),
         Text(),
         _table(list(arms(analysis)), width, ARM_DROPPED),
         Text(),
@@ -201,7 +201,7 @@ def arms(answer: Seen) -> Iterator[dict[str, Any]]:
             "share": "–" if seen is None else f"{seen:.1%}",
             "planned": f"{planned:.1%}",
             "success rate": "–" if arm["success_rate"] is None else f"{arm['success_rate']:.2%}",
-            "best": f"{beliefs[name]['chance_of_being_best']:.1%}" if name in beliefs else "",
+            **({"best": f"{beliefs[name]['chance_of_being_best']:.1%}"} if name in beliefs else {}),
             "p95 latency": "–" if arm["latency"]["p95"] is None else f"{1000 * arm['latency']['p95']:.3g} ms",
         }
 

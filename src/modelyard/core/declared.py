@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.now} -> {self.wanted}"
+
+
+@contextmanager
+def at(place: Place) -> Iterator[None]:
+    """What is refused within is refused at this place."""
+    try:
+        yield
+    except Invalid as error:
+        raise place.wrong(str(error)) from error
 
 
 Entry = tuple[Place, yaml.Node]
