@@ -82,7 +82,7 @@ def test_a_person_who_promotes_carries_on_what_the_serving_processes_have_counte
     registered(yard, "v2.0.0")
     yard.deploy("fraud", "v1.0.0", strategy="direct")
     rollout = yard.deploy("fraud", "v2.0.0", steps=[0.5, 0.9, 1.0])
-    before = yard.serving.counts("fraud").tests
+    before = yard.serving.counts("fraud").arms["canary"].tests
     yard.deployments.promote(rollout.deployment_id)
     guard = yard.serving.traffic("fraud").guard
     assert guard is not None
