@@ -18,14 +18,14 @@ from modelyard.core.decisions import Decision
 from modelyard.core.errors import NotFound, Unavailable, YardError, nearest
 from modelyard.core.instants import SYSTEM_CLOCK
 from modelyard.core.ports import Clock
-from modelyard.core.traffic import GuardTrip, TrafficCounts
+from modelyard.core.traffic import GuardTrip
 from modelyard.core.work import Store
-from modelyard.stats.sketch import merged, quantile
+from modelyard.stats.rollback import frozen
+from modelyard.stats.sketch import merged
 
 log = logging.getLogger("modelyard.yard")
 
 RECORD_TRIP = "modelyard.yard:record_trip"
-ENOUGH = 200  # answers that fix a baseline's latency quantiles
 
 if TYPE_CHECKING:
     from modelyard.ab_testing.service import ABTestManager
@@ -170,7 +170,7 @@ class Yard:
         """
         known = {traffic.endpoint: traffic.generation for traffic in self.serving.endpoints()}
         if endpoint in known:
-            latency = _quantiles(self.serving.counts(endpoint))
+            latency = frozen(merged(*(arm.latency for arm in self.serving.counts(endpoint).arms.values())))
             options = {"latency_ms": latency, "after_generation": known[endpoint]} | options
         return self.deployments.start(endpoint, version, **options)
 
@@ -201,11 +201,9 @@ class Yard:
         A `controller` that names itself holds the rollout's lease, as in `DeploymentManager.advance`.
         """
         endpoint = self.deployments.get_deployment(deployment_id).endpoint
-        counts = self.serving.counts(endpoint)
-        troubles = [one.troubles[endpoint] for one in self.serving.processes() if endpoint in one.troubles]
-        decision: Decision = self.deployments.advance(
-            deployment_id, counts, controller=controller, trouble=troubles[0] if troubles else ""
-        )
+        counts, processes = self.serving.counts(endpoint), self.serving.processes()
+        trouble = next((one.troubles[endpoint] for one in processes if endpoint in one.troubles), "")
+        decision: Decision = self.deployments.advance(deployment_id, counts, controller=controller, trouble=trouble)
         self.dispatch()
         return decision
 
@@ -341,15 +339,6 @@ class Yard:
 
     def __repr__(self) -> str:
         return f"Yard({self.store.database.url!r})"
-
-
-def _quantiles(counted: TrafficCounts) -> dict[str, float]:
-    """The milliseconds that an endpoint answers within, for the guard to compare with; {} before 200 answers."""
-    latency = merged(*(arm.latency for arm in counted.arms.values()))
-    if sum(latency.values()) < ENOUGH:
-        return {}
-    found = {name: quantile(latency, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
-    return {name: micros / 1000 for name, micros in found.items() if micros is not None}
 
 
 def record_trip(place: str, trip: GuardTrip) -> None:
