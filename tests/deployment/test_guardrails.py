@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from modelyard.core.errors import Conflict, Invalid, Unavailable
 from modelyard.core.instants import FixedClock
 from modelyard.core.traffic import ArmCounts, TrafficCounts
 from modelyard.deployment import DeploymentManager, DeploymentStatus, guardrails, limits, margins, rules
+from modelyard.deployment.guardrails import Seen
 from modelyard.deployment.prometheus import query
 from modelyard.deployment.rollouts import Deployment, Guardrail, Progress, Terms
 from modelyard.stats.rounds import weight_of
@@ -265,3 +268,35 @@ def test_limits_count_units_and_share_their_part_among_all_steps(manager: Deploy
     assert after.measurements[0].details["alpha"] * 8 / 0.001 == pytest.approx(limits.PART * spent[0] * margins.FIRST)
     assert rules.GUARD_PART + rules.SHADOW_PART + limits.PART + guardrails.PART <= 1
     assert sum(spent) < 1
+
+
+def looks(rho: float, n: int, seed: int) -> Iterator[tuple[float, float]]:
+    """Harm and baseline, scaled, of two gauges that wander by themselves about the same value."""
+    random, state = np.random.default_rng(seed), np.zeros(2)
+    for _ in range(n):
+        state = rho * state + np.sqrt(1 - rho * rho) * random.normal(size=2)
+        new, old = np.clip(0.5 + 0.15 * state, 0, 1)
+        yield 0.5 + (new - old) / 2, old
+
+
+def found(rho: float, seed: int, harm: float = 0.0) -> tuple[int, Seen]:
+    """After how many of 900 looks, the last 700 with harm, the evidence reaches what three guardrails need at 0.1 %."""
+    known = Seen()
+    for number, (more, base) in enumerate(looks(rho, 900, seed)):
+        known = known.after(min(1.0, more + (harm if number >= 200 else 0.0)), base, 0.5, float(number))
+        if known.evidence.log_evidence >= math.log(75_000):
+            return number, known
+    return 900, known
+
+
+def test_gauges_that_wander_for_long_take_no_equal_version_back() -> None:
+    """Taken look by look, as if each were news, eight of these twelve pass."""
+    passed = [found(0.95, seed)[0] < 900 for seed in range(12)]
+    assert not any(passed)
+
+
+def test_harm_shows_as_soon_as_ever_where_looks_are_news() -> None:
+    number, known = found(0.0, 3, harm=0.2)
+    assert known.size == 1
+    assert 200 < number < 300
+    assert Seen.of(known.numbers) == known

@@ -268,7 +268,7 @@ class Progress:
     refrozen: int = 0  # how often in this step, for the baseline had moved
     carried: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the rollback tests of earlier steps
     canary_requests: int = 0  # in the steps before this one
-    guardrails: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # n, sum, spread (stats.bounded), time
+    guardrails: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # see guardrails.Seen
     held: tuple[str, ...] = ()  # the kinds of holds that were told of this step
     stuck_since: float | None = None  # seconds since 1970: since when some process cannot carry the step out
     released: bool = False  # whether the baseline of a completed rollout is no longer kept in memory
