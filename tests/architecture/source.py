@@ -62,9 +62,15 @@ def _running(tree: ast.AST) -> Iterator[ast.AST]:
 
 def own_lines(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> int:
     """Lines of a definition without its docstrings."""
-    total = (node.end_lineno or node.lineno) - node.lineno + 1
-    for inner in ast.walk(node):
-        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(inner):
+    return (node.end_lineno or node.lineno) - node.lineno + 1 - docstring_lines(node)
+
+
+def docstring_lines(tree: ast.AST) -> int:
+    """Lines of the docstrings in it, its own included."""
+    total = 0
+    for inner in ast.walk(tree):
+        kinds = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        if isinstance(inner, kinds) and ast.get_docstring(inner):
             text = inner.body[0]
-            total -= (text.end_lineno or text.lineno) - text.lineno + 1
+            total += (text.end_lineno or text.lineno) - text.lineno + 1
     return total

@@ -5,11 +5,39 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from source import Module, imports, modules, own_lines
+from source import Module, docstring_lines, imports, modules, own_lines
 
 PORTS = "modelyard.core.ports"
+# Docstrings are not counted.
+LIMITS = {"lines of file": 450, "lines of class": 220, "methods of class": 15, "lines of function": 45}
+SIGNATURE = "most of it is its arguments, one a line"
+HOT = "what each request goes through: one object, since a call more costs every request"
+STATE = "one object with the state of a whole process, which other threads look at"
+LARGE = {
+    "lines of class modelyard.serving.control.EndpointControl": (260, "to be split by what users do with an endpoint"),
+    "lines of class modelyard.serving.counters.Counters": (310, "one layout of shared memory, and each reading of it"),
+    "methods of class modelyard.serving.counters.Counters": (34, "one layout of shared memory, and each reading of it"),
+    "lines of class modelyard.serving.http.Connection": (290, HOT),
+    "methods of class modelyard.serving.http.Connection": (17, "asyncio and httptools name most of them"),
+    "lines of class modelyard.serving.inference.Inference": (280, HOT),
+    "lines of class modelyard.serving.nodes_process.Process": (235, STATE),
+    "lines of class modelyard.serving.nodes_yard.Headquarters": (290, STATE),
+    "lines of class modelyard.serving.supervisor.Serving": (270, STATE),
+    "methods of class modelyard.serving.places.Places": (18, "one line each: where a file of serving lies"),
+    "methods of class modelyard.testing.contracts.databases.DatabaseContract": (
+        24,
+        "a contract: each method is a test",
+    ),
+    "lines of function modelyard.ab_testing.plans.wanted": (60, SIGNATURE),
+    "lines of function modelyard.cli.declaring.commands": (60, "two commands of one pair of words, with their options"),
+    "lines of function modelyard.cli.serve.serve": (57, SIGNATURE),
+    "lines of function modelyard.registry.registration.register_model": (56, SIGNATURE),
+    "lines of function modelyard.serving.supervisor.__init__": (50, SIGNATURE),
+}
 
 # heavy engine -> the only modules that may import it
 ADAPTERS = {
@@ -100,7 +128,7 @@ def test_importing_modelyard_loads_no_third_party_package() -> None:
     assert out.strip() == "[]"
 
 
-def definitions(kind: type) -> list[tuple[str, int, Module, ast.AST]]:
+def definitions(kind: type | tuple[type, ...]) -> list[tuple[str, int, Module, Any]]:
     return [
         (f"{m.name}.{node.name}", own_lines(node), m, node)
         for m in modules()
@@ -110,28 +138,44 @@ def definitions(kind: type) -> list[tuple[str, int, Module, ast.AST]]:
 
 
 def test_pieces_stay_small(capsys: pytest.CaptureFixture[str]) -> None:
-    functions = definitions((ast.FunctionDef, ast.AsyncFunctionDef))
-    classes = definitions(ast.ClassDef)
-    lengths = sorted(length for _, length, *_ in functions)
+    lengths = sorted(length for _, length, *_ in definitions((ast.FunctionDef, ast.AsyncFunctionDef)))
     p50, p90, p99 = (lengths[int(len(lengths) * q)] for q in (0.5, 0.9, 0.99))
-    files = {m.name: m.lines for m in modules()}
-    methods = {
-        name: sum(isinstance(b, (ast.FunctionDef, ast.AsyncFunctionDef)) and b.name[0] != "_" for b in node.body)
-        for name, _, _, node in classes
-    }
     with capsys.disabled():
-        print(
-            f"\nfunctions p50/p90/p99 {p50}/{p90}/{p99} lines (aim 6/20/45); largest file {max(files.values())} (450);"
-        )
-        print(
-            f"largest class {max(length for _, length, *_ in classes)} (220); most public methods {max(methods.values())} (15)"
-        )
+        print(f"\nfunctions p50/p90/p99 {p50}/{p90}/{p99} lines (aim 6/20/45)")
     assert p50 <= 12
     assert p90 <= 40
-    assert p99 <= 90
-    assert not {name: n for name, n in files.items() if n > 900}
-    assert not {name: length for name, length, *_ in classes if length > 440}
-    assert not {name: n for name, n in methods.items() if n > 30}
+    assert p99 <= 45
+
+
+def test_a_piece_is_within_its_limit_or_listed_with_the_reason() -> None:
+    """The list only shrinks: what has come within its limit is taken out of it, and nothing on it may grow."""
+    found = dict(too_large())
+    assert not found.keys() - LARGE.keys(), "split it where the idea splits"
+    assert not LARGE.keys() - found.keys(), "it is within its limit now: take it out of the list"
+    assert not {name: size for name, size in found.items() if size > LARGE[name][0]}
+
+
+def too_large() -> Iterator[tuple[str, int]]:
+    for module in modules():
+        if (lines := module.lines - docstring_lines(module.tree)) > LIMITS["lines of file"]:
+            yield f"lines of file {module.name}", lines
+    for name, length, _, node in definitions(ast.ClassDef):
+        if length > LIMITS["lines of class"]:
+            yield f"lines of class {name}", length
+        if (count := public_methods(node)) > LIMITS["methods of class"]:
+            yield f"methods of class {name}", count
+    for name, length, *_ in definitions((ast.FunctionDef, ast.AsyncFunctionDef)):
+        if length > LIMITS["lines of function"]:
+            yield f"lines of function {name}", length
+
+
+def public_methods(node: ast.ClassDef) -> int:
+    """How many verbs it has: a property answers as an attribute does."""
+    methods = [one for one in node.body if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return sum(
+        one.name[0] != "_" and not any("property" in ast.unparse(mark) for mark in one.decorator_list)
+        for one in methods
+    )
 
 
 def test_ports_have_five_methods_or_fewer() -> None:
