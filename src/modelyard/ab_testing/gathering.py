@@ -93,7 +93,7 @@ def _has_id(result: Result) -> bool:
 
 def no_result(given: Any) -> Invalid:
     """What is no result, in words."""
-    names = sorted(map(str, given)) if isinstance(given, Mapping) else repr(given)[:80]
+    names = sorted(map(str, given)) if isinstance(given, Mapping) else journal.shown(given)
     return Invalid(
         f"A result needs variant and success, and knows latency, unit_id, result_id and custom_metrics; got {names}."
     )
@@ -104,4 +104,4 @@ def check_quantiled(test: ABTest, numbers: Mapping[str, float]) -> None:
     for metric in test.metrics:
         if metric.kind is Kind.QUANTILE and not numbers.get(metric.numerator, 0) >= 0:
             name = metric.numerator
-            raise Invalid(f"{name} is {numbers[name]!r:.40}; quantiles are of numbers of 0 or more.")
+            raise Invalid(f"{name} is {journal.shown(numbers[name])}; quantiles are of numbers of 0 or more.")

@@ -21,6 +21,7 @@ from binascii import hexlify
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ class Journal:
         self.size = 0
         self.release = weakref.finalize(self, os.close, self._handle)
 
-    def append(self, line: bytes) -> None:
-        """Add a whole line with one write."""
+    def append(self, line: bytes) -> bool:
+        """Add a whole line with one write; False, and nothing is added, where somebody else has cut the file."""
         try:
             written = os.write(self._handle, line)
         except OSError as error:
@@ -66,6 +67,11 @@ class Journal:
             os.ftruncate(self._handle, self.size)
             raise Unavailable(f"The disk that holds {self.path} is full. The result was not recorded. Free some space.")
         self.size += written
+        end = os.lseek(self._handle, 0, os.SEEK_CUR)
+        if end != self.size:
+            os.ftruncate(self._handle, max(0, end - written))
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ def key(test_id: str, name: Any) -> str:
     '923e544754c210bf548b63bf031b4663'
     """
     if type(name) is not str:
-        name = str(name) if hasattr(name, "__index__") and not isinstance(name, bool) else name
+        name = _as_text(name)
     check_id(name)
     return sha256(f"{test_id}:{name}".encode()).hexdigest()[:32]
 
@@ -193,10 +199,10 @@ def block(begin: bytes, latencies: Sequence[Any], units: str, ids: str, columns:
 def named(metrics: Any) -> Mapping[str, Any]:
     """Numbers by their names; Invalid for what is none, and for names that cannot be."""
     if type(metrics) is not dict and not isinstance(metrics, Mapping):
-        raise Invalid(f"custom_metrics is {metrics!r:.40}; give numbers by name.")
+        raise Invalid(f"custom_metrics is {shown(metrics)}; give numbers by name.")
     for name in metrics:
         if not name or not isinstance(name, str) or not name.isprintable():
-            raise Invalid(f"A metric is called {name!r:.40}. Name it with printable characters.")
+            raise Invalid(f"A metric is called {shown(name)}. Name it with printable characters.")
         if name in BUILT_IN:
             raise Invalid(f"{name!r} is what every result brings by itself. Record your number under another name.")
     return metrics
@@ -216,7 +222,7 @@ def packed(latencies: Sequence[float]) -> bytes:
     told = [latency if type(latency) is float else _number(latency) for latency in latencies]
     for latency in told:
         if not 0 <= latency <= LARGEST:
-            raise Invalid(f"latency is {latency!r:.40}; a latency in seconds is a number of 0 or more.")
+            raise Invalid(f"latency is {shown(latency)}; a latency in seconds is a number of 0 or more.")
     return _hexadecimal(told)
 
 
@@ -248,20 +254,39 @@ def columns_of(metrics: str) -> dict[str, array[float]]:
     return {name: unpacked(digits) for name, digits in zip(parts[::2], parts[1::2], strict=True)}
 
 
+def _as_text(name: Any) -> Any:
+    """NumPy's texts as well, and what is numbered by its digits; the thing itself where it is neither."""
+    if isinstance(name, str):
+        return str.__str__(name)
+    try:
+        number = None if isinstance(name, bool) else index(name)
+    except TypeError:
+        return name
+    return name if number is None or number.bit_length() > LONGEST else str(number)
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value as Python writes it; of integers with thousands of digits it writes none."""
+    try:
+        return f"{value!r:.40}"
+    except ValueError:
+        return f"a {type(value).__name__} of very many digits"
+
+
 def check_id(name: Any) -> None:
     """Invalid for what is no id of a unit or a result."""
     if type(name) is not str or not name.isprintable() or not 0 < len(name) <= LONGEST:
-        raise Invalid(f"{name!r:.40} is no id of a unit or a result. Use text of 1 to {LONGEST} printable characters.")
+        raise Invalid(f"{shown(name)} is no id of a unit or a result. Use text of 1 to {LONGEST} printable characters.")
 
 
 def judged(success: Any) -> bool:
     """Whether it was a success, NumPy's booleans and 1 and 0 included; Invalid for what says neither."""
     try:
-        if not isinstance(success, str) and success in (True, False):
+        if not isinstance(success, str) and success in {True, False}:
             return bool(success)
     except (TypeError, ValueError, ArithmeticError):  # an array, a decimal that is no number
         pass
-    raise Invalid(f"success is {success!r:.40}; say True or False.")
+    raise Invalid(f"success is {shown(success)}; say True or False.")
 
 
 def _digits(name: str, values: Sequence[Any]) -> str:
@@ -276,8 +301,9 @@ def _digits(name: str, values: Sequence[Any]) -> str:
 def _number(value: Any) -> float:
     """NumPy's numbers and integers as well; Invalid for what is no number, and for integers beyond every float."""
     try:
-        if not isinstance(value, (bool, str, bytes, bytearray)) and not hasattr(value, "__len__"):
+        truth = isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
+        if not truth and not isinstance(value, (str, bytes)) and not hasattr(value, "__len__"):
             return float(value)
     except (TypeError, ValueError, ArithmeticError):
         pass
-    raise Invalid(f"{value!r:.40} is no number that can be recorded. Latencies and metrics are numbers.")
+    raise Invalid(f"{shown(value)} is no number that can be recorded. Latencies and metrics are numbers.")

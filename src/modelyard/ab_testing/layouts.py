@@ -98,7 +98,8 @@ def write_unit(layouts: Layouts, unit: Unit) -> bytes:
     if not unit.requests:
         return b""
     head = _HEAD.pack(layouts.number(WHOLE), unit.requests, unit.successes)
-    return head + json.dumps(unit.plain()).encode()
+    told = json.dumps(unit.plain()).encode()
+    return head + told + b" " * (-len(told) % 4)  # runs are merged by words of four bytes
 
 
 def read_unit(layouts: Layouts, value: bytes) -> Unit:

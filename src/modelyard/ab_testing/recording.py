@@ -47,7 +47,11 @@ class Recorder:
             kept = self._journal
             if kept is None:
                 kept = self._journal = Journal(self._folder)
-            kept.append(line)
+            if not kept.append(line):  # what follows a cut would never be read, or be taken for the line before
+                log.error("%s was cut by something else. Results go on in another file.", kept.path)
+                self._retire()
+                self._journal = Journal(self._folder)
+                self._journal.append(line)
             self._since += count
         if self._since >= FOLD_EVERY:
             self.fold_own()
@@ -58,7 +62,7 @@ class Recorder:
             kept, self._since, self._due = self._journal, 0, time.monotonic() + FOLD_AFTER
             if kept is None:
                 return
-            if kept.size > LARGEST:
+            if kept.size > LARGEST or not kept.path.exists():
                 self._retire()
         self._fold(kept.path)
 
@@ -106,6 +110,8 @@ class Recorder:
 
     def _retire(self) -> None:
         if self._journal is not None:
+            if not self._journal.path.exists():  # it is locked, so no process of ours has removed it
+                log.error("%s was removed by something else, and what was not yet counted of it.", self._journal.path)
             self._journal.release()
         self._journal = None
 

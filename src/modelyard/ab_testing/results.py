@@ -198,11 +198,9 @@ class Results(Plans):
 
     def _check_arm(self, test: ABTest, variant: str, unit: Any, key: str = "") -> int:
         """The round that a result counts for; an error for a variant that its unit does not have."""
-        for one in test.variants:  # the quickest way, and every result takes it
-            if one.name == variant:
-                break
-        else:
-            raise NotFound(f"{test.test_id} has no variant {variant!r}. {nearest(str(variant), list(test.shares))}")
+        if not isinstance(variant, str) or not any(one.name == variant for one in test.variants):
+            name = variant if isinstance(variant, str) else journal.shown(variant)
+            raise NotFound(f"{test.test_id} has no variant {name!r:.80}. {nearest(name, list(test.shares))}")
         if unit is None:
             if test.adaptive:
                 raise Invalid(f"{test.test_id} assigns units in rounds: pass unit_id with every result.")

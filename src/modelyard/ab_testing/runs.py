@@ -9,6 +9,7 @@ the page of four kilobytes that its row lies in.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from modelyard.core.ports import Connection
 
 PART = 1 << 16  # entries of one row, so that no row is larger than some megabytes
 ALIKE = 4  # runs of like size that become one
-MOST = 512 << 20  # bytes of parts that a process keeps in memory
+MOST = max(512 << 20, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)  # bytes of parts kept in memory
 Keys = NDArray[np.uint64]  # (n, 2)
 Halves = NDArray[np.uint64]
 
@@ -52,19 +53,25 @@ class Entries:
 
     def picked(self, places: NDArray[Any]) -> Entries:
         """Some entries, in the order given."""
-        lengths = np.diff(self.starts)[places]
+        lengths = np.diff(self.starts)
+        word = np.uint32 if not (lengths % 4).any() else np.uint8  # a quarter of the places to work out
+        size, begins = np.dtype(word).itemsize, self.starts[:-1][places]
+        lengths = lengths[places]
         starts = _starts(lengths)
-        if len(places) and (lengths == lengths[0]).all() and (np.diff(self.starts) == lengths[0]).all():
-            values = self.values.reshape(len(self), lengths[0])[places].reshape(-1)
-        else:
-            values = np.empty(starts[-1], np.uint8)
-            for begin in range(0, len(places), PART):  # a place a byte is some memory: not for all of them at once
-                some = slice(begin, begin + PART)
-                shift = self.starts[:-1][places[some]] - starts[:-1][some]
-                until = starts[min(begin + PART, len(places))]
-                at = np.arange(starts[begin], until) + np.repeat(shift, lengths[some])
-                values[starts[begin] : until] = self.values[at]
-        return Entries(self.high[places], self.low[places], starts, values)
+        whole, values = self.values.view(word), np.empty(starts[-1] // size, word)
+        for begin in range(0, len(places), PART):  # a place a word is some memory: not for all of them at once
+            end = min(begin + PART, len(places))
+            shift = np.repeat((begins[begin:end] - starts[begin:end]) // size, lengths[begin:end] // size)
+            first, last = starts[begin] // size, starts[end] // size
+            shift += np.arange(first, last)
+            np.take(whole, shift, out=values[first:last], mode="clip")  # unchecked: no copy in between
+        return Entries(self.high[places], self.low[places], starts, values.view(np.uint8))
+
+    def between(self, begin: int, end: int) -> Entries:
+        """Neighbouring entries."""
+        first, last = self.starts[begin], self.starts[end]
+        starts = self.starts[begin : end + 1] - first
+        return Entries(self.high[begin:end], self.low[begin:end], starts, self.values[first:last])
 
 
 def entries(keys: Keys, values: Sequence[bytes]) -> Entries:
@@ -222,7 +229,7 @@ class Kept:
         store.drop_parts(self._rows, old)
         self._parts = [part for part in self._parts if part not in old]
         for begin in range(0, len(whole), PART):
-            some = whole.picked(np.arange(begin, min(begin + PART, len(whole)))) if len(whole) > PART else whole
+            some = whole.between(begin, min(begin + PART, len(whole)))
             part = Part(
                 ordered_id("part"), self._test_id, self._owner, run, int(some.high[0]), int(some.high[-1]), len(some)
             )
