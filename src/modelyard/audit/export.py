@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, get_args
 
 import yaml
 
+from modelyard.audit.leaves import COLUMNS
 from modelyard.audit.rules import csv_cell
 from modelyard.core import plugins
 from modelyard.core.canonical import dumps, plain
@@ -22,17 +23,6 @@ from modelyard.core.events import Event
 from modelyard.core.files import draft
 
 Format = Literal["json", "yaml", "csv", "parquet"]
-COLUMNS = (
-    "position",
-    "event_id",
-    "event_type",
-    "severity",
-    "actor",
-    "resource_type",
-    "resource_id",
-    "occurred_at",
-    "details",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

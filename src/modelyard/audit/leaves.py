@@ -8,20 +8,10 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from modelyard.core.errors import Damaged
+from modelyard.core.work import EVENT_COLUMNS
 
 LEAF_VERSION = 1
-# the columns of an event's row as the log reads it
-COLUMNS = (
-    "position",
-    "event_id",
-    "event_type",
-    "severity",
-    "actor",
-    "resource_type",
-    "resource_id",
-    "occurred_at",
-    "details",
-)
+COLUMNS = ("position", *EVENT_COLUMNS)  # of an event's row, in the order in which the log reads them
 EventRow = tuple[Any, ...]  # the values of COLUMNS, in order
 Body = tuple[Any, ...]  # the same without the position
 _MOST_REMEMBERED = 10_000

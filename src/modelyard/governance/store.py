@@ -10,11 +10,11 @@ from modelyard.core.canonical import dumps
 from modelyard.core.events import Event, EventType
 from modelyard.core.instants import Instant, from_micros, micros
 from modelyard.core.ports import Connection, Row
-from modelyard.core.work import event_from_row
+from modelyard.core.work import EVENT_COLUMNS, event_from_row
 from modelyard.governance.values import Attestation, Edge, Node
 
 NEWEST = 200  # events looked at per kind and thing: older ones only repeat what newer ones prove
-_EVENT = "position, event_id, event_type, severity, actor, resource_type, resource_id, occurred_at, details"
+_EVENT = ", ".join(("position", *EVENT_COLUMNS))
 _NODE = "n.node_id, n.kind, n.name, n.version, n.details, n.created_at"
 
 
