@@ -10,7 +10,7 @@ from modelyard.ab_testing import journal
 from modelyard.ab_testing.experiments import ABTest, TestStatus
 from modelyard.ab_testing.gathering import check_quantiled
 from modelyard.ab_testing.journal import Result
-from modelyard.ab_testing.planning import emit, known
+from modelyard.ab_testing.planning import Remembered, emit, known
 from modelyard.ab_testing.results import Results
 from modelyard.core.canonical import plain
 from modelyard.core.errors import Conflict, Invalid, NotFound
@@ -116,7 +116,7 @@ class Corrections(Results):
         for one in results:
             try:
                 key = journal.key(test_id, one.get("result_id"))
-                told[key] = self._record(test, **one)
+                told[key] = self._record(Remembered(test, 0.0), **one)
                 names[key] = str(one["result_id"])
             except (Invalid, NotFound) as error:
                 refused[str(one.get("result_id"))] = str(error)

@@ -30,6 +30,10 @@ class Remembered:
     test: ABTest
     until: float
     heads: dict[tuple[str, bool], bytes] = field(default_factory=dict)
+    needs_units: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.needs_units = self.test.needs_units
 
 
 class Plans(Area):

@@ -54,15 +54,11 @@ class Results(Plans):
         """
         taking = self._taking(test_id)
         if unit_id is None and result_id is None and custom_metrics is None:
-            try:
-                head = taking.heads[variant, success]
-            except (KeyError, TypeError):
-                head = self._head(taking, variant, success)
             told = b"" if latency is None else journal.packed((latency,))
-            self._recorder.append(head + told + journal.ALONE + b"\n")
+            self._recorder.append(self._head(taking, variant, success) + told + journal.ALONE + b"\n")
             return
         record = self._record(
-            taking.test,
+            taking,
             variant=variant,
             success=success,
             latency=latency,
@@ -155,15 +151,17 @@ class Results(Plans):
         return found
 
     def _head(self, taking: Remembered, variant: str, success: bool) -> bytes:
-        """How the record begins of a result of a unit of its own, kept for the next one alike."""
-        number = self._check_arm(taking.test, variant, None)
-        judged = journal.judged(success)
-        head = taking.heads[variant, judged] = journal.head(taking.test.test_id, variant, number, judged)
-        return head
+        """How the record of a result begins that counts for no round, kept for the next one alike."""
+        try:
+            return taking.heads[variant, success]
+        except (KeyError, TypeError):
+            number, judged = self._check_arm(taking.test, variant, None), journal.judged(success)
+            head = taking.heads[variant, judged] = journal.head(taking.test.test_id, variant, number, judged)
+            return head
 
     def _record(
         self,
-        test: ABTest,
+        taking: Remembered,
         *,
         variant: str,
         success: bool,
@@ -173,20 +171,23 @@ class Results(Plans):
         result_id: str | None = None,
     ) -> bytes:
         """A result as a record of the journal, checked against the test."""
-        unit = "" if unit_id is None else journal.key(test.test_id, unit_id)
-        number = self._check_arm(test, variant, unit_id, unit)
-        found = journal.record(
-            test.test_id,
-            variant,
-            number,
-            success,
-            latency,
-            unit=unit,
-            result_id="" if result_id is None else journal.key(test.test_id, result_id),
-            metrics=custom_metrics,
+        test_id = taking.test.test_id
+        unit = "" if unit_id is None else journal.key(test_id, unit_id)
+        if taking.needs_units:
+            number = self._check_arm(taking.test, variant, unit_id, unit)
+            begin = journal.head(test_id, variant, number, success)
+        else:
+            begin = self._head(taking, variant, success)
+        numbers = {} if custom_metrics is None else journal.named(custom_metrics)
+        found = journal.block(
+            begin,
+            () if latency is None else (latency,),
+            unit,
+            "" if result_id is None else journal.key(test_id, result_id),
+            {name: (value,) for name, value in numbers.items()},
         )
-        if custom_metrics is not None:
-            check_quantiled(test, custom_metrics)
+        if numbers:
+            check_quantiled(taking.test, numbers)
         return found
 
     def _rounds_of(self, test: ABTest, variant: str, units: Sequence[Any], keys: Sequence[str]) -> list[int]:

@@ -106,8 +106,8 @@ class Shelf:
         self.keep(part, whole)
         return whole
 
-    def keep(self, part: Part, found: Entries) -> None:
-        """Have a part at hand."""
+    def keep(self, part: Part, found: Entries | Halves) -> None:
+        """Have a part at hand, or the first halves of its keys."""
         self.drop(part)
         self._put(part.name, found)
 
@@ -237,7 +237,7 @@ class Kept:
                 some.low.astype("<u8").tobytes() + np.diff(some.starts).astype("<u4").tobytes() + some.values.tobytes()
             )
             store.add_part(self._rows, part, some.high.astype("<u8").tobytes(), rest)
-            self._shelf.keep(part, some)
+            self._shelf.keep(part, some if self._owner else some.high)  # of results it is asked whether they are there
             self._parts.append(part)
         self._parts.sort(key=lambda part: (part.run, part.first))
 
