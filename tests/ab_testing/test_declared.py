@@ -328,6 +328,17 @@ def test_json_is_read_as_well_as_yaml(written):
     assert read_experiment(written(text.replace("4e3", "4000"))).test.planned_units == 4000
 
 
+def test_a_metric_is_named_by_text_wherever_it_is_told(manager):
+    arms = {"control_variant": "m:v1.0.0", "treatment_variant": "m:v2.0.0"}
+    with pytest.raises(Invalid, match="has 5 as its covariate; give the name"):
+        manager.create_test("x", **arms, metrics=[{"name": "spent", "kind": "mean", "covariate": 5}])
+    with pytest.raises(Invalid, match=r"traffic_split .* must leave each arm a share"):
+        manager.create_test("x", **arms, traffic_split=["half"])
+    for key in ("planned_units", "horizon", "group_share", "round_units"):
+        with pytest.raises(Invalid, match=f"{key} is 'many'; it must be a number"):
+            manager.create_test("x", **arms, **{key: "many"})
+
+
 @given(st.text(max_size=200))
 def test_no_text_at_all_breaks_the_reader(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any-experiment.yaml"

@@ -11,6 +11,7 @@ from typing import Any
 from modelyard.core.errors import Invalid, nearest
 
 RESULTS, SUCCESS, LATENCY = "results", "success", "latency"
+TEXTS = ("numerator", "denominator", "covariate", "covariate_denominator", "strata")
 BUILT_IN = frozenset({RESULTS, SUCCESS, LATENCY})  # names that every result has by itself
 
 
@@ -158,7 +159,7 @@ def checked(told: Mapping[str, Any]) -> Metric:
     given.setdefault("direction", "down" if LATENCY in (name, told.get("numerator")) else "up")
     given.setdefault("numerator", name)
     metric = Metric(**given)
-    for fault in _faults(metric):
+    for fault in _unnamed(metric) or _faults(metric):
         raise Invalid(f"The metric {name!r} {fault}")
     return metric
 
@@ -181,6 +182,12 @@ def _choice(kind: type[Any], value: Any, name: str) -> Any:
             f"{nearest(str(value), known)}"
         )
     return kind(value)
+
+
+def _unnamed(metric: Metric) -> list[str]:
+    """What should be the name of a number and is no text."""
+    odd = [(name, getattr(metric, name)) for name in TEXTS if not isinstance(getattr(metric, name), str)]
+    return [f"has {value!r:.40} as its {name}; give the name that results are recorded with." for name, value in odd]
 
 
 def _faults(metric: Metric) -> Iterable[str]:

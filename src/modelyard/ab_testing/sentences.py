@@ -26,7 +26,7 @@ def conclusion(
         return _taken_back(test)
     empty = [variant.name for variant in test.variants if not tallies[variant.name].requests]
     if empty:
-        return f"Not enough evidence: no results yet for {_listed(empty)}. {_go_on(test)}"
+        return f"Not enough evidence: no results yet for {_listed(empty)}. {_begin(test)}"
     if result["sample_ratio"]["mismatch"]:
         return _mismatch(result["sample_ratio"])
     if result["covariate_mismatch"]:
@@ -268,6 +268,13 @@ def _promote(test: ABTest, winner: str) -> str:
     if winner == test.control.name:
         return f"Keep {model}."
     return f"Conclude the test and promote {model}."
+
+
+def _begin(test: ABTest) -> str:
+    """What to do where there is no result yet."""
+    if test.endpoint and test.status is TestStatus.RUNNING:
+        return f"Tell what became of its requests: modelyard serving load-outcomes {test.endpoint} FILE"
+    return _go_on(test)
 
 
 def _go_on(test: ABTest) -> str:

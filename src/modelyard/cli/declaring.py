@@ -72,7 +72,7 @@ def commands(area: str, identity: str, what: str) -> tuple[Callable[..., int], C
         "What changes is told first. With --dry-run that is all, and the exit code is 1 where the file would be refused."
     )
     diff.__doc__ = (
-        f"What applying the file of a {what} would do and why; nothing is done. The exit code is 1 where it would be refused."
+        f"What applying a file would do to the {what} that it describes, and why. The exit code is 1 where it is refused."
         "\n\nIt is tried and undone, so that what would be refused is told."
     )
     return apply, diff

@@ -21,11 +21,13 @@ from modelyard.cli.standing import (
     arms,
     kind,
     line,
+    methods,
     picture,
     rows,
     todo,
     won,
 )
+from modelyard.core.canonical import plain
 from modelyard.core.operations import operations
 from modelyard.settings import settings
 
@@ -34,7 +36,7 @@ apply, diff = commands("ab_testing", "test_id", "experiment")
 
 def add(app: App) -> None:
     """Put these commands in place of the derived ones."""
-    for command in (apply, diff, analyze_test, watch):
+    for command in (apply, diff, analyze_test, look, watch):
         name = command.__name__.replace("_", "-")
         if name in app:
             del app[name]
@@ -56,7 +58,7 @@ def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = N
         return 0
     command = todo(test_id, answer)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    told = [textwrap.fill(answer["conclusion"], width), *([command] if command else []), "", answer["method"], "", ""]
+    told = [textwrap.fill(answer["conclusion"], width), *([command] if command else []), "", *methods(answer), "", ""]
     show("\n".join(told), chosen)
     show_whole(list(arms(answer)), chosen, dropped=ARM_DROPPED)
     show("", chosen)
@@ -65,6 +67,21 @@ def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = N
         chosen,
         dropped=METRIC_DROPPED if len(answer["comparisons"]) > 1 else ("treatment", *METRIC_DROPPED),
     )
+    return 0
+
+
+def look(test_id: str, *, yard: YARD = None, format: FORMAT = None) -> int:
+    """Where a test stands at 95 % confidence, and what to do next. Nothing is kept: no look of a planned sample is spent."""
+    found = settings({"yard": yard, "format": format})
+    entry = next(one for one in operations("ab_testing") if one.verb == "look")
+    stands = plain(call(entry, {"test_id": test_id}, found))
+    if (found["format"].value or ("table" if sys.stdout.isatty() else "json")) != "table":
+        show(stands, found["format"].value)
+        return 0
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(picture(stands, console.width))
     return 0
 
 

@@ -130,7 +130,7 @@ def picture(now: Seen, width: int = 120) -> Group:
         Text(),
         _table(metrics, width, dropped),
         Text(),
-        *_facts(analysis),
+        *_facts(now),
     ]
     return Group(*parts)
 
@@ -178,15 +178,32 @@ def _table(found: list[dict[str, Any]], width: int, dropped: Dropped) -> Table:
 STYLES = {"sure": "green", "held": "green", "broken": "bold red"}
 
 
-def _facts(analysis: Seen) -> Iterator[Text]:
+def _facts(now: Seen) -> Iterator[Text]:
+    """What the figures rest on."""
     from rich.text import Text
 
+    test, analysis = now["test"], now["analysis"]
     split = analysis["sample_ratio"]
     if split["mismatch"]:
         yield Text("units did not arrive in the planned shares", "bold red")
     elif split["checked"] and any(split["seen"].values()):
         yield Text("units arrive in the planned shares", "dim")
-    yield Text(analysis["method"], "dim")
+    if test["ramp_seconds"] and test["status"] == "running":
+        yield Text(
+            f"the ramp has reached {min(1.0, now['days'] * 86400 / test['ramp_seconds']):.0%} of the planned shares",
+            "dim",
+        )
+    yield from (Text(told, "dim") for told in methods(analysis))
+    if test["endpoint"] and test["guard_alpha"] and test["ended_at"] is None:
+        slower = 1 + test["latency_margin"]
+        yield Text(f"guarded: a treatment that fails more often, or is {slower:g} times as slow, is taken back", "dim")
+
+
+def methods(analysis: Seen) -> list[str]:
+    """How it is decided, in words."""
+    if "bayesian" not in analysis:
+        return [str(analysis["method"])]
+    return [f"decided by beliefs: {analysis['bayesian']['prior']}", f"intervals: {analysis['method']}"]
 
 
 def arms(answer: Seen) -> Iterator[dict[str, Any]]:
@@ -221,10 +238,10 @@ def rows(answer: Seen) -> Iterator[dict[str, Any]]:
                 "verdict": one["guardrails"].get(metric) or one["goals"].get(metric) or "",
                 "control": _number(told.get("adjusted_control", told["control"])),
                 "changed": _number(told.get("adjusted_treatment", told["treatment"])),
-                "change": _percent(told["relative"]),
+                "change": "" if told["relative"] is None else _percent(told["relative"]),
                 "low": low,
                 "high": high,
-                "interval": "" if told["relative_interval"] is None else f"{_percent(low)} to {_percent(high)}",
+                "interval": "" if low is None and high is None else f"{_percent(low)} to {_percent(high)}",
                 "p at any look": _number(told["sequential_p_value"]),
                 "p of all (Holm)": _number(told.get("p_value_holm")),
             }
