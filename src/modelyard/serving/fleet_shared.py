@@ -10,7 +10,7 @@ import numpy as np
 
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.serving import detectors
-from modelyard.serving.counters import ALONE, BAD, PLACES, ROUNDS, UNITS, Counters
+from modelyard.serving.counters import ALONE, BAD, BLOCK, EVER, MET, MET_FAILED, PLACES, UNITS, Counters
 from modelyard.serving.nodes import Sparse, decode, dense, encode, sparse
 from modelyard.serving.places import Places, write_once
 from modelyard.serving.store_fleet import Line
@@ -185,7 +185,7 @@ class Units:
 
     def __init__(self, name: str, routing: str) -> None:
         self._name, self._routing = name, routing
-        self._known = np.zeros(PLACES, np.uint8)
+        self._unknown = np.full(PLACES, 255, np.uint8)  # the bits of which nobody has told yet
         self._heard: list[tuple[np.ndarray, np.ndarray]] = []  # that is not in the shared memory yet
         self._counted: list[int] | None = None  # of units, when all that was marked had been told
         self._counting: list[int] | None = None
@@ -199,12 +199,18 @@ class Units:
 
     def look(self, counters: Counters, rows: np.ndarray) -> None:
         """See what has been marked here; nothing is where no unit has been counted since."""
-        counted = rows[:, [UNITS, BAD, *range(ALONE, ROUNDS)]].ravel().tolist()
+        counted = [
+            *rows[:, EVER : EVER + BLOCK].ravel().tolist(),
+            *(rows[:, [UNITS, BAD]] - rows[:, [ALONE + MET, ALONE + MET_FAILED]]).ravel().tolist(),
+        ]
         if counted == self._counted:
             return
-        marks = counters.marks.copy() & ~self._known  # a copy: numpy gives up where others set marks meanwhile
-        places = np.flatnonzero(marks)[:MOST].astype(np.int32)
-        self._new, self._counting = (places, marks[places]), counted if len(places) < MOST else None
+        new = counters.marks.view(np.uint64) & self._unknown.view(np.uint64)  # eight at a time
+        some = np.flatnonzero(new)
+        places = np.flatnonzero(new[some].view(np.uint8))
+        bits = new[some].view(np.uint8)[places[:MOST]]
+        places = (8 * some[places // 8] + places % 8)[:MOST].astype(np.int32)
+        self._new, self._counting = (places, bits), counted if len(places) < MOST else None
         if not len(places):
             self._counted = counted
 
@@ -214,7 +220,7 @@ class Units:
         if told.routing != self._routing:
             return
         places, bits = np.frombuffer(told.places, np.int32), np.frombuffer(told.bits, np.uint8)
-        np.bitwise_or.at(self._known, places, bits)
+        np.bitwise_and.at(self._unknown, places, ~bits)
         if line.source != self._name:
             self._heard.append((places, bits))
         elif not len(self._tail[0]):
@@ -223,7 +229,7 @@ class Units:
     def lines(self) -> Iterator[tuple[str, int, bytes]]:
         """What is to be told."""
         places, bits = self._new
-        bits = bits & ~self._known[places]  # another may have told of them since
+        bits = bits & self._unknown[places]  # another may have told of them since
         news = bits != 0
         self._new = places[news], bits[news]
         self._next, self._rest = self._part, self._tail
@@ -241,7 +247,7 @@ class Units:
     def confirm(self) -> None:
         """What was to be told is told."""
         places, bits = self._new
-        self._known[places] |= bits
+        self._unknown[places] &= ~bits
         self._part, self._tail = self._next, self._rest
         self._new, self._counted = (places[:0], bits[:0]), self._counting
 
