@@ -102,6 +102,21 @@ def test_a_folder_package_is_registered_by_upload(
     assert made.digest == embedded.artifacts.add(package, user="x").digest, "as if it had been added here"
 
 
+def test_a_file_with_an_experiment_is_applied_from_afar(connect: Connect, embedded: Yard, tmp_path: Path) -> None:
+    ana, file = connect("ana"), tmp_path / "experiment.yaml"
+    file.write_text("name: afar\ncontrol: m:v1.0.0\nvariants: [v2.0.0]\n")
+    assert ana.ab_testing.diff(file).verdict == "start"
+    made = ana.ab_testing.apply(file)
+    assert (made, made.created_by) == (embedded.ab_tests.get_test(made.test_id), "ana@example.com")
+    assert ana.ab_testing.look(made.test_id).analysis == embedded.ab_tests.look(made.test_id).analysis
+    file.write_text("name: afar\ncontrol: m:v1.0.0\nvariants: [v3.0.0]\n")
+    with pytest.raises(Conflict, match=r"experiment\.yaml line 3, variants\.treatment\.model"):
+        ana.ab_testing.apply(file)
+    file.write_text("nam: afar\n")
+    with pytest.raises(Invalid, match="line 1, nam: unknown key"):
+        ana.ab_testing.diff(file)
+
+
 def test_typed_values_come_back_as_on_an_embedded_yard(connect: Connect, embedded: Yard) -> None:
     ana = connect("ana")
     feature = ana.features.define_feature("amount", "card", FeatureType.FLOAT, ttl=60.0, tags={"pii": "no"})
