@@ -81,3 +81,10 @@ def test_a_statement_expires_on_a_day(capsys: pytest.CaptureFixture[str]) -> Non
     told(capsys, "governance", "register-model", "fraud", "v1.0.0")
     words = ("governance", "attest", "fraud", "gdpr", "right_to_erasure", "--statement", "A daily job.")
     assert told(capsys, *words, "--expires", "2126-01-31")["expires"][:7] == "2126-01"
+
+
+@pytest.mark.parametrize("option", [["--hyperparameters.trees", "5"], ["--hyperparameters.trees=5"]])
+def test_a_document_is_not_given_key_by_key(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["governance", "register-model", "fraud", "v1.0.0", *option]) == 2
+    assert """--hyperparameters '{"trees": ...}'""" in capsys.readouterr().err
+    told(capsys, "governance", "register-model", "fraud", "v1.0.0", "--hyperparameters", '{"a.b": "--metrics.c"}')

@@ -161,6 +161,17 @@ def _holds_list(hint: Any) -> bool:
 DOCUMENT = Parameter(converter=_from_json, n_tokens=1, accepts_keys=False, json_list=False, metavar="JSON")
 
 
+def refuse_keys(area: str, words: Sequence[str]) -> None:
+    """Invalid for a key of a document as an option of its own, which only mappings of plain values have."""
+    entry = next((one for one in operations(area) if words[:1] == [one.verb.replace("_", "-")]), None)
+    hints = typing.get_type_hints(entry.function) if entry else {}
+    for word in words:
+        option, dot, key = word.partition("=")[0].partition(".")
+        name = option.removeprefix("--").replace("-", "_")
+        if dot and option.startswith("--") and name in hints and _is_document(plain_type(hints[name])):
+            raise Invalid(f"{option} is one JSON document. Write {option} '{{\"{key}\": ...}}'.")
+
+
 def plain_type(hint: Any) -> Any:
     """The annotation with abstract containers made concrete, so that a command line can fill it.
 

@@ -143,7 +143,10 @@ def _called(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        result = build(arguments[:1])(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        app, area = build(arguments[:1]), arguments[0].replace("-", "_")
+        if area in AREA_HELP:
+            importlib.import_module("modelyard.cli.derive").refuse_keys(area, arguments[1:])
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         sys.stderr.write(f"modelyard: {_misused(error)} See: {_help_of(arguments)}\n")
         return 2
