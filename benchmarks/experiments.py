@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -388,6 +388,113 @@ def recording(results: int) -> None:
         manager.close()
 
 
+KINDS: dict[str, tuple[Callable[[int], dict[str, object]], dict[str, object]]] = {
+    "an id": (lambda i: {"latency": 0.05 + (i % 977) * 1e-4, "result_id": f"r-{i}"}, {}),
+    "a unit that returns": (lambda i: {"latency": 0.05 + (i % 977) * 1e-4, "unit_id": f"user-{_unit(i)}"}, {}),
+    "a unit, assigned by its hash": (lambda i: {"unit_id": f"user-{_unit(i)}"}, {"strategy": "hash_based"}),
+    "two numbers that are not planned": (lambda i: {"custom_metrics": {"spent": 19.99 + i % 97, "items": i % 7}}, {}),
+    "a unit and a planned mean": (
+        lambda i: {"unit_id": f"user-{_unit(i)}", "custom_metrics": {"spent": 19.99 + i % 97}},
+        {"metrics": [{"name": "spent", "kind": "mean", "role": "goal"}]},
+    ),
+    "an id, a unit, a latency and a number": (
+        lambda i: {
+            "latency": 0.05 + (i % 977) * 1e-4,
+            "result_id": f"r-{i}",
+            "unit_id": f"user-{_unit(i)}",
+            "custom_metrics": {"spent": 19.99 + i % 97},
+        },
+        {},
+    ),
+}
+
+
+def _unit(i: int) -> int:
+    """A number below 30,000, most of them again and again, in no order."""
+    return i * 0x9E3779B1 % 2**32 % 30_000
+
+
+def begun(folder: Path, options: Mapping[str, object]) -> tuple[ABTestManager, str]:
+    """A test that runs."""
+    manager = ABTestManager(folder)
+    models = {"control_variant": "m:v1.0.0", "treatment_variant": "m:v2.0.0"}
+    test = manager.create_test("t", **{"strategy": "random", **models, **options})
+    manager.start_test(test.test_id)
+    return manager, test.test_id
+
+
+def recording_more(results: int) -> None:
+    """CPU time a result that brings more than a latency, told many at once and one by one."""
+    for name, (told, options) in KINDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            manager, test_id = begun(Path(folder), options)
+            took, few = [0.0, 0.0], 8192 * 2
+            for begin in range(0, results + few, 8192):
+                rows = []
+                for i in range(begin, begin + 8192):
+                    one = told(i)
+                    unit = one.get("unit_id") if options.get("strategy") else None
+                    arm = manager.get_variant(test_id, str(unit)) if unit else ("control", "treatment")[i % 2]
+                    rows.append({"variant": arm, "success": i % 10 > 0, **one})
+                alone = begin >= results
+                start = time.process_time()
+                if alone:
+                    for one in rows:
+                        manager.record_request(test_id, **one)
+                else:
+                    manager.record_many(test_id, rows)
+                took[alone] += time.process_time() - start
+            counts = -(-results // 8192) * 8192, few
+            many, one_ = (1e6 * seconds / count for seconds, count in zip(took, counts, strict=True))
+            row(f"recording {name}: record_many, record_request (CPU)", f"{many:.1f}, {one_:.1f} us a result")
+            manager.close()
+
+
+def returning(results: int, units: int) -> None:
+    """What very many units cost: each of the last results against each of the first, memory, and opening the test again."""
+    with tempfile.TemporaryDirectory() as folder:
+        manager, test_id = begun(Path(folder), {"horizon": results})
+        chance, took, part = np.random.default_rng(6), [], max(1, results // 10)
+        for _ in range(0, results, 10_000):
+            rows = [
+                {
+                    "variant": ("control", "treatment")[unit % 2],
+                    "success": True,
+                    "latency": 0.05,
+                    "unit_id": f"user-{unit}",
+                }
+                for unit in chance.integers(0, units, 10_000).tolist()
+            ]
+            start = time.process_time()
+            manager.record_many(test_id, rows)
+            took.append(time.process_time() - start)
+        first, last = (
+            1e6 * sum(some) / len(some) / 10_000 for some in (took[: part // 10_000], took[-part // 10_000 :])
+        )
+        told = f"{results:,} results of {units:,} units that return"
+        row(f"{told}: the first tenth, the last (CPU)", f"{first:.1f}, {last:.1f} us a result")
+        row("    the longest call of 10,000, which merges (CPU)", f"{max(took):.2f} s")
+        took_now = timed(lambda: manager.analyze_test(test_id), 21)
+        manager.close()
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        row("    bytes a unit on disk, in this process", f"{size / units:.0f}, {resident() / units:.0f}")
+        again = ABTestManager(Path(folder))
+        start = time.process_time()
+        again.analyze_test(test_id)
+        opened = time.process_time() - start
+        start = time.process_time()
+        again.record_many(test_id, rows[:8192])
+        fold = time.process_time() - start
+        row("    analyze_test; the first one after a restart (CPU)", f"{1e3 * took_now:.1f} ms; {1e3 * opened:.1f} ms")
+        row("    the first 8,192 results after a restart, which read what is known (CPU)", f"{fold:.2f} s")
+        again.close()
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def write() -> float:
     """What one write(2) of a line costs in microseconds: the part of recording that is durability."""
     with tempfile.TemporaryFile() as file:
@@ -409,3 +516,5 @@ if __name__ == "__main__":
     secondary(given.runs)
     thompson(max(200, given.runs // 10))
     recording(given.results)
+    recording_more(max(16_384, given.results // 20))
+    returning(given.results, max(1, given.results * 3 // 10))

@@ -67,6 +67,11 @@ class Entries:
             np.take(whole, shift, out=values[first:last], mode="clip")  # unchecked: no copy in between
         return Entries(self.high[places], self.low[places], starts, values.view(np.uint8))
 
+    def within(self, low: int, high: int) -> Entries:
+        """The entries whose keys' first halves are from `low` to below `high`, which may be beyond them all."""
+        begin = int(np.searchsorted(self.high, np.uint64(low)))
+        return self.between(begin, int(np.searchsorted(self.high, np.uint64(high))) if high < 1 << 64 else len(self))
+
     def between(self, begin: int, end: int) -> Entries:
         """Neighbouring entries."""
         first, last = self.starts[begin], self.starts[end]
@@ -164,9 +169,10 @@ class Kept:
             sizes[part.run] = sizes.get(part.run, 0) + part.entries
         kept = len(sizes) - _joined([*sizes.values(), len(new)])
         old = [part for part in self._parts if part.run in list(sizes)[kept:]]
-        shelved = [self._shelf.entries(self._rows, part) for part in old]
-        whole = _merged([new, *reversed(shelved)], gone=not kept) if old else new
-        self._replace(old, whole, max(sizes, default=0) + 1)
+        run = max(sizes, default=0) + 1
+        for whole in self._together(old, new, gone=not kept) if old else [new]:
+            self._add(whole, run)
+        self._forget(old)
 
     def everything(self) -> Iterator[tuple[bytes, bytes]]:
         """Every key that has a value, and the value."""
@@ -192,7 +198,8 @@ class Kept:
             if not len(places):
                 continue
             gone |= {packed_key(held.high[at], held.low[at]) for at in places if held.starts[at] < held.starts[at + 1]}
-            self._replace([part], held.picked(np.delete(np.arange(len(held)), places)), part.run)
+            self._forget([part])
+            self._add(held.picked(np.delete(np.arange(len(held)), places)), part.run)
         return len(gone)
 
     def _hits(self, keys: Keys) -> Iterator[tuple[Part, NDArray[np.int64], NDArray[np.int64]]]:
@@ -222,17 +229,29 @@ class Kept:
             wanted[which[same]] = False
             yield part, which[same], places[same]
 
-    def _replace(self, old: Sequence[Part], whole: Entries, run: int) -> None:
-        """Write a run, or a part of one, in the place of parts."""
-        for part in old:
-            self._shelf.drop(part)
-        store.drop_parts(self._rows, old)
-        self._parts = [part for part in self._parts if part not in old]
-        for begin in range(0, len(whole), PART):
-            some = whole.between(begin, min(begin + PART, len(whole)))
-            part = Part(
-                ordered_id("part"), self._test_id, self._owner, run, int(some.high[0]), int(some.high[-1]), len(some)
-            )
+    def _together(self, old: Sequence[Part], new: Entries, *, gone: bool) -> Iterator[Entries]:
+        """What is new and old parts as one run, a stretch of keys after another: of a large run memory holds little at once."""
+        newest = sorted(old, key=lambda part: -part.run)
+        cuts, entries_ = [0], 0
+        for part in sorted(old, key=lambda part: part.first):
+            if entries_ >= PART and part.first > cuts[-1]:
+                cuts.append(part.first)
+                entries_ = 0
+            entries_ += part.entries
+        for low, high in zip(cuts, [*cuts[1:], 1 << 64], strict=True):
+            some = [part for part in newest if part.first < high and low <= part.last]
+            held = [self._shelf.entries(self._rows, part).within(low, high) for part in some]
+            yield _merged([new.within(low, high), *held], gone=gone)
+            for part in some:
+                if part.last < high:
+                    self._shelf.drop(part)
+
+    def _add(self, whole: Entries, run: int) -> None:
+        """Write entries as parts of a run."""
+        for begin in range(0, len(whole), 2 * PART):
+            some = whole.between(begin, min(begin + 2 * PART, len(whole)))
+            first, last = int(some.high[0]), int(some.high[-1])
+            part = Part(ordered_id("part"), self._test_id, self._owner, run, first, last, len(some))
             rest = (
                 some.low.astype("<u8").tobytes() + np.diff(some.starts).astype("<u4").tobytes() + some.values.tobytes()
             )
@@ -240,6 +259,13 @@ class Kept:
             self._shelf.keep(part, some if self._owner else some.high)  # of results it is asked whether they are there
             self._parts.append(part)
         self._parts.sort(key=lambda part: (part.run, part.first))
+
+    def _forget(self, old: Sequence[Part]) -> None:
+        """Delete parts."""
+        for part in old:
+            self._shelf.drop(part)
+        store.drop_parts(self._rows, old)
+        self._parts = [part for part in self._parts if part not in old]
 
 
 def packed_key(high: Any, low: Any) -> bytes:
