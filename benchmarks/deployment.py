@@ -23,9 +23,10 @@ import numpy as np
 from scipy.optimize import brentq
 
 from modelyard.core.traffic import Guard
-from modelyard.deployment import margins, rules
+from modelyard.deployment import guardrails, margins, rules
 from modelyard.serving import detectors
 from modelyard.serving.counters import Counters
+from modelyard.stats.bounded import Risen
 from modelyard.stats.detector import begun_by
 from modelyard.stats.distributions import normal_isf, normal_sf
 from modelyard.stats.eprocess import factors
@@ -184,7 +185,9 @@ def unusual_rows(runs: int) -> None:
         found = [guard(random, BATCH, 1000, rates[:, :n], new, HEALTHY) for _ in range(max(1, runs // BATCH // 5))]
         told_false(name, np.concatenate(found))
     for size in (2, 4):
-        told_false(f"failures {size} at a time, of one arm each", clustered(random, runs, looks, size))
+        told_false(f"failures {size} at a time, of one arm each", clustered(random, runs, size, size, counted=size))
+        told_false("the same, of one joined call each", clustered(random, runs, size, size, counted=1))
+    told_false("whole calls of 1 and of 10 rows fail", clustered(random, runs, 1, 10, counted=1))
 
 
 def storms(random: np.random.Generator, runs: int, looks: int) -> Array:
@@ -196,15 +199,32 @@ def storms(random: np.random.Generator, runs: int, looks: int) -> Array:
     return found
 
 
-def clustered(random: np.random.Generator, runs: int, looks: int, size: int) -> Array:
-    """Failures that come several at a time on one arm, as a stalled process or a joined call can bring them."""
+def clustered(random: np.random.Generator, runs: int, new: int, old: int, *, counted: int) -> Array:
+    """As many of either arm's requests fail, but so many at a time; those of the canary are counted as so many."""
     batches = []
     for _ in range(max(1, runs // BATCH)):
-        bad, base = (
-            size * random.binomial(round(1000 * part), 0.001 / size, (BATCH, looks, 1)) for part in (SHARE, 1 - SHARE)
-        )
+        bad = counted * random.binomial(round(1000 * SHARE), 0.001 / new, (BATCH, 1000, 1))
+        base = old * random.binomial(round(1000 * (1 - SHARE)), 0.001 / old, (BATCH, 1000, 1))
         batches.append(first([log_e(ERRORS, bad, base)]))
     return np.concatenate(batches)
+
+
+def wandering_rows(runs: int) -> None:
+    """Guardrails: two gauges that wander by themselves, spread by 15 % of their range, looked at once a minute for a day."""
+    need = -math.log(guardrails.PART * ALPHA)
+    for likeness in (0.0, 0.5, 0.8, 0.9, 0.95, 0.99):
+        random, taken = np.random.default_rng(41), [0, 0]
+        for _ in range(runs):
+            state, known, plain, best = np.zeros(2), guardrails.Seen(), Risen(), [0.0, 0.0]
+            for look in range(1440):
+                state = likeness * state + math.sqrt(1 - likeness**2) * random.normal(size=2)
+                new, old = np.clip(0.5 + 0.15 * state, 0, 1).tolist()
+                harm = 0.5 + (new - old) / 2
+                known, plain = known.after(harm, old, 0.5, look), plain.after(harm, 0.5)
+                best = [max(best[0], known.evidence.log_evidence), max(best[1], plain.log_evidence)]
+            taken = [before + (one >= need) for before, one in zip(taken, best, strict=True)]
+        told = f"{taken[0] / runs:8.2%}, {taken[1] / runs:.1%} were each look news"
+        print(f"false rollback, neighbouring looks correlate by {likeness:<7g} {told}, of {runs} runs")
 
 
 def told_false(name: str, found: Array) -> None:
@@ -411,6 +431,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     rollback_rows(given.runs)
     unusual_rows(given.runs)
+    wandering_rows(max(10, given.runs // 100))
     late_fault(max(100, given.runs // 5))
     sticky_rows(max(50, given.runs // 5))
     returning_rows(max(3, given.runs // 200))

@@ -6,7 +6,7 @@ a bet (Shin, Ramdas, Rinaldo 2023, arXiv 2203.03532). What begins is weighted so
 1: the sum is itself an e-process, and its false alarms have a bound over an unlimited horizon, not a run length.
 
 The weights: what is still to begin after n events falls as 1 / sqrt(1 + n / 300). A fault after n events then costs the log
-of 600 (1 + n / 300)^1.5 in evidence: 2,600 after 500 events, 42,000 after 5,000.
+of 600 (1 + n / 300)^1.5 in evidence: 2,600 after 500 events, 45,000 after 5,000.
 """
 
 from __future__ import annotations
