@@ -21,10 +21,11 @@ class FeatureStore(Writing, Reading):
 
     @operation("POST", "/features/materialize", needs="features.write")
     def materialize(self, features: list[str] | None = None, *, up_to: datetime | None = None) -> int:
-        """How many online rows changed: the newest stored values of the features (all of them unless given) put online.
+        """How many rows were put online: the newest stored values of the features (all of them unless given).
 
         Needed after the online store was lost while a program ran; a program that starts does it by itself. Only values
-        with an event time of `up_to` or before are looked at; nothing newer is overwritten, so it may be repeated.
+        with an event time of `up_to` or before are looked at; nothing newer is overwritten, so it may be repeated, and
+        then puts the same rows in once more.
 
         >>> from modelyard.features import FeatureStore
         >>> FeatureStore(folder).materialize()
