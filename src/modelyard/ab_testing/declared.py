@@ -67,8 +67,9 @@ class DeclaredTests(Plans):
 
     @operation("POST", "/ab-tests/diff", needs="ab_testing.write")
     def diff(self, path: str | Path, *, again: bool = False, created_by: str = "system") -> PlanDifference:
-        """What applying an experiment's file would do and why; nothing is done. It is tried, so that what would be refused
-        is told.
+        """What applying an experiment's file would do and why; nothing is done.
+
+        It is tried and undone, so that what would be refused is told.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> _ = (folder / "e.yaml").write_text("name: New\\ncontrol: fraud:v1.0.0\\nvariants: [v2.0.0]\\n")
