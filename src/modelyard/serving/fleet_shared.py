@@ -22,6 +22,7 @@ MOST = 65_536  # marks in a turn: what is more waits for the next
 COUNTS = 0  # the part that holds counts; marks are in those after it
 
 Key = tuple[str, int]
+Pairs = tuple[np.ndarray, np.ndarray]  # places of units (int32) and bits of what was counted of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,10 +187,11 @@ class Units:
     def __init__(self, name: str, routing: str) -> None:
         self._name, self._routing = name, routing
         self._unknown = np.full(PLACES, 255, np.uint8)  # the bits of which nobody has told yet
-        self._heard: list[tuple[np.ndarray, np.ndarray]] = []  # that is not in the shared memory yet
+        self._heard: list[Pairs] = []  # that is not in the shared memory yet
         self._counted: list[int] | None = None  # of units, when all that was marked had been told
         self._counting: list[int] | None = None
-        self._new = self._tail = self._rest = (np.zeros(0, np.int32), np.zeros(0, np.uint8))
+        nothing: Pairs = (np.zeros(0, np.int32), np.zeros(0, np.uint8))
+        self._new = self._tail = self._rest = nothing
         self._part = self._next = COUNTS + 1
 
     @property
