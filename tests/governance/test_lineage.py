@@ -1,5 +1,6 @@
 """One graph holds what went into what; other areas' events are part of it."""
 
+import asyncio
 import itertools
 import json
 import random
@@ -7,8 +8,10 @@ import random
 import pytest
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 
+from modelyard.core.canonical import dumps
 from modelyard.core.events import EventType
-from modelyard.governance import GovernanceManager
+from modelyard.governance import GovernanceManager, store
+from modelyard.governance.values import Edge
 
 
 def ids(branches):
@@ -159,3 +162,57 @@ def test_the_prov_file_names_every_edge(known, tmp_path):
 def test_a_second_manager_on_the_folder_sees_the_same_graph(known, tmp_path, clock):
     other = GovernanceManager(tmp_path / "yard", clock=clock)
     assert other.get_full_lineage_tree("fraud") == known.get_full_lineage_tree("fraud")
+
+
+def chained(gov, names):
+    """Each thing made from the one before it."""
+    with gov.store.work("ann") as work:
+        for source, target in itertools.pairwise(names):
+            store.put_edge(work.rows, Edge(source=source, target=target, relation="derived"), work.now)
+
+
+@pytest.fixture
+def dynasty(gov):
+    """A model that was made from the version before it every day for three years."""
+    gov.register_model("daily", "v1200")
+    chained(gov, [f"model:daily:v{number}" for number in range(1, 1202)])
+    return gov
+
+
+def test_a_lineage_of_years_is_told_and_exported(dynasty, tmp_path):
+    tree = dynasty.get_full_lineage_tree("daily:v1200")
+    json.loads(dumps(tree))
+    assert len(tree.edges) == 1200
+    steps, branches = [], tree.upstream
+    while branches:
+        [branch] = branches
+        steps.append(branch)
+        branches = branch.branches
+    assert [branch.node.version for branch in steps] == [f"v{number}" for number in range(1199, 1099, -1)]
+    assert [branch.cut for branch in steps] == [False] * 99 + [True]
+    asyncio.run(dynasty.export_governance_report("daily:v1200", tmp_path / "report.html"))
+    dynasty.export_lineage("daily:v1200", tmp_path / "lineage.json", standard="prov")
+    assert len(json.loads((tmp_path / "lineage.json").read_text())["wasDerivedFrom"]) == 1200
+
+
+def test_an_exported_thing_comes_after_what_it_was_made_from(dynasty, tmp_path):
+    dynasty.export_lineage("daily:v1200", tmp_path / "lineage.jsonl")
+    events = [json.loads(line) for line in (tmp_path / "lineage.jsonl").read_text().splitlines()]
+    assert [event["job"]["name"] for event in events] == [f"make model:daily:v{number}" for number in range(2, 1202)]
+
+
+def test_the_end_of_a_lineage_is_not_cut(gov):
+    gov.register_dataset("d99"), gov.register_dataset("d100")
+    chained(gov, [f"dataset:d{number}" for number in range(101)])
+    gov.register_model("m", "v1", "d100")
+    text = dumps(gov.get_full_lineage_tree("m"))
+    assert text.count('"cut":true') == 1
+    gov.register_model("n", "v1", "d99")
+    assert '"cut":true' not in dumps(gov.get_full_lineage_tree("n"))
+
+
+def test_a_circle_that_other_areas_told_of_is_exported_too(gov, tmp_path):
+    gov.register_model("m", "v1")
+    chained(gov, ["model:m:v1", "run:r1", "model:m:v1"])
+    gov.export_lineage("m", tmp_path / "lineage.jsonl")
+    assert (tmp_path / "lineage.jsonl").read_text().count("COMPLETE") == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ from modelyard.core.events import EventType
 from modelyard.core.files import replace_whole
 from modelyard.core.ids import checked_list, checked_name
 from modelyard.core.operations import operation
+from modelyard.core.ports import Connection
 from modelyard.core.work import Work
 from modelyard.governance import facts, lineage, store
+from modelyard.governance.lineage import Reached
 from modelyard.governance.projection import model_node, node, parsed
 from modelyard.governance.values import Edge, LineageTree, Node
 
 _KIND = re.compile(r"[a-z][a-z0-9_]*\Z")  # as events write kinds: Dataset would be another thing than dataset
+
+STANDARDS: dict[str, Callable[[Reached], str]] = {
+    "openlineage": lambda found: "".join(dumps(event) + "\n" for event in lineage.openlineage(found)),
+    "prov": lambda found: dumps(lineage.prov(found), indent=2) + "\n",
+}
 
 
 class Provenance(Area):
@@ -142,6 +149,8 @@ class Provenance(Area):
     def get_full_lineage_tree(self, model_id: str) -> LineageTree:
         """Everything that went into a model version and everything made from it, as trees.
 
+        They are unfolded for a hundred steps; `edges` has all of them.
+
         >>> from modelyard.governance import GovernanceManager
         >>> gov = GovernanceManager(folder)
         >>> _ = gov.register_dataset("train_001"), gov.register_model("fraud_detector", "v1.0.0", "train_001")
@@ -149,8 +158,7 @@ class Provenance(Area):
         ['dataset:train_001']
         """
         with facts.reading(self.store) as rows:
-            model = facts.model(rows, model_id)
-            return lineage.tree(model, store.upstream(rows, model.id), store.downstream(rows, model.id))
+            return lineage.tree(_reached(rows, model_id))
 
     @operation("GET", "/governance/datasets/{dataset_id}/models", needs="governance.read")
     def models_that_saw(self, dataset_id: str) -> list[Node]:
@@ -181,14 +189,18 @@ class Provenance(Area):
         >>> "COMPLETE" in (folder / "lineage.jsonl").read_text()
         True
         """
-        known = {
-            "openlineage": lambda t: "".join(dumps(e) + "\n" for e in lineage.openlineage(t)),
-            "prov": lambda t: dumps(lineage.prov(t), indent=2) + "\n",
-        }
-        if standard not in known:
-            raise Invalid(f"{standard!r} is no lineage format. {nearest(standard, list(known))}")
-        replace_whole(Path(output_path), known[standard](self.get_full_lineage_tree(model_id)))
+        if standard not in STANDARDS:
+            raise Invalid(f"{standard!r} is no lineage format. {nearest(standard, list(STANDARDS))}")
+        with facts.reading(self.store) as rows:
+            found = _reached(rows, model_id)
+        replace_whole(Path(output_path), STANDARDS[standard](found))
         return str(output_path)
+
+
+def _reached(rows: Connection, model_id: str) -> Reached:
+    model = facts.model(rows, model_id)
+    up, down = store.upstream(rows, model.id), store.downstream(rows, model.id)
+    return Reached(model=model, above=up[1], below=down[1], nodes={node.id: node for node in (*up[0], *down[0])})
 
 
 def _checked_flag(value: bool | None, what: str) -> bool | None:

@@ -163,12 +163,14 @@ class Edge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """One node of a lineage tree. A node met a second time is `repeated` and not unfolded again."""
+    """One node of a lineage tree. A node met a second time is `repeated` and not unfolded again; nor is one that is `cut`,
+    a hundred steps away: its edges are in the tree's `edges`."""
 
     node: Node
     relation: str
     branches: tuple[Branch, ...] = ()
     repeated: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
