@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from modelyard.ab_testing import ABTestManager, remembered, results, store
 from modelyard.ab_testing.journal import BETWEEN, key, record
 from modelyard.ab_testing.tally import Tally
+from modelyard.core.canonical import dumps
 from modelyard.core.errors import Conflict, Invalid, NotFound, Unavailable
 from modelyard.core.events import EventType
 from modelyard.core.work import Store, event_from_row
@@ -59,6 +60,7 @@ def units_of(manager, test, names=("u1", "u2", "ü3")):
     )
 
 
+COLUMNS = [*METRICS[:2], {"name": "grouped", "numerator": "spent", "kind": "mean", "strata": "before"}]
 NUMBERS = st.floats(-1e12, 1e12) | st.sampled_from([0.1, 1e-300, 1e16, -1e16, 5e-324])
 RESULTS = st.fixed_dictionaries(
     {
@@ -78,12 +80,15 @@ def shared(tmp_path_factory):
     return ABTestManager(tmp_path_factory.mktemp("shared"))
 
 
-@given(results=st.lists(RESULTS, max_size=30), order=st.randoms(), planned=st.booleans())
+PLANS = st.sampled_from([None, METRICS, COLUMNS])
+
+
+@given(results=st.lists(RESULTS, max_size=30), order=st.randoms(), planned=PLANS)
 @ONCE
 def test_shards_in_any_order_and_number_give_the_same_sums_and_these_are_exact(shared, results, order, planned):
     found = []
     for way in ("one by one", "at once", "in shards"):
-        test = running(shared, metrics=METRICS if planned else None)
+        test = running(shared, metrics=planned)
         mixed = order.sample(results, len(results))
         if way == "at once":
             shared.record_many(test.test_id, mixed)
@@ -108,13 +113,12 @@ def test_shards_in_any_order_and_number_give_the_same_sums_and_these_are_exact(s
 
 @given(
     results=st.lists(st.tuples(RESULTS, st.sampled_from(["keep", "correct", "withdraw"]), RESULTS), max_size=12),
-    planned=st.booleans(),
+    planned=PLANS,
 )
 @ONCE
 def test_corrected_results_count_as_if_they_had_been_told_so_at_once(shared, results, planned):
     """Units whose covariate is corrected are told it by one result: of several, the largest that was ever told stays."""
-    metrics = METRICS if planned else None
-    corrected, straight = (running(shared, metrics=metrics) for _ in range(2))
+    corrected, straight = (running(shared, metrics=planned) for _ in range(2))
     for number, (one, what, other) in enumerate(results):
         for given_ in (one, other):
             (given_["custom_metrics"] or {}).pop("before", None)
@@ -137,6 +141,25 @@ def test_corrected_results_count_as_if_they_had_been_told_so_at_once(shared, res
         left, right = (tallied(shared, test, name).plain() for test in (corrected, straight))
         assert {**left, "corrected": 0} == right
     assert units_of(shared, corrected) == units_of(shared, straight)
+
+
+@given(results=st.lists(RESULTS, max_size=30), cut=st.integers(0, 30))
+@ONCE
+def test_columns_say_what_units_one_by_one_say(shared, results, cut):
+    """A plan without quantiles over units is counted column by column, one with them unit by unit: by other code."""
+    tests = [running(shared, metrics=[*COLUMNS, *more]) for more in ([], METRICS[2:])]
+    for part in (results[:cut], results[cut:]):
+        for test in tests:
+            shared.record_many(test.test_id, part)
+            shared._recorder.fold()
+    for name in ("control", "treatment"):
+        columns, units = (tallied(shared, test, name).plain() for test in tests)
+        assert columns == {**units, "histograms": {k: v for k, v in units["histograms"].items() if "\x1f" not in k}}
+    columns, units = (units_of(shared, test) for test in tests)
+    for one in units:
+        told = {k: v for k, v in json.loads(one["sums"]).items() if k != "spots"}
+        one["sums"] = dumps(told)
+    assert columns == units
 
 
 @given(st.lists(st.floats(0, 1e12) | st.integers(0, 3000).map(lambda i: (1.01 / 0.99) ** i), max_size=50))

@@ -140,10 +140,6 @@ class Counting:
             tally.count_alone(group.success, group.numbers, group.count, plan)
             return
         tally.spot_all(group.numbers, plan)
-        if plan.stratified:
-            for row in _rows(group.numbers, group.count):
-                tally.count_result(group.success, row, plan)
-            return
         places, successes = np.arange(group.count), np.full(group.count, group.success)
         before = Units.empty(group.count)
         told = {name: (places, values) for name, values in group.numbers.items()}

@@ -124,14 +124,9 @@ class Layout:
     taken: frozenset[str] = frozenset()  # names that need no average of their own
 
     @property
-    def stratified(self) -> bool:
-        """Whether units are told apart by groups."""
-        return any(metric.strata for metric in self.summed)
-
-    @property
     def columnar(self) -> bool:
-        """Whether units can be counted column by column: no groups, and no quantiles over units."""
-        return not self.clustered and not self.stratified
+        """Whether units can be counted column by column: no quantiles are compared over units."""
+        return not self.clustered
 
 
 def layout(metrics: Sequence[Metric]) -> Layout:

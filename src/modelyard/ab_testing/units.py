@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.ab_testing.metrics import RESULTS, SUCCESS, Kind, Layout, Metric, average
-from modelyard.ab_testing.tally import Tally, Unit
+from modelyard.ab_testing.tally import LARGEST_STRATUM, STRATUM, Tally, Unit
 from modelyard.stats.cross import Cross, whole_numbers
 
 Column = tuple[int, list[int]]  # (power, numbers): each over 2**power
@@ -116,6 +116,12 @@ class Units:
         """What was known of each, 0 where nothing was."""
         return whole_numbers(np.nan_to_num(self.known[name])) if name in self.known else (0, [0] * len(self))
 
+    def strata(self, name: str) -> NDArray[np.int64]:
+        """The groups that they belong to by a covariate, as `Unit.stratum` says."""
+        told = self.known.get(name, np.full(len(self), np.nan))
+        whole = (told >= 0) & (told <= LARGEST_STRATUM) & (told == np.floor(told))
+        return np.where(whole, told, -1.0).astype(np.int64)
+
     def _at(self, name: str, power: int) -> list[int]:
         """A name's totals, over 2**power at least."""
         had = self.powers.setdefault(name, power)
@@ -126,7 +132,7 @@ class Units:
 
 
 def count_units(tally: Tally, before: Units, after: Units, plan: Layout) -> None:
-    """Count what units have now instead of what they had. The plan has no strata and compares no quantiles over units."""
+    """Count what units have now instead of what they had. The plan compares no quantiles over units."""
     for units, times in ((before, -1), (after, 1)):
         requests, successes = units.requests.tolist(), units.successes.tolist()
         tally.requests += times * sum(requests)
@@ -152,8 +158,21 @@ def _sum_up(tally: Tally, metric: Metric, units: Units, times: int) -> None:
         columns += [units.column(metric.denominator)] if metric.kind is Kind.RATIO else []
         columns += [units.covariate(name) for name in (metric.covariate, metric.covariate_denominator) if name]
         n = sum(map(any, zip(*[numbers for _, numbers in columns], strict=True)))
+    if metric.strata:
+        n = int(np.count_nonzero(units.requests))  # groups count all units
+        _sum_up_groups(tally, metric, units, columns, times)
     if n:
         tally.metrics.setdefault(metric.name, Cross(metric.size)).add_columns(columns, n, times)
+
+
+def _sum_up_groups(tally: Tally, metric: Metric, units: Units, columns: Sequence[Column], times: int) -> None:
+    groups = units.strata(metric.strata)
+    there = units.requests > 0
+    for group in np.unique(groups[there]).tolist():
+        which = np.flatnonzero(there & (groups == group)).tolist()
+        some = [(power, [numbers[place] for place in which]) for power, numbers in columns]
+        cross = tally.metrics.setdefault(f"{metric.name}{STRATUM}{group}", Cross(metric.size))
+        cross.add_columns(some, len(which), times)
 
 
 def _product(first: Sequence[int], second: Sequence[int]) -> int:
