@@ -118,3 +118,12 @@ def test_a_report_has_the_controls_that_people_made_statements_on(known, tmp_pat
     known.attest("fraud", ComplianceFramework.SOC2, "risk_assessment", statement="Reviewed.", attested_by="cto")
     asyncio.run(known.export_governance_report("fraud", tmp_path / "report.html"))
     assert "Evidence: soc2" in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_has_the_assessments_too(known, tmp_path):
+    call = known.assess_compliance("fraud", GDPR, compliance_checks={"data_portability": True}, user="dpo")
+    score = asyncio.run(call).compliance_score
+    asyncio.run(known.export_governance_report("fraud", tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Assessments</h2>" in page
+    assert f"<td>gdpr</td><td>{score:.4f}</td><td>2026-03-01" in page

@@ -12,6 +12,7 @@ NOTE = (
     "Each control is proved (by events in this store, with their digests), attested (by a named person), missing or "
     "not applicable. Whether a law is met is for a person to say; this report does not say it."
 )
+ASSESSED = ("framework", "compliance_score", "assessed_at", "assessed_by")
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1d2733}"
     "table{border-collapse:collapse;width:100%;margin:1rem 0}th,td{border:1px solid #cdd5df;padding:.35rem .6rem;"
@@ -41,6 +42,7 @@ def as_html(report: Mapping[str, Any]) -> str:
             f"<h1>Governance report: {escape(shown['model'])}</h1>",
             f"<p>Made {escape(shown['generated_at'])}. {escape(shown['note'])}</p>",
             _section("Differences between groups", _table(bias, columns)),
+            _section("Assessments", _table(shown["compliance"], ASSESSED)),
             *evidence,
             _section("Lineage", _table(shown["lineage"]["edges"], ("source", "relation", "target"))),
         ]
