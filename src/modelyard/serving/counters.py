@@ -91,7 +91,7 @@ class Counters:
         )
         self._used = np.frombuffer(self._map, np.int64, MAX_SLOTS, USED * WORD)
         self._lock = threading.Lock()
-        self._base, self._judged, self._known = 0, 0.0, b""
+        self._base, self._judged, self._known, self._turn = 0, 0.0, b"", 0
         self._cold, self._calls = [COLD] * MAX_ARMS, [0] * MAX_ARMS
         self.path = path
         self.states = np.frombuffer(self._map, np.float64, 2 * MAX_ARMS * STATE, STATES * WORD).reshape(
@@ -240,6 +240,11 @@ class Counters:
             return False
         self._known = now
         return True
+
+    def heard(self) -> bool:
+        """Whether servers have told each other anything since this was last asked here."""
+        before, self._turn = self._turn, self._words[TURNS]
+        return self._turn != before
 
     def due(self, seconds: float) -> bool:
         """Whether the guard was last judged here so long ago; then it is now."""
@@ -409,7 +414,7 @@ class Counters:
         return TrafficCounts(
             endpoint=traffic.endpoint,
             generation=traffic.generation,
-            servers=self.judges,
+            servers=self.judges if self._words[TURNS] else 1,
             arms={
                 arm.name: _arm(rows[index], limits, traffic.guard is not None) for index, arm in enumerate(traffic.arms)
             },

@@ -73,6 +73,7 @@ class Shared:
         self._noticed = self._renewed = 0
         self._state = self._taken = b""  # of the detectors, as who looks for late faults tells it
         self._age = 0.0
+        counters.share(counters.judges)  # a lease of the server's last process is not this one's
 
     def look(self, places: Places) -> None:
         """Begin a turn: see what has been counted here. The state comes first, so that it says no more than the counts, and
@@ -138,8 +139,10 @@ class Shared:
             self._changed = False
         for told in self._others.values():
             if told.trip is not None and not self.counters.tripped:
-                write_once(places.trip(told.trip.rollout_id, told.trip.step), told.trip)
-                self.counters.trip()
+                try:
+                    write_once(places.trip(told.trip.rollout_id, told.trip.step), told.trip)
+                finally:  # a full disk: the traffic goes back all the same
+                    self.counters.trip()
         self._follow()
 
     def _follow(self) -> None:

@@ -69,7 +69,7 @@ def check(places: Places, route: Guarded) -> bool:
     tests = {arm: judged_now(counters, arm, route.baseline, one) for arm, one in watched.items()}
     servers, known = counters.judges, known_part(counters.judges)
     if not _decided(watched, tests, known if servers == 1 else (1 - known) / servers):
-        if servers == 1:
+        if servers == 1 or not counters.heard():
             return False
         tests = {arm: tests_told(counters, arm, route.baseline, one) for arm, one in watched.items()}
         if not _decided(watched, tests, known):
