@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import signal
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,7 +16,7 @@ import pytest
 
 from modelyard.ab_testing import ABTestManager, portable, store
 from modelyard.ab_testing.journal import key
-from modelyard.core.errors import Damaged, Invalid, NotFound
+from modelyard.core.errors import Damaged, Invalid, NotFound, Unavailable
 from modelyard.core.instants import FixedClock
 
 FORK = multiprocessing.get_context("fork")
@@ -87,6 +88,34 @@ def test_eight_processes_that_tell_the_same_results_at_once_count_each_once_thou
     for variant in ("control", "treatment"):
         assert tallied(manager, shared, variant) == tallied(manager, alone, variant)
     assert not list((tmp_path / "ab_testing").iterdir())
+
+
+def test_a_disk_that_fills_while_results_are_folded_loses_none_that_was_acknowledged(tmp_path):
+    """The journal still takes results when the database takes no more; then neither does."""
+    manager = ABTestManager(tmp_path)
+    test_id = running(manager)
+    manager.store.close()
+    ours, theirs = FORK.Pipe()
+
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, resource.RLIM_INFINITY))
+        mine, kept = ABTestManager(tmp_path), 0
+        try:
+            while True:
+                results = [{**ONE, "unit_id": f"u{n % 3000}", "result_id": f"r{kept + n}"} for n in range(2048)]
+                kept += mine.record_many(test_id, results)
+        except Unavailable:
+            theirs.send(kept)
+            os._exit(0)
+
+    child = FORK.Process(target=fill)
+    child.start()
+    theirs.close()
+    kept = ours.recv()
+    child.join()
+    found = tallied(manager, test_id)
+    assert kept > 2048
+    assert (found["requests"], found["units"]) == (kept, min(kept, 2048))
 
 
 @pytest.mark.parametrize("keep", [lambda size: size - 10, lambda _: 0])
