@@ -68,3 +68,15 @@ def test_a_narrow_terminal_shows_fewer_columns_and_breaks_none(analysed, capsys,
     [success] = [line for line in lines if line.startswith("success ")]
     assert "sure" in success
     assert "+40.00%" in success
+
+
+def test_tests_are_listed_with_what_they_compare(analysed, capsys, monkeypatch):
+    yard, test_id = analysed
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["ab-testing", "list-tests", "--yard", yard, "--format", "table"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["test", "name", "status", "since", "endpoint", "compares", "winner"]
+    assert [test_id, "Ranking", "running"] == row.split()[:3]
+    assert "m:v1.0.0 m:v2.0.0" in row
+    assert main(["ab-testing", "list-tests", "--yard", yard, "--status", "draft"]) == 0
+    assert json.loads(capsys.readouterr().out) == []

@@ -86,7 +86,8 @@ class Analyses(Plans):
         found, due = rules.glance(test, tallies, looks, rounds=rounds)
         units = sum(arm["units"] for arm in found["variants"].values())
         days = 0.0 if test.started_at is None else ((test.ended_at or self.store.clock.now()) - test.started_at) / DAY
-        left = None if test.planned_units is None else max(0, test.planned_units - units)
+        reached = min(1.0, found["information"])  # in a ramp not as many as the units are
+        left = None if test.planned_units is None else round(test.planned_units * (1 - reached))
         return Standing(
             test=test,
             analysis=found,

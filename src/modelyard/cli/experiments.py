@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from modelyard.ab_testing import TestStatus
 from modelyard.cli.declaring import commands
 from modelyard.cli.derive import FORMAT, YARD, call
 from modelyard.cli.live import Ask, Watched
@@ -21,6 +22,7 @@ from modelyard.cli.standing import (
     arms,
     kind,
     line,
+    listed,
     methods,
     picture,
     rows,
@@ -36,7 +38,7 @@ apply, diff = commands("ab_testing", "test_id", "experiment")
 
 def add(app: App) -> None:
     """Put these commands in place of the derived ones."""
-    for command in (apply, diff, analyze_test, look, watch):
+    for command in (apply, diff, analyze_test, list_tests, look, watch):
         name = command.__name__.replace("_", "-")
         if name in app:
             del app[name]
@@ -67,6 +69,19 @@ def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = N
         chosen,
         dropped=METRIC_DROPPED if len(answer["comparisons"]) > 1 else ("treatment", *METRIC_DROPPED),
     )
+    return 0
+
+
+def list_tests(*, status: TestStatus | None = None, yard: YARD = None, format: FORMAT = None) -> int:
+    """The tests, oldest first: what each compares, where it stands, and how it ended."""
+    found = settings({"yard": yard, "format": format})
+    entry = next(one for one in operations("ab_testing") if one.verb == "list_tests")
+    tests = call(entry, {"status": status}, found)
+    chosen = found["format"].value or ("table" if sys.stdout.isatty() else "json")
+    if chosen != "table" or not tests:
+        show(tests, chosen)
+        return 0
+    show_whole([listed(plain(test)) for test in tests], chosen, dropped=("since", "endpoint", "compares", "winner"))
     return 0
 
 

@@ -155,7 +155,7 @@ def _progress(now: Seen) -> Text:
     planned = now["test"]["planned_units"]
     if planned is None:
         return Text(come(now))
-    filled = round(min(1.0, now["units"] / planned) * WIDE)
+    filled = round((1 - now["units_left"] / planned) * WIDE)
     return Text(f"{'█' * filled}{'░' * (WIDE - filled)} {come(now)}")
 
 
@@ -204,6 +204,19 @@ def methods(analysis: Seen) -> list[str]:
     if "bayesian" not in analysis:
         return [str(analysis["method"])]
     return [f"decided by beliefs: {analysis['bayesian']['prior']}", f"intervals: {analysis['method']}"]
+
+
+def listed(test: Seen) -> dict[str, Any]:
+    """A row a test."""
+    return {
+        "test": test["test_id"],
+        "name": test["name"],
+        "status": test["status"],
+        "since": (test["started_at"] or test["created_at"])[:10],
+        "endpoint": test["endpoint"],
+        "compares": " ".join(variant["model"] for variant in test["variants"]),
+        "winner": test["winner"],
+    }
 
 
 def arms(answer: Seen) -> Iterator[dict[str, Any]]:
