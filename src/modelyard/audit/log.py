@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 from modelyard.audit import store
 from modelyard.audit.integration import integrate, ring
 from modelyard.audit.keyring import Keyring
 from modelyard.audit.keys import KeyFolder
-from modelyard.audit.leaves import COLUMNS
 from modelyard.audit.notes import Checkpoint
 from modelyard.core.area import Area
 from modelyard.core.errors import Damaged
@@ -81,8 +79,3 @@ def event_of(row: Row) -> Event:
             f"The event at position {row['position']} was changed by other means than modelyard: {error}. "
             "See what was changed: modelyard audit verify"
         ) from error
-
-
-def as_row(event: tuple[Any, ...]) -> Row:
-    """The row of an event that was read as a tuple."""
-    return dict(zip(COLUMNS, event, strict=True))

@@ -153,12 +153,6 @@ def events_of_type(rows: Connection, event_type: EventType) -> list[Event]:
     return _events(rows.all(sql, type=event_type.value, most=NEWEST))
 
 
-def event_by_id(rows: Connection, event_id: str) -> Event | None:
-    """The event, or None."""
-    row = rows.one(f"SELECT {_EVENT} FROM events WHERE event_id = :event_id", event_id=event_id)
-    return event_from_row(row) if row else None
-
-
 def cursor(rows: Connection, reader: str) -> int:
     """How far a reader of events has come."""
     row = rows.one("SELECT position FROM event_cursors WHERE reader = :reader", reader=reader)

@@ -96,13 +96,6 @@ def as_objects(value: Any) -> list[dict[str, Any]]:
     return value
 
 
-def as_object(value: Any) -> dict[str, Any]:
-    """An object."""
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
-
-
 def as_entries(value: Any) -> dict[str, str]:
     """The entries of a list of objects with a key and a value; of equal keys the last one counts."""
     return {as_text(one.get("key", "")): as_text(one.get("value") or "") for one in as_objects(value)}

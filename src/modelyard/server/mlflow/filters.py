@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from modelyard.core.errors import Invalid
@@ -48,14 +48,6 @@ _BARE = re.compile(
     r"""('(?:[^']|'')*'|"(?:[^"]|"")*"(?!\s*[<>=!]))|((?:params|tags)\.(?:`[^`]*`|"[^"]*"|[\w./-]+)\s*(?:!=|=)\s*)([-+]?[\d.]+)\b"""
 )
 PROMPT = "mlflow.prompt.is_prompt"  # prompts are none of ours, so what asks for models that are none finds all
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """The comparators of a kind of field; `listed` are the keys that lists may be compared with."""
-
-    comparators: Sequence[str]
-    listed: frozenset[str] = frozenset()
 
 
 def runs(text: str) -> str:
