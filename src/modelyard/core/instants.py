@@ -19,6 +19,16 @@ def as_utc(moment: datetime) -> Instant:
     return moment.astimezone(UTC)
 
 
+def written(text: str) -> Instant:
+    """The moment that a text says in ISO 8601; in UTC where it names no zone, whichever machine reads it.
+
+    >>> written("2026-01-31T12:00:00") == written("2026-01-31T13:00:00+01:00")
+    True
+    """
+    moment = datetime.fromisoformat(text)
+    return as_utc(moment) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def micros(moment: datetime) -> int:
     """Whole microseconds from 1970-01-01 UTC to the moment.
 

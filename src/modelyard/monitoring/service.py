@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from modelyard.core.canonical import plain
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.events import EventType
 from modelyard.core.ids import new_id
-from modelyard.core.instants import Instant, as_utc
+from modelyard.core.instants import Instant, written
 from modelyard.core.measures import Measurement
 from modelyard.core.operations import operation
 from modelyard.core.refs import ModelRef, Resource
@@ -278,7 +277,7 @@ def _logged(record: dict[str, Any], now: Instant) -> LoggedPrediction:
     at = now
     if taken["at"] is not None:
         try:
-            at = as_utc(datetime.fromisoformat(str(taken["at"])))
+            at = written(str(taken["at"]))
         except ValueError as error:
             raise Invalid(f"{taken['at']!r} is no time. Write it as 2026-01-31T12:00:00Z.") from error
     chance = taken["probability"]

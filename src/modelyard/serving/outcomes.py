@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from modelyard.core.canonical import dumps, plain
 from modelyard.core.errors import Invalid, nearest
 from modelyard.core.events import EventType
 from modelyard.core.ids import checked_name
-from modelyard.core.instants import SYSTEM_CLOCK, as_utc, from_micros, micros
+from modelyard.core.instants import SYSTEM_CLOCK, from_micros, micros, written
 from modelyard.core.operations import operation
 from modelyard.core.pages import Page
 from modelyard.core.ports import Clock, Row
@@ -363,7 +362,7 @@ def _told(given: Mapping[str, Any], place: int, now: int) -> Told:
     if at in (None, ""):
         return Told(request_id=request_id, row=row, value=value, at=now)
     try:
-        moment = as_utc(datetime.fromisoformat(str(at)))
+        moment = written(str(at))
     except ValueError as error:
         raise Invalid(f"Outcome {place} ({request_id}) is of {at!r}. Write a time as 2026-01-31T12:00:00Z.") from error
     return Told(request_id=request_id, row=row, value=value, at=micros(moment))

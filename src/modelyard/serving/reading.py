@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from modelyard.core import plugins
 from modelyard.core.errors import Invalid, NotFound, nearest
-from modelyard.core.instants import as_utc, micros
+from modelyard.core.instants import micros, written
 from modelyard.core.pages import Page, read_token
 from modelyard.core.pages import page_token as made_token
 from modelyard.serving import erasing, failures, indexing, logged, merging, segments
@@ -64,7 +63,7 @@ def _moment(value: float | str, name: str) -> int:
     except (ValueError, OverflowError):
         pass
     try:
-        return micros(as_utc(datetime.fromisoformat(str(value))))
+        return micros(written(str(value)))
     except ValueError as error:
         raise Invalid(
             f"{name} is {value!r}. Write a time as 2026-01-31T12:00:00Z, or in seconds since 1970."
