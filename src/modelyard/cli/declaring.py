@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from modelyard.cli.derive import FORMAT, YARD, call
+from modelyard.cli.derive import FORMAT, YARD, asked, format_of
 from modelyard.cli.output import show
-from modelyard.core.canonical import dumps, plain
-from modelyard.core.operations import operations
-from modelyard.settings import Setting, settings
+from modelyard.core.canonical import dumps
+from modelyard.settings import settings
 
 Seen = Mapping[str, Any]
 AGAIN = Annotated[
@@ -37,15 +36,15 @@ def commands(area: str, identity: str, what: str) -> tuple[Callable[..., int], C
     ) -> int:
         found = settings({"yard": yard, "format": format, "user": created_by})
         values = {"path": path, "again": again, "created_by": found["user"].value}
-        difference = _asked(area, "diff", values, found)
+        difference = asked(area, "diff", values, found)
         sys.stderr.write("".join(f"{line}\n" for line in told_difference(difference)))
         if dry_run:
-            if _format(found) == "json":
+            if format_of(found) == "json":
                 show(difference, "json")
             return int(difference["verdict"] == "refused")
         if difference["verdict"] == "refused":
             return 1
-        applied = _asked(area, "apply", values, found)
+        applied = asked(area, "apply", values, found)
         show(applied, found["format"].value)
         sys.stderr.write(f"Watch it: modelyard {word} watch {applied[identity]}\n")
         return 0
@@ -60,11 +59,11 @@ def commands(area: str, identity: str, what: str) -> tuple[Callable[..., int], C
     ) -> int:
         found = settings({"yard": yard, "format": format, "user": created_by})
         values = {"path": path, "again": again, "created_by": found["user"].value}
-        difference = _asked(area, "diff", values, found)
-        if _format(found) == "table":
+        difference = asked(area, "diff", values, found)
+        if format_of(found) == "table":
             sys.stdout.write("".join(f"{line}\n" for line in told_difference(difference)))
         else:
-            show(difference["changes"] if _format(found) == "csv" else difference, _format(found))
+            show(difference["changes"] if format_of(found) == "csv" else difference, format_of(found))
         return int(difference["verdict"] == "refused")
 
     apply.__doc__ = (
@@ -76,16 +75,6 @@ def commands(area: str, identity: str, what: str) -> tuple[Callable[..., int], C
         "\n\nIt is tried and undone, so that what would be refused is told."
     )
     return apply, diff
-
-
-def _asked(area: str, verb: str, values: Mapping[str, Any], found: Mapping[str, Setting]) -> dict[str, Any]:
-    entry = next(one for one in operations(area) if one.verb == verb)
-    answer: dict[str, Any] = plain(call(entry, values, found))
-    return answer
-
-
-def _format(found: Mapping[str, Setting]) -> str:
-    return str(found["format"].value or ("table" if sys.stdout.isatty() else "json"))
 
 
 def told_difference(found: Seen) -> list[str]:

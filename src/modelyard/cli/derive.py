@@ -18,6 +18,7 @@ import msgspec
 from cyclopts import App, Group, Parameter, Token
 
 from modelyard.cli.output import check, show
+from modelyard.core.canonical import plain
 from modelyard.core.errors import Invalid
 from modelyard.core.operations import Operation, operations
 from modelyard.settings import Setting, settings
@@ -96,6 +97,16 @@ def call(entry: Operation, values: Mapping[str, Any], found: Mapping[str, Settin
         method = getattr(yard.area(entry.area), entry.verb)
         result = method(**values)
         return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+
+def asked(area: str, verb: str, values: Mapping[str, Any], found: Mapping[str, Setting]) -> Any:
+    """What an area's operation answers, as plain values."""
+    return plain(call(next(one for one in operations(area) if one.verb == verb), values, found))
+
+
+def format_of(found: Mapping[str, Setting]) -> str:
+    """The format that the settings name, or what the output is read by: a table on a terminal, else JSON."""
+    return str(found["format"].value or ("table" if sys.stdout.isatty() else "json"))
 
 
 def secret_of(token: str) -> str:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from modelyard.ab_testing import TestStatus
 from modelyard.cli.declaring import commands
-from modelyard.cli.derive import FORMAT, YARD, call
+from modelyard.cli.derive import FORMAT, YARD, asked, format_of
 from modelyard.cli.live import Ask, Watched
 from modelyard.cli.live import watch as watch_live
 from modelyard.cli.output import show, show_whole
@@ -29,8 +29,6 @@ from modelyard.cli.standing import (
     todo,
     won,
 )
-from modelyard.core.canonical import plain
-from modelyard.core.operations import operations
 from modelyard.settings import settings
 
 apply, diff = commands("ab_testing", "test_id", "experiment")
@@ -48,9 +46,8 @@ def add(app: App) -> None:
 def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = None, format: FORMAT = None) -> int:
     """Whether the arms differ, by how much, and what to do next; all figures with --format json."""
     found = settings({"yard": yard, "format": format})
-    entry = next(one for one in operations("ab_testing") if one.verb == "analyze_test")
-    answer = call(entry, {"test_id": test_id, "confidence_level": confidence_level}, found)
-    chosen = found["format"].value or ("table" if sys.stdout.isatty() else "json")
+    answer = asked("ab_testing", "analyze_test", {"test_id": test_id, "confidence_level": confidence_level}, found)
+    chosen = format_of(found)
     if chosen == "json":
         show(answer, chosen)
         return 0
@@ -75,22 +72,20 @@ def analyze_test(test_id: str, *, confidence_level: float = 0.95, yard: YARD = N
 def list_tests(*, status: TestStatus | None = None, yard: YARD = None, format: FORMAT = None) -> int:
     """The tests, oldest first: what each compares, where it stands, and how it ended."""
     found = settings({"yard": yard, "format": format})
-    entry = next(one for one in operations("ab_testing") if one.verb == "list_tests")
-    tests = call(entry, {"status": status}, found)
-    chosen = found["format"].value or ("table" if sys.stdout.isatty() else "json")
+    tests = asked("ab_testing", "list_tests", {"status": status}, found)
+    chosen = format_of(found)
     if chosen != "table" or not tests:
         show(tests, chosen)
         return 0
-    show_whole([listed(plain(test)) for test in tests], chosen, dropped=("since", "endpoint", "compares", "winner"))
+    show_whole([listed(test) for test in tests], chosen, dropped=("since", "endpoint", "compares", "winner"))
     return 0
 
 
 def look(test_id: str, *, yard: YARD = None, format: FORMAT = None) -> int:
     """Where a test stands at 95 % confidence, and what to do next. Nothing is kept: no look of a planned sample is spent."""
     found = settings({"yard": yard, "format": format})
-    entry = next(one for one in operations("ab_testing") if one.verb == "look")
-    stands = plain(call(entry, {"test_id": test_id}, found))
-    if (found["format"].value or ("table" if sys.stdout.isatty() else "json")) != "table":
+    stands = asked("ab_testing", "look", {"test_id": test_id}, found)
+    if format_of(found) != "table":
         show(stands, found["format"].value)
         return 0
     from rich.console import Console

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from modelyard.cli.declaring import commands
-from modelyard.cli.derive import FORMAT, YARD, call
+from modelyard.cli.derive import FORMAT, YARD, asked, format_of
 from modelyard.cli.live import Ask, Watched
 from modelyard.cli.live import watch as watch_live
 from modelyard.cli.output import show, show_whole
 from modelyard.cli.watched import ENDED, Seen, line, percent, picture, waits_for
-from modelyard.core.canonical import plain
-from modelyard.core.operations import operations
 from modelyard.settings import settings
 
 apply, diff = commands("deployment", "deployment_id", "rollout")
@@ -31,9 +28,7 @@ def add(app: App) -> None:
 def history(deployment_id: str, *, yard: YARD = None, format: FORMAT = None) -> int:
     """What was decided about a deployment, by whom and why, oldest first; as json also from which numbers."""
     found = settings({"yard": yard, "format": format})
-    known = {one.verb: one for one in operations("deployment")}
-    entries = plain(call(known["history"], {"deployment_id": deployment_id}, found))
-    chosen = found["format"].value or ("table" if sys.stdout.isatty() else "json")
+    entries, chosen = asked("deployment", "history", {"deployment_id": deployment_id}, found), format_of(found)
     if chosen != "table":
         show(entries, chosen)
         return 0
