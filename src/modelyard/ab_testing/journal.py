@@ -186,14 +186,25 @@ def record(
     b't\\tcontrol\\t0\\t1\\t1\\t\\t0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f\\t\\t'
     """
     begin = head(test_id, variant, number, success)
-    columns = {name: (value,) for name, value in named(metrics).items()} if metrics is not None else {}
-    return block(begin, () if latency is None else (latency,), unit, result_id, columns)
+    return single(begin, latency, unit, result_id, {} if metrics is None else named(metrics))
 
 
 def block(begin: bytes, latencies: Sequence[Any], units: str, ids: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
     """Results that begin alike as one record: all of them have a latency, a unit, an id and these numbers, or none has."""
     numbers = INNER.join([f"{name}{INNER}{_digits(name, values)}" for name, values in columns.items()])
     return begin + packed(latencies) + f"\t{units}\t{ids}\t{numbers}".encode()
+
+
+def single(begin: bytes, latency: Any, unit: str, result_id: str, numbers: Mapping[str, Any]) -> bytes:
+    """One result as `block` would write it, but quicker."""
+    told = [
+        f"{name}{INNER}{_PACKED(value).hex()}"
+        if type(value) is float and -LARGEST <= value <= LARGEST
+        else f"{name}{INNER}{_digits(name, (value,))}"
+        for name, value in numbers.items()
+    ]
+    latencies = b"" if latency is None else packed((latency,))
+    return begin + latencies + f"\t{unit}\t{result_id}\t{INNER.join(told)}".encode()
 
 
 def named(metrics: Any) -> Mapping[str, Any]:

@@ -179,13 +179,8 @@ class Results(Plans):
         else:
             begin = self._head(taking, variant, success)
         numbers = {} if custom_metrics is None else journal.named(custom_metrics)
-        found = journal.block(
-            begin,
-            () if latency is None else (latency,),
-            unit,
-            "" if result_id is None else journal.key(test_id, result_id),
-            {name: (value,) for name, value in numbers.items()},
-        )
+        key = "" if result_id is None else journal.key(test_id, result_id)
+        found = journal.single(begin, latency, unit, key, numbers)
         if numbers:
             check_quantiled(taking.test, numbers)
         return found
@@ -195,6 +190,10 @@ class Results(Plans):
         if not units or not test.needs_units:
             self._check_arm(test, variant, units[0] if units else None)
             return []
+        if not (test.adaptive or test.holdouts or test.exclusive_group or test.ramp_seconds):
+            places = [position(int(key[:16], 16)) for key in keys]
+            if all(assignment.variant_at(test, place) == variant for place in places):
+                return []
         return [self._check_arm(test, variant, unit, key) for unit, key in zip(units, keys, strict=True)]
 
     def _check_arm(self, test: ABTest, variant: str, unit: Any, key: str = "") -> int:
