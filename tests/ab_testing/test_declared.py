@@ -227,6 +227,8 @@ def test_the_guard_of_an_endpoint_is_told_in_the_file(manager, written):
         ("name: Ranking", "nam: Ranking", "line 1, nam: unknown key. Did you mean name"),
         ("name: Ranking", "name: 2026-01-01", "line 1, name: '2026-01-01' is read as date"),
         ("name: Ranking", "name: ''", "line 1, name: '' is read as str"),
+        ("name: Ranking", 'name: "a\\nb"', "line 1, name: name is .* in one line"),
+        ("name: Ranking", 'name: "\\e[2J"', "line 1, name: name is .* in one line"),
         ("unit: user", "unit: [user]", "line 2, unit: give one value"),
         ("control: ranker:v1.0.0", "control: ranker", "line 3, control: ranker is a version of which model"),
         ("control: ranker:v1.0.0", "control: 'ranker:'", "line 3, control: 'ranker:' names no model version"),
@@ -319,6 +321,12 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
     with pytest.raises(Invalid, match="no UTF-8 text"):
         read_experiment(tmp_path / "latin.yaml")
+
+
+def test_what_stands_once_may_be_named_again_and_any_script_is_text(written):
+    text = FILE.replace("name: Ranking", "name: Größe 大").replace("version: v2.0.0", "version: &new v2.0.0")
+    read = read_experiment(written(text.replace("ranker:v3.0.0", "*new"))).test
+    assert (read.name, [one.model for one in read.treatments]) == ("Größe 大", ["ranker:v2.0.0", "ranker:v2.0.0"])
 
 
 def test_json_is_read_as_well_as_yaml(written):

@@ -95,8 +95,8 @@ def wanted(
 
 def _check_texts(**texts: object) -> None:
     for name, text in texts.items():
-        if not isinstance(text, str) or (not text.strip() and name != "description"):
-            raise Invalid(f"{name} is {text!r:.80}; give text that says something.")
+        if not isinstance(text, str) or (name != "description" and not (text.strip() and text.isprintable())):
+            raise Invalid(f"{name} is {text!r:.80}; give text that says something, in one line.")
 
 
 def _check_numbers(whole: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
