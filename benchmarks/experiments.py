@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -454,23 +455,14 @@ def returning(results: int, units: int) -> None:
     """What very many units cost: each of the last results against each of the first, memory, and opening the test again."""
     with tempfile.TemporaryDirectory() as folder:
         manager, test_id = begun(Path(folder), {"horizon": results})
-        chance, took, part = np.random.default_rng(6), [], max(1, results // 10)
-        for _ in range(0, results, 10_000):
-            rows = [
-                {
-                    "variant": ("control", "treatment")[unit % 2],
-                    "success": True,
-                    "latency": 0.05,
-                    "unit_id": f"user-{unit}",
-                }
-                for unit in chance.integers(0, units, 10_000).tolist()
-            ]
+        chance, took = np.random.default_rng(6), []
+        for _ in range(max(1, results // 10_000)):
+            rows = returned(chance.integers(0, units, 10_000))
             start = time.process_time()
             manager.record_many(test_id, rows)
             took.append(time.process_time() - start)
-        first, last = (
-            1e6 * sum(some) / len(some) / 10_000 for some in (took[: part // 10_000], took[-part // 10_000 :])
-        )
+        part = max(1, len(took) // 10)
+        first, last = (1e6 * sum(some) / part / 10_000 for some in (took[:part], took[-part:]))
         told = f"{results:,} results of {units:,} units that return"
         row(f"{told}: the first tenth, the last (CPU)", f"{first:.1f}, {last:.1f} us a result")
         row("    the longest call of 10,000, which merges (CPU)", f"{max(took):.2f} s")
@@ -482,12 +474,22 @@ def returning(results: int, units: int) -> None:
         start = time.process_time()
         again.analyze_test(test_id)
         opened = time.process_time() - start
+        rows = returned(chance.integers(0, units, 8192))
         start = time.process_time()
-        again.record_many(test_id, rows[:8192])
+        again.record_many(test_id, rows)
         fold = time.process_time() - start
         row("    analyze_test; the first one after a restart (CPU)", f"{1e3 * took_now:.1f} ms; {1e3 * opened:.1f} ms")
         row("    the first 8,192 results after a restart, which read what is known (CPU)", f"{fold:.2f} s")
         again.close()
+
+
+def returned(units: Array) -> list[dict[str, Any]]:
+    """A result of each of some units."""
+    arms = ("control", "treatment")
+    return [
+        {"variant": arms[unit % 2], "success": True, "latency": 0.05, "unit_id": f"user-{unit}"}
+        for unit in units.tolist()
+    ]
 
 
 def resident() -> int:
