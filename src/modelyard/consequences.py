@@ -292,9 +292,10 @@ def learn(areas: Areas, event: Event) -> None:
 def _compare(areas: Areas, split: str, rows: list[dict[str, Any]]) -> None:
     """Tell an A/B test what became of its requests."""
     tests, serving = areas("ab_testing"), areas("serving")
-    test = next((test for test in tests.list_tests() if split in (test.test_id, test.name)), None)
-    if test is None:
+    meant = [test for test in tests.list_tests() if split in (test.test_id, test.name)]
+    if not meant:
         return
+    test = max(meant, key=lambda one: (one.test_id == split, one.status is TestStatus.RUNNING))
     names = {name: name for name in test.shares}
     try:
         arms = [arm.name for arm in serving.traffic(split).arms]  # an experiment's endpoints, the control first

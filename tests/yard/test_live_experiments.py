@@ -149,7 +149,10 @@ def test_a_test_that_does_not_fit_the_endpoint_is_refused_and_stays_a_draft(live
     assert arms(live) == {"v1.0.0": 1.0}
 
 
-def test_a_manager_of_its_own_records_where_a_test_runs(tmp_path: object) -> None:
+def test_a_manager_of_its_own_records_where_a_test_runs_and_has_it_run_nowhere_else(tmp_path: object) -> None:
     manager = ABTestManager(f"{tmp_path}/alone")
     test = manager.create_test("New", control_variant="m:v1.0.0", treatment_variant="m:v2.0.0")
     assert manager.run_test(test.test_id, "m").status.value == "running"
+    with pytest.raises(Conflict, match="is for m"):
+        manager.run_test(test.test_id, "other")
+    assert manager.get_test(test.test_id).endpoint == "m"

@@ -115,7 +115,8 @@ class ABTestManager(GuardedTests, Analyses, DeclaredTests):
         It is started, unless it runs already. The control is the version that answers the endpoint now. Once the test is
         stopped, by a person or by its guard, the control answers everything again, and so does the winner that it is
         concluded with. Conflict for an endpoint where something else answers, a rollout is under way or another test runs,
-        and for what `traffic` cannot carry, ramps included; Forbidden for a treatment that may not have live traffic.
+        for a test of another endpoint, and for what `traffic` cannot carry, ramps included; Forbidden for a treatment that
+        may not have live traffic.
 
         >>> from modelyard.ab_testing import ABTestManager
         >>> manager = ABTestManager(folder)
@@ -131,6 +132,8 @@ class ABTestManager(GuardedTests, Analyses, DeclaredTests):
         checked_name(endpoint, "endpoint")
         if test.ramp_seconds:
             raise Conflict(f"{test.test_id} moves its shares, and an endpoint's stand still. Assign by get_variant.")
+        if test.endpoint not in ("", endpoint):
+            raise Conflict(f"{test.test_id} is for {test.endpoint}. Plan another test for {endpoint}.")
         if test.status is not TestStatus.RUNNING:
             test = self._begun(work, test)
         self._carried(test, endpoint)  # as it is now that the holdouts are known
