@@ -71,6 +71,7 @@ LONGEST = (
     "tests/e2e/test_demo_healthy.py",
     "tests/engines/test_ray.py",
     "tests/e2e/test_rollback.py",
+    "tests/e2e/test_fleet.py",
     "tests/serving/test_grpc.py",
     "tests/serving/test_reading.py",
     "tests/serving/test_regions.py",

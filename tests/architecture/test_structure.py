@@ -19,9 +19,6 @@ HOT = "what each request goes through: one object, since a call more costs every
 STATE = "one object with the state of a whole process, which other threads look at"
 LARGE = {
     "lines of class modelyard.serving.control.EndpointControl": (260, "to be split by what users do with an endpoint"),
-    "lines of file modelyard.serving.counters": (470, "one layout of shared memory, and each reading of it"),
-    "lines of class modelyard.serving.counters.Counters": (310, "one layout of shared memory, and each reading of it"),
-    "methods of class modelyard.serving.counters.Counters": (34, "one layout of shared memory, and each reading of it"),
     "lines of class modelyard.serving.http.Connection": (290, HOT),
     "methods of class modelyard.serving.http.Connection": (17, "asyncio and httptools name most of them"),
     "lines of class modelyard.serving.inference.Inference": (280, HOT),

@@ -14,7 +14,8 @@ from modelyard.core.assignment import unit_hash
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import Arm, Guard, Traffic
 from modelyard.serving import counters as counting
-from modelyard.serving.counters import AGREED, COMPARED, Counters
+from modelyard.serving.counter_file import AGREED, COMPARED
+from modelyard.serving.counters import Counters
 from modelyard.serving.metrics import RequestMetrics, merged, prometheus
 from modelyard.serving.places import Places, Published, write
 from modelyard.serving.values import EndpointConfig

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from modelyard.core.assignment import position, unit_hash
 from modelyard.core.errors import Damaged, NotFound, Unavailable
 from modelyard.core.traffic import Arm, Guard, Traffic
-from modelyard.serving import ModelServer, counters, nodes, nodes_process
+from modelyard.serving import ModelServer, counter_file, counters, nodes, nodes_process
 from modelyard.serving.lasting import repeat
 from modelyard.serving.metrics import prometheus
 from modelyard.serving.nodes_process import Process, Residue
@@ -239,7 +239,7 @@ def test_a_guard_judges_what_all_nodes_have_counted(server: ModelServer, head: H
         assert server.trips()
         (trip,) = server.trips()
         together = trip.counts.arms["canary"].errors
-        alone = [int(process.desk.routes.by_name["e"].counters.row(0)[1, counters.BAD]) for process in processes]
+        alone = [int(process.desk.routes.by_name["e"].counters.row(0)[1, counter_file.BAD]) for process in processes]
         assert max(alone) < together  # what decided was not one process's own
         await until(lambda: all(process.desk.routes.by_name["e"].counters.tripped for process in processes))
         for process in processes:
@@ -273,7 +273,7 @@ def test_a_node_asks_the_shadow_in_a_process_beside_and_tells_the_yard(
 
 def test_counts_can_be_told_while_others_count_on(tmp_path: Path) -> None:
     """numpy's nonzero gives up where an array changes under it."""
-    counters.create(tmp_path / "c.bin")
+    counter_file.create(tmp_path / "c.bin")
     words = counters.Counters(tmp_path / "c.bin").row(0).reshape(-1)
     ended = threading.Event()
 
@@ -300,7 +300,7 @@ def test_a_report_has_no_row_that_its_counts_leave_out(tmp_path: Path) -> None:
     places.make()
     file = places.counters("e", 1)
     file.parent.mkdir(parents=True)
-    counters.create(file)
+    counter_file.create(file)
     own = counters.Counters(file, 0)
 
     class Busy(Residue):
@@ -310,7 +310,7 @@ def test_a_report_has_no_row_that_its_counts_leave_out(tmp_path: Path) -> None:
             return found
 
     [told] = Busy(tmp_path).report(SlotReport(pid=1, ready=True)).counts
-    assert nodes.dense(told.words, own.total())[0, counters.REQUESTS] == 1
+    assert nodes.dense(told.words, own.total())[0, counter_file.REQUESTS] == 1
 
 
 def test_the_yard_shows_what_processes_elsewhere_hold_and_measure(

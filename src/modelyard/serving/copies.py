@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from modelyard.core.ports import Output
-from modelyard.serving.counters import DROPPED
+from modelyard.serving.counter_file import DROPPED
 from modelyard.serving.routing import Route
 
 LARGEST = 128 << 10  # bytes of a copy: a third of what the smallest usual buffer holds

@@ -12,7 +12,7 @@ from modelyard.core.errors import YardError
 from modelyard.core.ports import Output
 from modelyard.serving import guard
 from modelyard.serving.copies import Copies
-from modelyard.serving.counters import LIMIT
+from modelyard.serving.counter_file import LIMIT
 from modelyard.serving.payloads import PayloadLog
 from modelyard.serving.places import Places, Slot
 from modelyard.serving.routing import Route, Routes

@@ -19,7 +19,9 @@ from itertools import accumulate
 import numpy as np
 
 from modelyard.core.traffic import Guard, Traffic, TrafficCounts
-from modelyard.serving.counters import BLOCK, STATE, Counters, Outcomes, judged, outcomes_in
+from modelyard.serving.counter_file import BLOCK, STATE
+from modelyard.serving.counter_sums import Outcomes, judged, outcomes_in
+from modelyard.serving.counters import Counters
 from modelyard.serving.rules import quantiles_of
 from modelyard.stats.detector import Detector
 from modelyard.stats.rollback import (

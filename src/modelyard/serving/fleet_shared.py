@@ -10,7 +10,8 @@ import numpy as np
 
 from modelyard.core.traffic import GuardTrip, Traffic
 from modelyard.serving import detectors
-from modelyard.serving.counters import ALONE, BAD, BLOCK, EVER, MET, MET_FAILED, PLACES, UNITS, Counters
+from modelyard.serving.counter_file import ALONE, BAD, BLOCK, EVER, MET, MET_FAILED, PLACES, UNITS
+from modelyard.serving.counters import Counters
 from modelyard.serving.nodes import Sparse, decode, dense, encode, sparse
 from modelyard.serving.places import Places, write_once
 from modelyard.serving.store_fleet import Line

@@ -23,7 +23,8 @@ import numpy as np
 
 from modelyard.core.errors import Damaged
 from modelyard.core.traffic import GuardTrip
-from modelyard.serving.counters import EVER_FAILED, Counters
+from modelyard.serving.counter_file import EVER_FAILED
+from modelyard.serving.counters import Counters
 from modelyard.serving.places import Published, SlotReport
 from modelyard.serving.values import Installed
 

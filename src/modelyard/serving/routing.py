@@ -20,7 +20,8 @@ from modelyard.core.errors import NotFound, YardError
 from modelyard.core.models import Signature
 from modelyard.core.traffic import BASELINE, PREVIOUS, Arm, Guard, Traffic, tolerated_ms
 from modelyard.serving.calls import CALL, mark
-from modelyard.serving.counters import LIMIT, Counters
+from modelyard.serving.counter_file import LIMIT
+from modelyard.serving.counters import Counters
 from modelyard.serving.loaded import LoadedModel
 from modelyard.serving.places import Places, Published, read, write
 from modelyard.serving.rules import QUANTILES, arm_at, bounds

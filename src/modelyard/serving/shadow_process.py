@@ -31,7 +31,8 @@ from modelyard.serving.calls import CALL, Calls, mark
 from modelyard.serving.calls import SHADOW as SHADOWING
 from modelyard.serving.comparing import compared
 from modelyard.serving.copies import LARGEST, Copy, read_copy, unpacked
-from modelyard.serving.counters import AGREED, APART, COMPARED, DROPPED, FAILED, SHADOW, Counters
+from modelyard.serving.counter_file import AGREED, APART, COMPARED, DROPPED, FAILED, SHADOW
+from modelyard.serving.counters import Counters
 from modelyard.serving.lasting import Lasting, keep
 from modelyard.serving.loaded import LoadedModel, ModelFailed
 from modelyard.serving.metrics import RequestMetrics

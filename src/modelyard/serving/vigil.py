@@ -28,7 +28,8 @@ from pathlib import Path
 from modelyard.core.errors import Damaged
 from modelyard.serving import calls
 from modelyard.serving.calls import CALL, LOAD, THREADS, UNKNOWN, Call, Vitals
-from modelyard.serving.counters import FAILED, REQUESTS, SHADOW, Counters
+from modelyard.serving.counter_file import FAILED, REQUESTS, SHADOW
+from modelyard.serving.counters import Counters
 from modelyard.serving.places import Places, held, read, write
 from modelyard.serving.trials import LOAD_S
 
