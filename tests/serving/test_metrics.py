@@ -42,9 +42,14 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> tuple[httpx
                 continue
         client.post("/predict/e", json={"features": {"a": 1}})
         tools.until(lambda: 'state="written"} 0' not in client.get("/metrics").text)
-        held = re.compile(r"^modelyard_connections\{[^}]*\} 1$", re.MULTILINE)  # a gauge: told a few times a second
-        tools.until(lambda: held.search(client.get("/metrics").text))
-        plain = client.get("/metrics")
+        held = re.compile(r"^modelyard_connections\{[^}]*\} 1$", re.MULTILINE)  # gauges: told a few times a second
+        waiting = re.compile(r"^modelyard_requests_waiting\{[^}]*\} [1-9]", re.MULTILINE)
+
+        def settled() -> httpx.Response | None:
+            answer = client.get("/metrics")
+            return answer if held.search(answer.text) and not waiting.search(answer.text) else None
+
+        plain = tools.until(settled)
         opened = client.get(
             "/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
         )

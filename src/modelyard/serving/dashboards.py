@@ -146,7 +146,7 @@ ALERTS: tuple[tuple[str, str, str, str, str, str], ...] = (
         "modelyard_guard_tripped == 1",
         "0m",
         "warning",
-        "The guard of {{ $labels.endpoint }} has sent everything back to the baseline.",
+        "The guard of {{ $labels.endpoint }} has sent everything back to the baseline, or to the control of a test.",
         "The rollout tells why: `modelyard deployment list-deployments`.",
     ),
     (

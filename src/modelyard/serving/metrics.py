@@ -185,7 +185,11 @@ def _arms(places: Places) -> list[Family]:
     shadow = Family(
         "modelyard_shadow_comparisons", COUNTER, "Copies of requests for the shadow, by what became of them."
     )
-    rolled = Family("modelyard_guard_tripped", GAUGE, "Whether the guard has sent everything back to the baseline.")
+    rolled = Family(
+        "modelyard_guard_tripped",
+        GAUGE,
+        "Whether the guard has sent everything back to the baseline, or a test's control.",
+    )
     for endpoint in sorted(places.traffic_files()):
         try:
             traffic = places.read_traffic(endpoint).traffic
