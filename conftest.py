@@ -56,7 +56,11 @@ collect_ignore = [
     for name in names
     if importlib.util.find_spec(library) is None
 ]
-collect_ignore += ["tests/s3_server.py", "tests/serving/ray_scenario.py", "tests/stats/judge.py"]  # scripts for environments of their own
+collect_ignore += [
+    "tests/s3_server.py",
+    "tests/serving/ray_scenario.py",
+    "tests/stats/judge.py",
+]  # scripts for environments of their own
 
 
 # Files that take minutes, begun first: at the end, one of them would keep one of two processes waiting for the other.
